@@ -1,0 +1,1 @@
+"""An agent's life outside its runs: created, changed, recompiled, deleted."""

@@ -1,0 +1,26 @@
+"""What the routes are given: the parts `server.py` built, under one name each."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+from starlette.requests import Request
+
+if TYPE_CHECKING:
+    from perdure.config import Settings
+    from perdure.providers.registry import Registry
+    from perdure.runs.runner import Runner
+    from perdure.store.base import Store
+    from perdure.tools.sandbox import Sandbox
+
+
+@dataclass(slots=True)
+class Services:
+    settings: "Settings"
+    store: "Store"
+    registry: "Registry"
+    sandbox: "Sandbox"
+    runner: "Runner"
+
+
+def services(request: Request) -> Services:
+    return cast(Services, request.app.state.services)

@@ -1,0 +1,118 @@
+"""Settings: the environment and the command line, read once into one frozen object and passed in."""
+
+import os
+import secrets
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct, field
+
+from perdure.core.errors import Invalid
+
+DEFAULT_PORT = 8283
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """`database`: a SQLite file's path or a postgresql:// URL; None is `perdure.db` in the data directory.
+
+    `password`: None means that everyone may call. `env` is kept for the providers, which have their own variables.
+    Sizes are in bytes, times in seconds.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    data_dir: Path = field(default_factory=lambda: default_data_dir())
+    database: str | None = None
+    password: str | None = None
+    tool_timeout_s: float = 60.0
+    tool_isolation: str = "auto"
+    tokenizers_dir: Path | None = None
+    allow_private_urls: bool = False
+    default_model: str | None = None
+    ping_interval_s: float = 20.0
+    max_queued_per_conversation: int = 100
+    trace_limit: int = 65_536
+    synchronous: str = "FULL"
+    config_file: Path | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def sqlite_path(self) -> Path:
+        """Where the SQLite file lies. Invalid when `database` is some other kind of URL."""
+        if self.database is None:
+            return self.data_dir / "perdure.db"
+        if "://" not in self.database:
+            return Path(self.database).expanduser()
+        scheme, _, rest = self.database.partition("://")
+        if scheme.split("+")[0] != "sqlite":
+            raise Invalid(
+                f"The database URL's scheme is {scheme!r}; this version keeps its data in SQLite. "
+                "Give a file path or sqlite:///path (PERDURE_DATABASE_URL or --database)."
+            )
+        return Path(rest.removeprefix("/") if rest.startswith("/") else rest).expanduser()
+
+
+def default_data_dir() -> Path:
+    from platformdirs import user_data_path
+
+    return user_data_path("perdure", appauthor=False)
+
+
+def load_settings(env: Mapping[str, str] = os.environ, **overrides: Any) -> Settings:
+    """Environment first, then `overrides` that are not None. Invalid names the variable that is wrong."""
+    values: dict[str, Any] = {"env": dict(env)}
+
+    def take(name: str, key: str, convert: Any = str) -> None:
+        text = env.get(name)
+        if text is None or text == "":
+            return
+        try:
+            values[key] = convert(text)
+        except ValueError as error:
+            raise Invalid(f"{name}={text!r} is not valid: {error}") from error
+
+    take("PERDURE_HOST", "host")
+    take("PERDURE_PORT", "port", int)
+    take("PERDURE_DATA_DIR", "data_dir", lambda text: Path(text).expanduser())
+    take("PERDURE_DATABASE_URL", "database")
+    take("LETTA_SERVER_PASSWORD", "password")
+    take("PERDURE_PASSWORD", "password")
+    take("PERDURE_TOOL_TIMEOUT", "tool_timeout_s", float)
+    take("PERDURE_TOOL_ISOLATION", "tool_isolation", _isolation)
+    take("PERDURE_TOKENIZERS", "tokenizers_dir", lambda text: Path(text).expanduser())
+    take("PERDURE_ALLOW_PRIVATE_URLS", "allow_private_urls", _flag)
+    take("PERDURE_MODEL", "default_model")
+    take("PERDURE_CONFIG", "config_file", lambda text: Path(text).expanduser())
+    take("PERDURE_SQLITE_SYNCHRONOUS", "synchronous", _synchronous)
+    values.update({key: value for key, value in overrides.items() if value is not None})
+    if "password" not in values and _flag(env.get("LETTA_SERVER_SECURE", "false")):
+        values["password"] = secrets.token_urlsafe(16)
+    if (file := values.get("config_file")) is not None:
+        try:
+            values["config"] = tomllib.loads(Path(file).read_text(encoding="utf-8"))
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            raise Invalid(f"The configuration file {file} cannot be read: {error}") from error
+    return Settings(**values)
+
+
+def _flag(text: str) -> bool:
+    if text.lower() in ("1", "true", "yes", "on"):
+        return True
+    if text.lower() in ("0", "false", "no", "off", ""):
+        return False
+    raise ValueError("use true or false")
+
+
+def _isolation(text: str) -> str:
+    if text not in ("auto", "strict", "process"):
+        raise ValueError("use auto, strict or process")
+    return text
+
+
+def _synchronous(text: str) -> str:
+    if text.upper() not in ("FULL", "NORMAL"):
+        raise ValueError("use FULL or NORMAL")
+    return text.upper()

@@ -1,0 +1,1 @@
+"""Frozen values every other folder shares. Imports nothing of ours."""

@@ -1,0 +1,165 @@
+"""Agents and what belongs to them: blocks, tools, tool rules, model settings."""
+
+from typing import Any, Literal
+
+from msgspec import Struct, field
+
+AgentType = Literal[
+    "memgpt_agent",
+    "memgpt_v2_agent",
+    "letta_v1_agent",
+    "react_agent",
+    "workflow_agent",
+    "split_thread_agent",
+    "sleeptime_agent",
+    "voice_convo_agent",
+    "voice_sleeptime_agent",
+]
+MemoryRendering = Literal["recompile", "append"]
+ThinkingRetention = Literal["all", "tool_cycle"]
+
+DEFAULT_BLOCK_LIMIT = 100_000
+DEFAULT_RETURN_CHAR_LIMIT = 50_000
+
+
+class Block(Struct, frozen=True, kw_only=True):
+    """A named piece of memory. `limit` is in characters; `version` counts edits (optimistic concurrency)."""
+
+    id: str
+    label: str
+    value: str = ""
+    limit: int = DEFAULT_BLOCK_LIMIT
+    description: str | None = None
+    read_only: bool = False
+    metadata: dict[str, Any] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
+    hidden: bool | None = None
+    is_template: bool = False
+    extra: dict[str, Any] = field(default_factory=dict)
+    created_us: int = 0
+    updated_us: int = 0
+    version: int = 1
+
+
+class Tool(Struct, frozen=True, kw_only=True):
+    """`json_schema` is {name, description, parameters}: what the model is shown. Built-in tools have no source."""
+
+    id: str
+    name: str
+    tool_type: str = "custom"
+    description: str | None = None
+    source_type: str | None = "python"
+    source_code: str | None = None
+    json_schema: dict[str, Any] = field(default_factory=dict)
+    args_json_schema: dict[str, Any] | None = None
+    tags: tuple[str, ...] = ()
+    return_char_limit: int = DEFAULT_RETURN_CHAR_LIMIT
+    pip_requirements: list[dict[str, Any]] | None = None
+    npm_requirements: list[dict[str, Any]] | None = None
+    default_requires_approval: bool | None = None
+    enable_parallel_execution: bool = False
+    metadata: dict[str, Any] | None = None
+    allow_network: bool = False
+    created_us: int = 0
+    updated_us: int = 0
+
+
+class ModelSettings(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How a model is called. None: the provider's own default, except where a profile says otherwise.
+
+    `raw` keeps the caller's own settings object, so that it comes back as it was sent.
+    """
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    max_output_tokens: int | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    repetition_penalty: float | None = None
+    parallel_tool_calls: bool = True
+    reasoning_effort: str | None = None
+    enable_thinking: bool | None = None
+    response_format: dict[str, Any] | None = None
+    strict: bool = False
+    tool_call_parser: str | None = None
+    return_logprobs: bool = False
+    top_logprobs: int | None = None
+    return_token_ids: bool = False
+    tokenizer: str | None = None
+    raw: dict[str, Any] = field(default_factory=dict)
+
+
+class Agent(Struct, frozen=True, kw_only=True):
+    """An agent's own record. Blocks, tools and tags are linked to it by the store, in order of attachment.
+
+    `tool_rules` are wire-shaped dicts, validated when they came in. `secrets` reach only the agent's own tools.
+    `revision` goes up with every change that a prompt or a tool call could notice (the agent's own, its blocks', tools').
+    """
+
+    id: str
+    name: str
+    agent_type: AgentType = "letta_v1_agent"
+    system: str = ""
+    model: str = ""
+    embedding: str | None = None
+    context_window: int = 32_768
+    model_settings: ModelSettings = ModelSettings()
+    description: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    tool_rules: tuple[dict[str, Any], ...] = ()
+    secrets: dict[str, str] = field(default_factory=dict)
+    timezone: str = "UTC"
+    compaction_settings: dict[str, Any] | None = None
+    message_buffer_autoclear: bool = False
+    enable_sleeptime: bool | None = None
+    hidden: bool | None = None
+    max_files_open: int | None = None
+    per_file_view_window_char_limit: int | None = None
+    memory_rendering: MemoryRendering = "recompile"
+    thinking_retention: ThinkingRetention = "all"
+    project_id: str | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+    created_us: int = 0
+    updated_us: int = 0
+    last_run_completed_us: int | None = None
+    last_run_duration_ms: int | None = None
+    last_stop_reason: str | None = None
+    revision: int = 1
+
+
+class Conversation(Struct, frozen=True, kw_only=True):
+    """A thread of messages with one agent. An agent's own history is its default conversation, whose id is the agent's.
+
+    The context is the messages `head_ids` in that order, then every message of this conversation with position >=
+    `tail_from`. `context_version` changes whenever the context changes otherwise than by appending.
+    """
+
+    id: str
+    agent_id: str
+    head_ids: tuple[str, ...] = ()
+    tail_from: int = 0
+    context_version: int = 1
+    compiled_revision: int = 0
+    segment_id: str | None = None
+    break_cause: str | None = None
+    created_us: int = 0
+    updated_us: int = 0
+    last_message_us: int | None = None
+    active_run_id: str | None = None
+    summary: str | None = None
+    model: str | None = None
+    model_settings: dict[str, Any] | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+class AgentBundle(Struct, frozen=True, kw_only=True):
+    """An agent with everything a run of it needs, read at one moment."""
+
+    agent: Agent
+    blocks: tuple[Block, ...] = ()
+    tools: tuple[Tool, ...] = ()
+    tags: tuple[str, ...] = ()

@@ -1,0 +1,110 @@
+"""What was said: messages and their parts, as stored, with nothing of any wire format in them.
+
+A message is immutable once stored. Its parts keep the model's own text, byte for byte; tool-call arguments stay the
+JSON text the model wrote.
+"""
+
+from typing import Literal
+
+from msgspec import Struct
+
+Role = Literal["system", "user", "assistant", "tool", "approval", "summary"]
+
+
+class TextPart(Struct, frozen=True, tag="text", omit_defaults=True):
+    text: str
+
+
+class ImagePart(Struct, frozen=True, tag="image", omit_defaults=True):
+    """An image by value (`data`, base64) or by address (`url`); one of the two is set."""
+
+    media_type: str | None = None
+    data: str | None = None
+    url: str | None = None
+    detail: str | None = None
+
+
+class ReasoningPart(Struct, frozen=True, tag="reasoning", omit_defaults=True):
+    """Thinking the model showed. `native`: it came on the provider's reasoning channel, not as ordinary text."""
+
+    text: str
+    native: bool = True
+    signature: str | None = None
+
+
+class HiddenReasoningPart(Struct, frozen=True, tag="hidden_reasoning", omit_defaults=True):
+    """Thinking the provider withheld; `data` is the opaque text it wants back, if it gave one."""
+
+    data: str | None = None
+
+
+Part = TextPart | ImagePart | ReasoningPart | HiddenReasoningPart
+
+
+class ToolCall(Struct, frozen=True):
+    """`arguments` is the JSON text exactly as the model wrote it; it may fail to parse."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class ToolReturn(Struct, frozen=True, omit_defaults=True):
+    """The answer to one tool call: `content` is text, or text and image parts."""
+
+    tool_call_id: str
+    name: str
+    status: Literal["success", "error"]
+    content: str | tuple[TextPart | ImagePart, ...]
+    stdout: tuple[str, ...] | None = None
+    stderr: tuple[str, ...] | None = None
+
+
+class Approval(Struct, frozen=True, omit_defaults=True):
+    tool_call_id: str
+    approve: bool
+    reason: str | None = None
+
+
+class CompactionStats(Struct, frozen=True, omit_defaults=True):
+    trigger: str
+    context_window: int
+    messages_before: int
+    messages_after: int
+    tokens_before: int | None = None
+    tokens_after: int | None = None
+
+
+class Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One stored message.
+
+    `tool_calls`: calls of an assistant message, or the calls an approval message asks about.
+    `tool_returns`: returns of a tool message, or a client's own returns in an approval response.
+    `created_us`: microseconds since the epoch.
+    """
+
+    id: str
+    role: Role
+    created_us: int
+    content: tuple[Part, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_returns: tuple[ToolReturn, ...] = ()
+    approvals: tuple[Approval, ...] = ()
+    otid: str | None = None
+    name: str | None = None
+    sender_id: str | None = None
+    group_id: str | None = None
+    batch_item_id: str | None = None
+    agent_id: str | None = None
+    conversation_id: str | None = None
+    run_id: str | None = None
+    step_id: str | None = None
+    model: str | None = None
+    is_err: bool | None = None
+    hidden: bool = False
+    compaction: CompactionStats | None = None
+
+    @property
+    def text(self) -> str:
+        """The text parts, joined as they stand."""
+        return "".join(part.text for part in self.content if isinstance(part, TextPart))

@@ -1,0 +1,128 @@
+"""The seams to models.
+
+`Model` is what the loop calls. `TokenEngine` is an engine that takes and gives token ids; `providers/token_exact.py`
+makes a Model of it, a Renderer and the conversation's token stream.
+"""
+
+from array import array
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Literal, Protocol
+
+from msgspec import Struct, field
+
+from perdure.core.model import Chunk, ModelDone, Prompt
+from perdure.core.tokens import Finish, LogprobSemantics, Segment, VersionSpan
+
+
+class ModelInfo(Struct, frozen=True, kw_only=True):
+    """One model a provider serves, as the catalogue lists it. `context_window` in tokens, from the provider if it tells."""
+
+    handle: str
+    name: str
+    provider_name: str
+    provider_type: str
+    endpoint_type: str
+    endpoint: str | None = None
+    context_window: int | None = None
+    embedding_dim: int | None = None
+    kind: Literal["llm", "embedding"] = "llm"
+
+
+class TokenStream:
+    """The current segment of one conversation: what the engine has seen so far, and which messages that covers.
+
+    `ids` [T] grows in place as calls are committed (single writer: the conversation's run). `last_completion_start` is
+    where the last completion begins. `covered` are the ids of the context messages in the stream, in order.
+    `break_cause`: the next call must begin a new segment, and this is the recorded reason (cause, detail).
+    """
+
+    __slots__ = ("break_cause", "covered", "ids", "last_completion_start", "segment")
+
+    def __init__(self) -> None:
+        self.segment: Segment | None = None
+        self.ids: array[int] = array("i")
+        self.last_completion_start = 0
+        self.covered: list[str] = []
+        self.break_cause: tuple[str, str] | None = None
+
+
+class Model(Protocol):
+    def stream(self, prompt: Prompt, tokens: TokenStream | None = None) -> AsyncIterator[Sequence[Chunk | ModelDone]]:
+        """Call the model once. Yields batches as they arrive (a batch is what one read from the network held); the last
+        item of the last batch is a ModelDone. Raises ProviderError. Closing the iterator aborts the generation in the engine.
+
+        `tokens` is read, never changed: the caller extends it once the capture is committed.
+        """
+        ...
+
+
+class Provider(Protocol):
+    """One configured endpoint. `name` is the first part of its handles."""
+
+    name: str
+
+    async def list_models(self) -> list[ModelInfo]:
+        """What it serves now. Raises ProviderError when it cannot be reached."""
+        ...
+
+    async def model(self, name: str) -> Model:
+        """The model of that name (the handle without the provider). Raises NotFound for one the provider does not have."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class TokenRequest(Struct, frozen=True, kw_only=True):
+    """`ids` are the whole prompt. `grammar`: {"kind": "json_schema" | "regex" | "gbnf" | "gbnf_lazy", ...} where wanted."""
+
+    model: str
+    ids: "array[int]"
+    request_id: str
+    max_tokens: int
+    stop_token_ids: tuple[int, ...]
+    vocab_size: int
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    seed: int | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    repetition_penalty: float | None = None
+    top_logprobs: int = 0
+    grammar: dict[str, Any] | None = None
+
+
+class TokenBatch(Struct, frozen=True, kw_only=True):
+    """New ids of a running generation: `ids` [n], `logprobs` [n], `top_logprobs` [n] of [(logprob, id), ...] or None."""
+
+    ids: list[int]
+    logprobs: list[float]
+    top_logprobs: list[list[tuple[float, int]]] | None = None
+
+
+class TokenDone(Struct, frozen=True, kw_only=True):
+    finish: Finish
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+    retractions: int | None = None
+    versions: tuple[VersionSpan, ...] = ()
+    engine_request_id: str | None = None
+    request: bytes = b""
+    response: dict[str, Any] = field(default_factory=dict)
+
+
+class TokenEngine(Protocol):
+    """An engine that continues ids. Never sends an id outside [0, vocab_size): raises ProviderError(llm_bad_request) first."""
+
+    kind: str
+    base_url: str
+    logprob_semantics: LogprobSemantics
+
+    def generate(self, request: TokenRequest) -> AsyncIterator[TokenBatch | TokenDone]:
+        """Ends with one TokenDone, or raises ProviderError. Closing the iterator aborts the generation in the engine."""
+        ...
+
+    async def score(self, model: str, ids: "array[int]", start: int, vocab_size: int) -> list[float]:
+        """Raw (temperature 1) logprobs of ids[start:], each given all before it, by the engine's own forward pass."""
+        ...

@@ -1,0 +1,1 @@
+"""Where everything is kept. SQL is written once (`queries/*.sql`); transactions are generators that drivers run."""

@@ -1,0 +1,70 @@
+"""The Store seam: transactions as generators, run by a driver.
+
+A transaction is a generator that yields queries and receives rows: `rows = yield Query("agent_by_id", {"id": id})`. It holds
+no connection and awaits nothing, so the same code runs on SQLite's writer thread and on an asyncpg connection. What it
+raises rolls all of it back. It may be run again from the start when the database asks for a retry, so it must have no effect
+but its queries.
+"""
+
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+T = TypeVar("T")
+Row = tuple[Any, ...]
+
+
+class Query(NamedTuple):
+    """One named query with its `:name` parameters; answers its rows ([] for a write without RETURNING)."""
+
+    name: str
+    params: dict[str, Any] = {}
+
+
+class Many(NamedTuple):
+    """The same write for several parameter sets, in order."""
+
+    name: str
+    params: Sequence[dict[str, Any]]
+
+
+class Built(NamedTuple):
+    """A listing whose WHERE clause depends on the request: SQL text put together from fixed fragments (`listing.py`)."""
+
+    sql: str
+    params: dict[str, Any]
+
+
+Tx = Generator[Query | Many | Built, list[Row], T]
+TxFactory = Callable[[], Tx[T]]
+
+
+class Write(NamedTuple):
+    """A write under way: `executed` gives its result before it is durable, `committed` the same once it is.
+
+    Whoever awaits only `executed` may act on the result, but must not tell anyone outside before `committed`.
+    """
+
+    executed: Awaitable[Any]
+    committed: Awaitable[Any]
+
+
+class Store(Protocol):
+    dialect: str
+
+    async def read(self, tx: TxFactory[T]) -> T:
+        """A few point reads; on SQLite they run at once on the event loop's own connection (tens of microseconds)."""
+        ...
+
+    async def scan(self, tx: TxFactory[T]) -> T:
+        """Larger reads (listings, histories, exports), away from the event loop, in one snapshot."""
+        ...
+
+    async def write(self, tx: TxFactory[T]) -> T:
+        """Run the transaction; durable when this returns. Raises what the transaction raised, with nothing written."""
+        ...
+
+    def begin_write(self, tx: TxFactory[T]) -> Write:
+        """As `write`, without waiting. Writes begun in order on one connection of the caller commit in that order."""
+        ...
+
+    async def close(self) -> None: ...

@@ -1,0 +1,51 @@
+"""Brings a database to the newest schema at start-up. Alembic is imported only when the schema is behind.
+
+`HEAD` names the newest revision; a unit test holds it to Alembic's own idea of the head.
+"""
+
+import sqlite3
+from pathlib import Path
+
+from perdure.core.errors import StoreError
+
+HEAD = "0001"
+
+
+def sqlite_is_current(path: str | Path) -> bool:
+    """True if the file exists and its schema is HEAD. StoreError if the file is not a database or is from a newer Perdure."""
+    if not Path(path).exists():
+        return False
+    try:
+        connection = sqlite3.connect(path)
+        try:
+            rows = connection.execute("SELECT version_num FROM alembic_version").fetchall()
+        except sqlite3.OperationalError:
+            return False
+        finally:
+            connection.close()
+    except sqlite3.DatabaseError as error:
+        raise StoreError(f"{path} is not a SQLite database ({error}). Point --database at another file.") from error
+    version = rows[0][0] if rows else None
+    if version is not None and version > HEAD:
+        raise StoreError(f"{path} has schema {version}; this Perdure knows {HEAD}. Upgrade Perdure to open it.")
+    return version == HEAD
+
+
+def migrate_sqlite(path: str | Path) -> bool:
+    """Apply what is missing; True if anything was."""
+    if sqlite_is_current(path):
+        return False
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    upgrade(f"sqlite:///{Path(path).absolute()}")
+    return True
+
+
+def upgrade(url: str) -> None:
+    """`url` as SQLAlchemy takes it (synchronous driver)."""
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
+    command.upgrade(config, "head")

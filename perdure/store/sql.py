@@ -1,0 +1,35 @@
+"""The named queries of `queries/*.sql`, read once.
+
+A query begins with a line `-- name: some_name` and ends before the next. Where the two databases must differ, a line
+`-- sqlite:` or `-- postgres:` begins the variant for that one.
+"""
+
+import re
+from functools import cache
+from importlib import resources
+
+_NAME = re.compile(r"^-- name: (\w+)\s*$", re.MULTILINE)
+_VARIANT = re.compile(r"^-- (sqlite|postgres):\s*$", re.MULTILINE)
+
+
+@cache
+def queries(dialect: str) -> dict[str, str]:
+    """All queries for "sqlite" or "postgres" by name. ValueError for a name used twice."""
+    found: dict[str, str] = {}
+    for file in sorted(resources.files("perdure.store").joinpath("queries").iterdir(), key=lambda f: f.name):
+        if not file.name.endswith(".sql"):
+            continue
+        parts = _NAME.split(file.read_text(encoding="utf-8"))
+        for name, text in zip(parts[1::2], parts[2::2], strict=True):
+            if name in found:
+                raise ValueError(f"query {name} is defined twice ({file.name})")
+            found[name] = _variant(text, dialect)
+    return found
+
+
+def _variant(text: str, dialect: str) -> str:
+    parts = _VARIANT.split(text)
+    if len(parts) == 1:
+        return text.strip().rstrip(";")
+    variants = dict(zip(parts[1::2], parts[2::2], strict=True))
+    return variants[dialect].strip().rstrip(";")

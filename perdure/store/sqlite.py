@@ -1,0 +1,221 @@
+"""SQLite: one writer thread that groups whole transactions into one commit, and readers that never wait for it.
+
+Each transaction runs in a savepoint of the group's transaction: one that fails takes nothing else with it. A result is
+handed over only after the group's COMMIT has reached the disk (synchronous=FULL), except through `Write.executed`.
+"""
+
+import asyncio
+import contextlib
+import logging
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from perdure.core.errors import AgentError, StoreError
+from perdure.store.base import Built, Many, Query, Row, Tx, TxFactory, Write
+from perdure.store.sql import queries
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+MAX_GROUP = 256
+BUSY_TIMEOUT_S = 10.0
+
+
+def connect(path: str | Path, *, synchronous: str = "FULL") -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=512
+    )
+    for pragma in (
+        "journal_mode=WAL",
+        f"synchronous={synchronous}",
+        "temp_store=MEMORY",
+        "cache_size=-16000",
+        "wal_autocheckpoint=4000",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+    return connection
+
+
+class _Job:
+    """One transaction on its way through the writer."""
+
+    __slots__ = ("committed", "error", "executed", "result", "tx")
+
+    def __init__(self, tx: TxFactory[Any], executed: "asyncio.Future[Any] | None", committed: "asyncio.Future[Any]") -> None:
+        self.tx = tx
+        self.executed = executed
+        self.committed = committed
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+
+class SqliteStore:
+    dialect = "sqlite"
+
+    def __init__(self, path: str | Path, *, synchronous: str = "FULL", readers: int = 2) -> None:
+        self._path = str(path)
+        self._sql = queries("sqlite")
+        self._reader = connect(path, synchronous=synchronous)
+        self._writer = connect(path, synchronous=synchronous)
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pool = ThreadPoolExecutor(readers, thread_name_prefix="perdure-reader")
+        self._pool_connection = threading.local()
+        self._pool_connections: list[sqlite3.Connection] = []
+        self._thread = threading.Thread(target=self._write_loop, name="perdure-writer", daemon=True)
+        self._thread.start()
+        self._closed = False
+
+    async def read(self, tx: TxFactory[T]) -> T:
+        return self._drive(self._reader, tx())
+
+    async def scan(self, tx: TxFactory[T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._scan, tx)
+
+    async def write(self, tx: TxFactory[T]) -> T:
+        return await self._submit(tx, early=False).committed
+
+    def begin_write(self, tx: TxFactory[Any]) -> Write:
+        job = self._submit(tx, early=True)
+        # a caller that only wants `executed` must not be blamed for a `committed` nobody reads
+        job.committed.add_done_callback(_retrieve)
+        assert job.executed is not None
+        job.executed.add_done_callback(_retrieve)
+        return Write(job.executed, job.committed)
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._jobs.put(None)
+        await asyncio.get_running_loop().run_in_executor(None, self._thread.join)
+        self._pool.shutdown(wait=True)
+        for connection in (*self._pool_connections, self._reader, self._writer):
+            connection.close()
+
+    def _submit(self, tx: TxFactory[Any], *, early: bool) -> _Job:
+        if self._closed:
+            raise StoreError("The store is closed: the server is shutting down.")
+        loop = self._loop = asyncio.get_running_loop()
+        job = _Job(tx, loop.create_future() if early else None, loop.create_future())
+        self._jobs.put(job)
+        return job
+
+    def _scan(self, tx: TxFactory[T]) -> T:
+        connection: sqlite3.Connection | None = getattr(self._pool_connection, "connection", None)
+        if connection is None:
+            connection = self._pool_connection.connection = connect(self._path)
+            self._pool_connections.append(connection)
+        connection.execute("BEGIN")
+        try:
+            return self._drive(connection, tx())
+        finally:
+            connection.execute("COMMIT")
+
+    def _drive(self, connection: sqlite3.Connection, tx: Tx[T]) -> T:
+        """Run a transaction's generator to its end; database errors become StoreError, thrown into it first."""
+        sql = self._sql
+        rows: list[Row] | None = None
+        try:
+            while True:
+                query = tx.send(rows) if rows is not None else next(tx)
+                if type(query) is Query:
+                    rows = connection.execute(sql[query.name], query.params).fetchall()
+                elif type(query) is Built:
+                    rows = connection.execute(query.sql, query.params).fetchall()
+                else:
+                    assert type(query) is Many
+                    connection.executemany(sql[query.name], query.params)
+                    rows = []
+        except StopIteration as done:
+            return done.value
+        except sqlite3.Error as error:
+            tx.close()
+            raise StoreError(f"SQLite: {type(error).__name__}: {error}") from error
+
+    def _write_loop(self) -> None:
+        while True:
+            job = self._jobs.get()
+            group = [] if job is None else [job]
+            while job is not None and len(group) < MAX_GROUP:
+                try:
+                    job = self._jobs.get_nowait()
+                except queue.Empty:
+                    break
+                if job is not None:
+                    group.append(job)
+            if group:
+                self._commit_group(group)
+            if job is None:
+                return
+
+    def _commit_group(self, group: list[_Job]) -> None:
+        """Run every job in its own savepoint and commit once; a failed commit fails them all."""
+        connection = self._writer
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            for job in group:
+                self._run_in_savepoint(job)
+            if any(job.executed is not None for job in group):
+                self._post(_settle_executed, group)
+            connection.execute("COMMIT")
+        except Exception as error:  # every waiter must be answered, whatever broke
+            log.exception("a group of %d transactions failed", len(group))
+            with contextlib.suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
+            for job in group:
+                if job.error is None:
+                    job.error = StoreError(f"The database could not commit: {error}")
+        self._post(_settle, group)
+
+    def _run_in_savepoint(self, job: _Job) -> None:
+        connection = self._writer
+        connection.execute("SAVEPOINT job")
+        try:
+            job.result = self._drive(connection, job.tx())
+        except Exception as error:  # belongs to the job's caller
+            job.error = error if isinstance(error, AgentError) else _wrapped(error)
+            connection.execute("ROLLBACK TO job")
+        connection.execute("RELEASE job")
+
+    def _post(self, settle: Callable[[list[_Job]], None], group: list[_Job]) -> None:
+        assert self._loop is not None
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(settle, group)
+
+
+def _wrapped(error: Exception) -> Exception:
+    wrapped = StoreError(f"{type(error).__name__}: {error}")
+    wrapped.__cause__ = error
+    return wrapped
+
+
+def _settle_executed(group: list[_Job]) -> None:
+    for job in group:
+        if job.executed is not None and not job.executed.done():
+            _answer(job.executed, job)
+
+
+def _settle(group: list[_Job]) -> None:
+    for job in group:
+        if job.executed is not None and not job.executed.done():
+            _answer(job.executed, job)
+        if not job.committed.done():
+            _answer(job.committed, job)
+
+
+def _answer(future: "asyncio.Future[Any]", job: _Job) -> None:
+    if job.error is not None:
+        future.set_exception(job.error)
+    else:
+        future.set_result(job.result)
+
+
+def _retrieve(future: "asyncio.Future[Any]") -> None:
+    if not future.cancelled():
+        future.exception()

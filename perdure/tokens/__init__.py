@@ -1,0 +1,1 @@
+"""Ids the model saw, never re-derived from text."""
