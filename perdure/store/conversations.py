@@ -1,0 +1,123 @@
+"""Conversations: whose context it is, what it holds, and who may write to it now."""
+
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from perdure.core.agents import Conversation
+from perdure.core.errors import NotFound
+from perdure.core.messages import Message
+from perdure.store.base import Query, Row, Tx
+from perdure.store.messages import insert_messages, next_position, rewrite_message
+
+_json = msgspec.json.Encoder().encode
+_ids = msgspec.json.Decoder(tuple[str, ...]).decode
+_dict = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+class ConversationState(Struct, frozen=True, kw_only=True):
+    """A conversation's row as a run needs it. `seen_blocks`: label -> value last shown (append rendering only)."""
+
+    id: str
+    agent_id: str
+    head_ids: tuple[str, ...]
+    tail_from: int
+    context_version: int
+    compiled_revision: int
+    fence: int
+    agent_revision: int = 0
+    segment_id: str | None = None
+    break_cause: str | None = None
+    active_run_id: str | None = None
+    lease_until_us: int = 0
+    seen_blocks: dict[str, Any] | None = None
+    settings: dict[str, Any] = {}
+
+
+def run_view(conversation_id: str, row: Row) -> ConversationState:
+    return ConversationState(
+        id=conversation_id,
+        agent_id=row[0],
+        head_ids=_ids(row[1]),
+        tail_from=row[2],
+        context_version=row[3],
+        compiled_revision=row[4],
+        segment_id=row[5],
+        break_cause=row[6],
+        active_run_id=row[7],
+        lease_until_us=row[8],
+        fence=row[9],
+        seen_blocks=_dict(row[10]) if row[10] else None,
+        settings=_dict(row[11]),
+        agent_revision=row[13],
+    )
+
+
+def conversation_state(conversation_id: str) -> Tx[ConversationState]:
+    """NotFound for an unknown or deleted conversation."""
+    rows = yield Query("conversation_for_run", {"id": conversation_id})
+    if not rows or rows[0][12] is not None:
+        raise NotFound(_missing(conversation_id))
+    return run_view(conversation_id, rows[0])
+
+
+def _missing(conversation_id: str) -> str:
+    return "Agent not found" if conversation_id.startswith("agent-") else f"Conversation {conversation_id} not found"
+
+
+def create_conversation(
+    conversation: Conversation, system_message: Message | None, compiled_revision: int, now: int
+) -> Tx[None]:
+    """Insert a conversation with its compiled system message as the only thing in context."""
+    if system_message is not None:
+        yield from insert_messages((system_message,))
+    tail_from = yield from next_position()
+    yield Query(
+        "insert_conversation",
+        {
+            "id": conversation.id,
+            "agent_id": conversation.agent_id,
+            "now": now,
+            "compiled_revision": compiled_revision,
+            "tail_from": tail_from,
+            "head_ids": _json([system_message.id] if system_message else []),
+            "body": _json(conversation.extra),
+        },
+    )
+
+
+def set_context(
+    conversation_id: str, head_ids: tuple[str, ...], *, cause: str, compiled_revision: int, now: int
+) -> Tx[None]:
+    """The context becomes exactly these messages; what is said next follows. `cause` is "<cause>: <detail>"."""
+    tail_from = yield from next_position()
+    yield Query(
+        "set_context",
+        {
+            "id": conversation_id,
+            "head_ids": _json(head_ids),
+            "tail_from": tail_from,
+            "compiled_revision": compiled_revision,
+            "break_cause": cause,
+            "now": now,
+        },
+    )
+
+
+def recompiled(conversation_id: str, system_message: Message | None, compiled_revision: int, cause: str) -> Tx[None]:
+    """Store a newly compiled system text in place. None: the text stayed the same, only the revision is noted."""
+    if system_message is None:
+        yield Query("set_compiled", {"id": conversation_id, "compiled_revision": compiled_revision})
+        return
+    yield from rewrite_message(system_message)
+    yield Query(
+        "recompiled", {"id": conversation_id, "compiled_revision": compiled_revision, "break_cause": cause}
+    )
+
+
+def noted_blocks(conversation_id: str, compiled_revision: int, seen_blocks: dict[str, Any]) -> Tx[None]:
+    yield Query(
+        "set_seen_blocks",
+        {"id": conversation_id, "compiled_revision": compiled_revision, "seen_blocks": _json(seen_blocks)},
+    )

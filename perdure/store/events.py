@@ -1,0 +1,31 @@
+"""A run's event log at rest: chunks of events in the order they happened, each chunk one row."""
+
+import msgspec
+
+from perdure.core.events import Event
+from perdure.store.base import Query, Tx
+from perdure.store.runs import EventChunk
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(list[Event])
+
+
+def chunk(first_seq: int, events: list[Event]) -> EventChunk:
+    """Encode events numbered from `first_seq` (at least one)."""
+    return EventChunk(first_seq, first_seq + len(events) - 1, _encoder.encode(events))
+
+
+def events_after(run_id: str, after: int) -> Tx[list[tuple[int, Event]]]:
+    """The stored events with seq > `after`, in order, with their seq."""
+    rows = yield Query("events_after", {"run_id": run_id, "after": after})
+    found: list[tuple[int, Event]] = []
+    for first_seq, body in rows:
+        for seq, event in enumerate(_decoder.decode(body), first_seq):
+            if seq > after:
+                found.append((seq, event))
+    return found
+
+
+def last_seq(run_id: str) -> Tx[int]:
+    rows = yield Query("last_event_seq", {"run_id": run_id})
+    return int(rows[0][0])

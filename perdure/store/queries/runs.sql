@@ -1,0 +1,105 @@
+-- name: conversation_for_run
+SELECT c.agent_id, c.head_ids, c.tail_from, c.context_version, c.compiled_revision, c.segment_id, c.break_cause,
+       c.active_run_id, c.lease_until_us, c.fence, c.seen_blocks, c.body, c.deleted_us, a.revision
+FROM conversations c JOIN agents a ON a.id = c.agent_id WHERE c.id = :id
+
+-- name: otid_run
+SELECT run_id FROM otids WHERE conversation_id = :conversation_id AND otid = :otid
+
+-- name: insert_otid
+INSERT INTO otids (conversation_id, otid, run_id, created_us) VALUES (:conversation_id, :otid, :run_id, :now)
+ON CONFLICT (conversation_id, otid) DO NOTHING
+
+-- name: queued_runs
+SELECT id FROM runs WHERE conversation_id = :conversation_id AND status = 'created' ORDER BY created_us, id LIMIT :limit
+
+-- name: insert_run
+INSERT INTO runs (id, agent_id, conversation_id, status, background, created_us, attempts, config, input, metadata)
+VALUES (:id, :agent_id, :conversation_id, :status, :background, :created_us, :attempts, :config, :input, :metadata)
+
+-- name: take_lease
+UPDATE conversations SET active_run_id = :run_id, lease_owner = :owner, lease_until_us = :until, fence = fence + 1,
+       last_message_us = :now
+WHERE id = :conversation_id AND (active_run_id IS NULL OR lease_until_us < :now OR lease_owner = :dead_owner)
+RETURNING fence
+
+-- name: renew_leases
+UPDATE conversations SET lease_until_us = :until WHERE lease_owner = :owner AND active_run_id IS NOT NULL
+
+-- name: fence_check
+UPDATE conversations SET segment_id = COALESCE(:segment_id, segment_id), last_message_us = :now,
+       break_cause = CASE WHEN break_cause = :consumed_cause THEN NULL ELSE break_cause END
+WHERE id = :conversation_id AND active_run_id = :run_id AND lease_owner = :owner AND fence = :fence
+RETURNING id
+
+-- name: release_lease
+UPDATE conversations SET active_run_id = NULL, lease_owner = NULL, lease_until_us = 0
+WHERE id = :conversation_id AND active_run_id = :run_id AND lease_owner = :owner AND fence = :fence
+RETURNING id
+
+-- name: start_run
+UPDATE runs SET status = 'running', attempts = attempts + 1 WHERE id = :id AND status IN ('created', 'running')
+RETURNING id
+
+-- name: run_row
+SELECT id, agent_id, conversation_id, status, background, created_us, completed_us, stop_reason, attempts, step_count,
+       context_tokens, ttft_ns, total_duration_ns, config, usage, error, metadata, input, cancel_requested
+FROM runs WHERE id = :id
+
+-- name: progress_run
+UPDATE runs SET usage = :usage, step_count = :step_count, context_tokens = :context_tokens,
+       ttft_ns = COALESCE(ttft_ns, :ttft_ns)
+WHERE id = :id
+
+-- name: finish_run
+UPDATE runs SET status = :status, stop_reason = :stop_reason, completed_us = :completed_us, usage = :usage,
+       step_count = :step_count, context_tokens = :context_tokens, error = :error, metadata = :metadata,
+       ttft_ns = COALESCE(ttft_ns, :ttft_ns), total_duration_ns = :total_duration_ns
+WHERE id = :id AND status IN ('created', 'running') RETURNING id
+
+-- name: agent_ran
+UPDATE agents SET last_run_completed_us = :completed_us, last_run_duration_ms = :duration_ms,
+       last_stop_reason = :stop_reason
+WHERE id = :agent_id
+
+-- name: request_cancel
+UPDATE runs SET cancel_requested = 1 WHERE id = :id AND status IN ('created', 'running') RETURNING id
+
+-- name: cancel_queued_run
+UPDATE runs SET status = 'cancelled', stop_reason = 'cancelled', completed_us = :now
+WHERE id = :id AND status = 'created' RETURNING id
+
+-- name: active_runs_of
+SELECT id, status, conversation_id FROM runs
+WHERE conversation_id = :conversation_id AND status IN ('created', 'running') ORDER BY created_us, id
+
+-- name: active_runs_of_agent
+SELECT id, status, conversation_id FROM runs
+WHERE agent_id = :agent_id AND status IN ('created', 'running') ORDER BY created_us, id LIMIT 100
+
+-- name: orphaned_runs
+SELECT r.id, r.conversation_id, r.attempts FROM runs r JOIN conversations c ON c.id = r.conversation_id
+WHERE r.status IN ('created', 'running')
+  AND (c.active_run_id IS NULL OR c.lease_until_us < :now OR c.lease_owner = :dead_owner)
+ORDER BY r.created_us, r.id LIMIT 100
+
+-- name: lease_owners
+SELECT DISTINCT lease_owner FROM conversations WHERE active_run_id IS NOT NULL
+
+-- name: insert_step
+INSERT INTO steps (id, run_id, agent_id, created_us, model, feedback, body)
+VALUES (:id, :run_id, :agent_id, :created_us, :model, NULL, :body)
+ON CONFLICT (id) DO UPDATE SET body = excluded.body
+
+-- name: insert_trace
+INSERT INTO provider_traces (step_id, created_us, request, response) VALUES (:step_id, :created_us, :request, :response)
+ON CONFLICT (step_id) DO UPDATE SET request = excluded.request, response = excluded.response
+
+-- name: update_block_value
+UPDATE blocks SET value = :value, description = :description, label = :label, body = :body, version = version + 1,
+       updated_us = :now
+WHERE id = :id AND version = :version RETURNING id
+
+-- name: bump_agents_of_block
+UPDATE agents SET revision = revision + 1, updated_us = :now
+WHERE id IN (SELECT agent_id FROM agent_blocks WHERE block_id = :block_id)

@@ -1,0 +1,411 @@
+"""A run's life in the database: accepted once, claimed by one worker, committed step by step under a fence.
+
+Only the holder of the conversation's lease (run, owner and fence number, checked in the same statement) can write.
+"""
+
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from perdure.core.agents import Block
+from perdure.core.errors import Conflict, LeaseLost, NotFound, StaleBlock, Unavailable
+from perdure.core.messages import Message
+from perdure.core.runs import Run, RunConfig, RunStatus, Step, StopReason, Usage
+from perdure.core.tokens import Segment, TokenCall
+from perdure.store.base import Many, Query, Row, Tx
+from perdure.store.conversations import ConversationState, conversation_state, run_view
+from perdure.store.messages import insert_messages
+
+_json = msgspec.json.Encoder().encode
+_pack = msgspec.msgpack.Encoder().encode
+_config = msgspec.json.Decoder(RunConfig).decode
+_usage = msgspec.json.Decoder(Usage).decode
+_dict = msgspec.json.Decoder(dict[str, Any]).decode
+_input = msgspec.json.Decoder(tuple[Message, ...]).decode
+
+
+class Lease(Struct, frozen=True):
+    """The right to write to one conversation: void once `fence` is not the conversation's any more."""
+
+    conversation_id: str
+    run_id: str
+    owner: str
+    fence: int
+
+
+class Accepted(Struct, frozen=True):
+    """What became of a submission. `lease` and `state` are set when the run may start at once; `attached`: the request had
+    been accepted before, under this run id."""
+
+    run_id: str
+    attached: bool = False
+    lease: Lease | None = None
+    state: ConversationState | None = None
+
+
+class BlockWrite(Struct, frozen=True):
+    """One memory edit to commit. kind: "update" (also renames), "create" (and attach), "detach"."""
+
+    kind: str
+    block: Block
+    base_version: int
+
+
+class RunEnd(Struct, frozen=True, kw_only=True):
+    status: RunStatus
+    stop_reason: StopReason
+    completed_us: int
+    total_duration_ns: int
+    error: dict[str, Any] | None = None
+    metadata: dict[str, Any] | None = None
+
+
+class EventChunk(Struct, frozen=True):
+    """Events `first_seq`..`last_seq` of a run's log, encoded."""
+
+    first_seq: int
+    last_seq: int
+    body: bytes
+
+
+class StepCommit(Struct, frozen=True, kw_only=True):
+    """Everything one step leaves behind; all of it is written or none."""
+
+    lease: Lease
+    agent_id: str
+    now: int
+    usage: Usage
+    step_count: int
+    messages: tuple[Message, ...] = ()
+    step: Step | None = None
+    events: EventChunk | None = None
+    context_tokens: int | None = None
+    ttft_ns: int | None = None
+    segment: Segment | None = None
+    call: TokenCall | None = None
+    segment_id: str | None = None
+    consumed_cause: str | None = None
+    request: bytes | None = None
+    response: bytes | None = None
+    blocks: tuple[BlockWrite, ...] = ()
+    passages: tuple[dict[str, Any], ...] = ()
+    end: RunEnd | None = None
+
+
+def submit_run(
+    run: Run,
+    inputs: tuple[Message, ...],
+    *,
+    otids: tuple[str, ...],
+    owner: str,
+    until: int,
+    wait: bool,
+    max_queued: int,
+) -> Tx[Accepted]:
+    """Accept a request once.
+
+    Starts it at once if the conversation is free; otherwise queues it (`wait`) or raises Conflict naming the holder.
+    Raises NotFound for an unknown conversation, Unavailable when the queue is full.
+    """
+    conversation_id, now = run.conversation_id, run.created_us
+    state = yield from conversation_state(conversation_id)
+    for otid in otids:
+        rows = yield Query("otid_run", {"conversation_id": conversation_id, "otid": otid})
+        if rows:
+            return Accepted(rows[0][0], attached=True)
+    queued = yield Query("queued_runs", {"conversation_id": conversation_id, "limit": max_queued})
+    busy = bool(queued) or (state.active_run_id is not None and state.lease_until_us >= now)
+    if busy and not wait:
+        holder = state.active_run_id or queued[0][0]
+        raise Conflict(
+            f"Another request for conversation {conversation_id} is currently being processed (run {holder}). "
+            "Wait for it to end or cancel it.",
+            run_id=holder,
+        )
+    if len(queued) >= max_queued:
+        raise Unavailable(f"{max_queued} messages are already waiting for {conversation_id}. Send again later.")
+    yield Query(
+        "insert_run",
+        {
+            "id": run.id,
+            "agent_id": run.agent_id,
+            "conversation_id": conversation_id,
+            "status": "created" if busy else "running",
+            "background": int(run.background),
+            "created_us": now,
+            "attempts": 0 if busy else 1,
+            "config": _json(run.config),
+            "input": _json(inputs) if busy else b"[]",
+            "metadata": _json(run.metadata) if run.metadata else None,
+        },
+    )
+    for otid in otids:
+        yield Query("insert_otid", {"conversation_id": conversation_id, "otid": otid, "run_id": run.id, "now": now})
+    if busy:
+        return Accepted(run.id)
+    fence = yield from _take_lease(conversation_id, run.id, owner, until, now, dead_owner="")
+    assert fence is not None
+    yield from insert_messages(inputs)
+    return Accepted(run.id, lease=Lease(conversation_id, run.id, owner, fence), state=state)
+
+
+def _take_lease(
+    conversation_id: str, run_id: str, owner: str, until: int, now: int, *, dead_owner: str
+) -> Tx[int | None]:
+    rows = yield Query(
+        "take_lease",
+        {
+            "conversation_id": conversation_id,
+            "run_id": run_id,
+            "owner": owner,
+            "until": until,
+            "now": now,
+            "dead_owner": dead_owner,
+        },
+    )
+    return rows[0][0] if rows else None
+
+
+def claim_next(conversation_id: str, *, owner: str, until: int, now: int, dead_owner: str = "") -> Tx[Accepted | None]:
+    """Claim the conversation's interrupted or oldest queued run, if it is free; None if there is nothing to do."""
+    rows = yield Query("conversation_for_run", {"id": conversation_id})
+    if not rows:
+        return None
+    state = run_view(conversation_id, rows[0])
+    runs = yield Query("active_runs_of", {"conversation_id": conversation_id})
+    if not runs:
+        return None
+    interrupted = [row for row in runs if row[1] == "running"]
+    run_id = (interrupted or runs)[0][0]
+    fence = yield from _take_lease(conversation_id, run_id, owner, until, now, dead_owner=dead_owner)
+    if fence is None:
+        return None
+    yield Query("start_run", {"id": run_id})
+    run = yield Query("run_row", {"id": run_id})
+    if not interrupted:
+        yield from insert_messages(_input(run[0][17]))
+    return Accepted(run_id, lease=Lease(conversation_id, run_id, owner, fence), state=state)
+
+
+def commit_step(commit: StepCommit) -> Tx[None]:
+    """Write a step. LeaseLost if the fence is void, StaleBlock if a block changed under an edit."""
+    lease, now = commit.lease, commit.now
+    held = yield Query(
+        "fence_check",
+        {
+            "conversation_id": lease.conversation_id,
+            "run_id": lease.run_id,
+            "owner": lease.owner,
+            "fence": lease.fence,
+            "segment_id": commit.segment_id,
+            "consumed_cause": commit.consumed_cause,
+            "now": now,
+        },
+    )
+    if not held:
+        raise LeaseLost(f"Run {lease.run_id} is not ours any more: another worker took over its conversation.")
+    yield from insert_messages(commit.messages)
+    yield from _write_blocks(commit)
+    if commit.passages:
+        yield Many("insert_passage", commit.passages)
+    if commit.step is not None:
+        yield from _write_step(commit, commit.step)
+    if commit.events is not None:
+        yield from insert_events(lease.run_id, commit.events)
+    yield from _write_tokens(commit)
+    if commit.end is None:
+        yield Query(
+            "progress_run",
+            {
+                "id": lease.run_id,
+                "usage": _json(commit.usage),
+                "step_count": commit.step_count,
+                "context_tokens": commit.context_tokens,
+                "ttft_ns": commit.ttft_ns,
+            },
+        )
+    else:
+        yield from _finish(commit, commit.end)
+
+
+def _write_step(commit: StepCommit, step: Step) -> Tx[None]:
+    yield Query(
+        "insert_step",
+        {
+            "id": step.id,
+            "run_id": step.run_id,
+            "agent_id": step.agent_id,
+            "created_us": step.created_us,
+            "model": step.model,
+            "body": _json(step),
+        },
+    )
+    if commit.request is not None:
+        yield Query(
+            "insert_trace",
+            {"step_id": step.id, "created_us": commit.now, "request": commit.request, "response": commit.response},
+        )
+
+
+def _write_tokens(commit: StepCommit) -> Tx[None]:
+    if (segment := commit.segment) is not None:
+        yield Query(
+            "insert_segment",
+            {
+                "id": segment.id,
+                "conversation_id": segment.conversation_id,
+                "agent_id": segment.agent_id,
+                "idx": segment.index,
+                "body": _pack(segment),
+            },
+        )
+    if (call := commit.call) is not None:
+        yield Query(
+            "insert_call",
+            {
+                "id": call.id,
+                "segment_id": call.segment_id,
+                "conversation_id": call.conversation_id,
+                "run_id": call.run_id,
+                "step_id": call.step_id,
+                "body": _pack(call),
+            },
+        )
+
+
+def _write_blocks(commit: StepCommit) -> Tx[None]:
+    for write in commit.blocks:
+        block = write.block
+        if write.kind == "create":
+            yield Query("insert_block", block_params(block))
+            yield Query(
+                "attach_block", {"agent_id": commit.agent_id, "block_id": block.id, "label": block.label}
+            )
+        elif write.kind == "detach":
+            yield Query("detach_block", {"agent_id": commit.agent_id, "block_id": block.id})
+        else:
+            rows = yield Query(
+                "update_block_value", block_params(block) | {"version": write.base_version, "now": commit.now}
+            )
+            if not rows:
+                raise StaleBlock(block.id)
+            yield Query("relabel_attached_block", {"block_id": block.id, "label": block.label})
+        yield Query("bump_agents_of_block", {"block_id": block.id, "now": commit.now})
+        if write.kind == "detach":
+            yield Query("bump_agent", {"id": commit.agent_id, "now": commit.now})
+
+
+def block_params(block: Block) -> dict[str, Any]:
+    """The columns of a block's row; the body keeps the whole value but what has a column."""
+    return {
+        "id": block.id,
+        "label": block.label,
+        "value": block.value,
+        "description": block.description,
+        "created_us": block.created_us,
+        "updated_us": block.updated_us,
+        "body": _json(msgspec.structs.replace(block, value="")),
+    }
+
+
+def _finish(commit: StepCommit, end: RunEnd) -> Tx[None]:
+    lease = commit.lease
+    yield Query(
+        "finish_run",
+        {
+            "id": lease.run_id,
+            "status": end.status,
+            "stop_reason": end.stop_reason,
+            "completed_us": end.completed_us,
+            "usage": _json(commit.usage),
+            "step_count": commit.step_count,
+            "context_tokens": commit.context_tokens,
+            "error": _json(end.error) if end.error else None,
+            "metadata": _json(end.metadata) if end.metadata else None,
+            "ttft_ns": commit.ttft_ns,
+            "total_duration_ns": end.total_duration_ns,
+        },
+    )
+    yield Query(
+        "agent_ran",
+        {
+            "agent_id": commit.agent_id,
+            "completed_us": end.completed_us,
+            "duration_ms": end.total_duration_ns // 1_000_000,
+            "stop_reason": end.stop_reason,
+        },
+    )
+    yield Query(
+        "release_lease",
+        {
+            "conversation_id": lease.conversation_id,
+            "run_id": lease.run_id,
+            "owner": lease.owner,
+            "fence": lease.fence,
+        },
+    )
+
+
+def insert_events(run_id: str, chunk: EventChunk) -> Tx[None]:
+    yield Query(
+        "insert_events",
+        {"run_id": run_id, "first_seq": chunk.first_seq, "last_seq": chunk.last_seq, "body": chunk.body},
+    )
+
+
+def run_from_row(row: Row) -> Run:
+    return Run(
+        id=row[0],
+        agent_id=row[1],
+        conversation_id=row[2],
+        status=row[3],
+        background=bool(row[4]),
+        created_us=row[5],
+        completed_us=row[6],
+        stop_reason=row[7],
+        attempts=row[8],
+        step_count=row[9],
+        context_tokens=row[10],
+        ttft_ns=row[11],
+        total_duration_ns=row[12],
+        config=_config(row[13]),
+        usage=_usage(row[14]) if row[14] else Usage(),
+        error=_dict(row[15]) if row[15] else None,
+        metadata=_dict(row[16]) if row[16] else None,
+    )
+
+
+def run_by_id(run_id: str) -> Tx[Run]:
+    rows = yield Query("run_row", {"id": run_id})
+    if not rows:
+        raise NotFound(f"Run {run_id} not found")
+    return run_from_row(rows[0])
+
+
+def request_cancel(run_id: str, now: int) -> Tx[str]:
+    """Ask for a run's end: "cancelled" at once if it was only queued, "requested" if a worker has it, else "ended"."""
+    rows = yield Query("cancel_queued_run", {"id": run_id, "now": now})
+    if rows:
+        return "cancelled"
+    rows = yield Query("request_cancel", {"id": run_id})
+    return "requested" if rows else "ended"
+
+
+def renew_leases(owner: str, until: int) -> Tx[None]:
+    yield Query("renew_leases", {"owner": owner, "until": until})
+
+
+def orphaned_conversations(now: int, dead_owner: str = "") -> Tx[list[str]]:
+    """Conversations with work that nobody holds, oldest work first."""
+    rows = yield Query("orphaned_runs", {"now": now, "dead_owner": dead_owner})
+    return list(dict.fromkeys(row[1] for row in rows))
+
+
+def active_runs(*, conversation_id: str | None = None, agent_id: str | None = None) -> Tx[list[tuple[str, str, str]]]:
+    """(run id, status, conversation id) of runs that have not ended, oldest first."""
+    if conversation_id is not None:
+        rows = yield Query("active_runs_of", {"conversation_id": conversation_id})
+    else:
+        rows = yield Query("active_runs_of_agent", {"agent_id": agent_id})
+    return [(row[0], row[1], row[2]) for row in rows]
