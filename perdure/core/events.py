@@ -5,9 +5,11 @@ exactly one frame on the wire (`api/to_wire.py`). Deltas carry the new text only
 its stored message, so a delta and the stored part have the same otid.
 """
 
+from typing import Any
+
 from msgspec import Struct
 
-from perdure.core.messages import CompactionStats, ImagePart, TextPart, ToolCall, ToolReturn
+from perdure.core.messages import CompactionStats, Message, ToolCall, ToolReturn
 from perdure.core.runs import StopReason, Usage
 
 
@@ -66,9 +68,7 @@ class ToolsReturned(_OfMessage, frozen=True, kw_only=True, tag="tools_returned")
 class Heard(_OfMessage, frozen=True, kw_only=True, tag="heard"):
     """A message that was not the model's: what the user, the system or an approver said (listings only)."""
 
-    role: str
-    content: tuple[TextPart | ImagePart, ...]
-    otid: str | None = None
+    message: Message
 
 
 class CompactionStarted(Struct, frozen=True, tag="compaction_started"):
@@ -97,9 +97,14 @@ class RunStopped(Struct, frozen=True, tag="run_stopped"):
 
 
 class UsageReported(Struct, frozen=True, tag="usage_reported"):
+    """The run's sums; `context_tokens` are the last step's. `logprobs` (of the last call, as the wire has them) and `turns`
+    (the run's token record, turn by turn) are there when the request asked for them."""
+
     usage: Usage
     step_count: int
     context_tokens: int | None = None
+    logprobs: dict[str, Any] | None = None
+    turns: list[dict[str, Any]] | None = None
 
 
 class LogEnded(Struct, frozen=True, tag="log_ended"):

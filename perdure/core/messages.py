@@ -80,6 +80,8 @@ class Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `tool_calls`: calls of an assistant message, or the calls an approval message asks about.
     `tool_returns`: returns of a tool message, or a client's own returns in an approval response.
+    `calls_at`: before which of the content parts the tool calls came; None: after all of them.
+    `hidden`: kept for the model and the record, not shown in listings.
     `created_us`: microseconds since the epoch.
     """
 
@@ -102,6 +104,7 @@ class Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
     model: str | None = None
     is_err: bool | None = None
     hidden: bool = False
+    calls_at: int | None = None
     compaction: CompactionStats | None = None
 
     @property

@@ -1,0 +1,1 @@
+"""The agent loop: model, tool calls, again, until a stop reason. No HTTP, no SQL, no settings."""

@@ -1,0 +1,130 @@
+"""The model's answer while it arrives: chunks in, client-visible deltas and finally the stored message out.
+
+A delta's part index is the one the stored message's part will have (`core/expand.py`), so both carry the same otid.
+"""
+
+from collections.abc import Sequence
+
+from perdure.core.events import Event, ReasoningDelta, TextDelta, ToolCallDelta
+from perdure.core.messages import HiddenReasoningPart, Message, Part, ReasoningPart, TextPart
+from perdure.core.model import Chunk, ModelDone, ReasoningChunk, TextChunk, ToolCallChunk
+
+
+class Answer:
+    """One answer under way. `deltas`: produce events for a token stream (otherwise only order is tracked)."""
+
+    def __init__(self, message_id: str, step_id: str, at_us: int, *, deltas: bool) -> None:
+        self.message_id = message_id
+        self.step_id = step_id
+        self.at_us = at_us
+        self.deltas = deltas
+        self.any_output = False
+        self._kind: type[Chunk] | None = None
+        self._next_part = 0
+        self._part = 0
+        self._calls_part = -1
+        self._content: list[Part] = []
+        self._call_ids: dict[int, str] = {}
+
+    def take(self, chunks: Sequence[Chunk]) -> list[Event]:
+        """The events the chunks mean to a token stream; [] when nobody watches."""
+        events: list[Event] = []
+        for chunk in chunks:
+            self.any_output = True
+            if type(chunk) is not self._kind:
+                self._turn_to(chunk)
+            if self._calls_part >= 0 and type(chunk) is not ToolCallChunk:
+                self._keep(chunk)
+            if self.deltas and (event := self._event(chunk)) is not None:
+                events.append(event)
+        return events
+
+    def _turn_to(self, chunk: Chunk) -> None:
+        self._kind = type(chunk)
+        if type(chunk) is ToolCallChunk:
+            if self._calls_part < 0:
+                self._calls_part = self._next_part
+                self._next_part += 1
+            self._part = self._calls_part
+        else:
+            self._part = self._next_part
+            self._next_part += 1
+
+    def _keep(self, chunk: Chunk) -> None:
+        """Content after a tool call; what came before it is in the finished answer's own parts."""
+        if type(chunk) is TextChunk:
+            self._content.append(TextPart(chunk.text))
+        elif type(chunk) is ReasoningChunk:
+            self._content.append(ReasoningPart(chunk.text, chunk.native, chunk.signature))
+
+    def _event(self, chunk: Chunk) -> Event | None:
+        if type(chunk) is TextChunk:
+            return TextDelta(
+                message_id=self.message_id, step_id=self.step_id, at_us=self.at_us, part=self._part, text=chunk.text
+            )
+        if type(chunk) is ReasoningChunk:
+            return ReasoningDelta(
+                message_id=self.message_id,
+                step_id=self.step_id,
+                at_us=self.at_us,
+                part=self._part,
+                text=chunk.text,
+                native=chunk.native,
+                signature=chunk.signature,
+            )
+        assert type(chunk) is ToolCallChunk
+        call_id = chunk.id or self._call_ids.get(chunk.index)
+        if call_id is None:
+            return None
+        self._call_ids[chunk.index] = call_id
+        if not chunk.name and not chunk.arguments:
+            return None
+        return ToolCallDelta(
+            message_id=self.message_id,
+            step_id=self.step_id,
+            at_us=self.at_us,
+            part=self._part,
+            tool_call_id=call_id,
+            name=chunk.name,
+            arguments=chunk.arguments or None,
+        )
+
+    def message(self, done: ModelDone, *, run_id: str, agent_id: str, conversation_id: str, model: str) -> Message:
+        """The stored form. Hidden when the model said nothing at all (its tokens may still be on record)."""
+        content, calls_at = done.content, None
+        if self._content and done.tool_calls:
+            content = _split_after(done.content, self._content)
+            calls_at = len(content) - len(self._content)
+        empty = not done.tool_calls and not any(_says(part) for part in content)
+        return Message(
+            id=self.message_id,
+            role="assistant",
+            created_us=self.at_us,
+            content=content,
+            tool_calls=done.tool_calls,
+            calls_at=calls_at,
+            agent_id=agent_id,
+            conversation_id=conversation_id,
+            run_id=run_id,
+            step_id=self.step_id,
+            model=model,
+            hidden=empty,
+        )
+
+
+def _says(part: Part) -> bool:
+    return isinstance(part, HiddenReasoningPart) or bool(getattr(part, "text", ""))
+
+
+def _split_after(content: tuple[Part, ...], after: list[Part]) -> tuple[Part, ...]:
+    """`content` with its end cut off where `after` (the same text, in pieces) begins, then `after` itself."""
+    tail = sum(len(getattr(part, "text", "")) for part in after)
+    kept: list[Part] = list(content)
+    while kept and tail > 0:
+        last = kept.pop()
+        text = getattr(last, "text", "")
+        if len(text) > tail:
+            head = text[: len(text) - tail]
+            kept.append(ReasoningPart(head, last.native) if isinstance(last, ReasoningPart) else TextPart(head))
+        tail -= len(text)
+    return (*kept, *after)

@@ -1,0 +1,260 @@
+"""The agent loop: call the model, run the tools it asks for, again, until a stop reason.
+
+Yields batches of events as they happen (token streams only) and one StepResult a step; the caller commits the step before it
+asks for more. Until then nothing of the step is in `turn.context`, so a step that fails leaves no trace in it.
+"""
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+
+import msgspec
+
+from perdure.core.effects import ToolOutcome
+from perdure.core.errors import AgentError, ProviderError
+from perdure.core.events import Event
+from perdure.core.expand import expand
+from perdure.core.ids import new_id, now_us
+from perdure.core.messages import Message, TextPart
+from perdure.core.model import ModelDone, Prompt
+from perdure.core.runs import Step, StopReason
+from perdure.loop import rules
+from perdure.loop.answer import Answer
+from perdure.loop.turn import StepResult, Turn
+
+UNREADABLE = "A tool call in your last answer could not be read: {why}. What you wrote: {text}\nWrite the call again, as valid JSON."
+
+
+async def run_loop(turn: Turn) -> AsyncIterator[Sequence[Event] | StepResult]:
+    """Drive a run from where it stands. Ends after a StepResult whose `stop` is set."""
+    while True:
+        async with aclosing(_step(turn)) as step:
+            async for item in step:
+                yield item
+                if isinstance(item, StepResult) and item.stop is not None:
+                    return
+
+
+def committed(turn: Turn, result: StepResult) -> None:
+    """Take a committed step into the context."""
+    turn.context.extend(result.messages)
+    turn.step_count += 1
+    if result.outcome is not None:
+        turn.called.extend((answer.name, _text(answer.content)) for answer in result.outcome.returns)
+
+
+async def _step(turn: Turn) -> AsyncIterator[Sequence[Event] | StepResult]:
+    started_us, started_ns = now_us(), time.perf_counter_ns()
+    step_id, message_id = new_id("step"), new_id("message")
+    constraint = rules.allowed_tools(turn.agent.tool_rules, [spec.name for spec in turn.specs], turn.called)
+    prompt = _prompt(turn, constraint, step_id, message_id)
+    answer = Answer(message_id, step_id, started_us, deltas=turn.run.config.stream_tokens)
+    done: ModelDone | None = None
+    first_ns: int | None = None
+    error: AgentError | None = None
+    try:
+        async with aclosing(turn.model.stream(prompt, turn.tokens)) as batches:  # type: ignore[type-var]
+            async for batch in batches:
+                if first_ns is None:
+                    first_ns = time.perf_counter_ns() - started_ns
+                if batch and isinstance(batch[-1], ModelDone):
+                    done = batch[-1]
+                    batch = batch[:-1]
+                if events := answer.take(batch):  # type: ignore[arg-type]
+                    yield events
+        if done is None:
+            raise ProviderError(f"The model's answer ended early ({turn.model_handle}). Send the message again.")
+    except AgentError as failure:
+        error = failure
+    clock = Step(
+        id=step_id,
+        run_id=turn.run.id,
+        agent_id=turn.agent.id,
+        conversation_id=turn.run.conversation_id,
+        created_us=started_us,
+        status="success",
+        provider_name=turn.provider_name,
+        model=(done.model if done else None) or turn.model_name,
+        model_handle=turn.model_handle,
+        model_endpoint=turn.endpoint,
+        context_window=turn.agent.context_window,
+        step_start_ns=started_us * 1000,
+        llm_request_start_ns=started_us * 1000,
+        llm_request_ns=time.perf_counter_ns() - started_ns,
+        ttft_ns=first_ns,
+    )
+    if done is None:
+        assert error is not None
+        yield _failed(clock, error, started_ns)
+        return
+    message = answer.message(
+        done,
+        run_id=turn.run.id,
+        agent_id=turn.agent.id,
+        conversation_id=turn.run.conversation_id,
+        model=turn.model_handle,
+    )
+    yield await finish_step(turn, clock, message, done, constraint, started_ns)
+
+
+def _prompt(turn: Turn, constraint: rules.Allowed, step_id: str, message_id: str) -> Prompt:
+    specs = turn.specs if constraint.all_tools else [spec for spec in turn.specs if spec.name in constraint.names]
+    choice = "auto"
+    if not specs:
+        choice = "none"
+    elif constraint.forced:
+        choice = specs[0].name if len(specs) == 1 else "required"
+    agent, config = turn.agent, turn.run.config
+    return Prompt(
+        model=turn.model_name,
+        system=turn.system_text,
+        messages=turn.context,
+        tools=specs,
+        tool_choice=choice,
+        parallel_tool_calls=agent.model_settings.parallel_tool_calls and not rules.constrains(agent.tool_rules),
+        settings=agent.model_settings,
+        context_window=agent.context_window,
+        assistant_message_id=message_id,
+        agent_id=agent.id,
+        conversation_id=turn.run.conversation_id,
+        run_id=turn.run.id,
+        step_id=step_id,
+        system_message_id=turn.system.id,
+        thinking_retention=agent.thinking_retention,
+        want_logprobs=config.return_logprobs or agent.model_settings.return_logprobs,
+        top_logprobs=config.top_logprobs if config.top_logprobs is not None else agent.model_settings.top_logprobs,
+    )
+
+
+async def finish_step(
+    turn: Turn, clock: Step, message: Message, done: ModelDone, constraint: rules.Allowed, started_ns: int
+) -> StepResult:
+    """Run the calls of a complete answer and say what the step comes to."""
+    calls = message.tool_calls
+    if not turn.agent.model_settings.parallel_tool_calls and len(calls) > 1:
+        calls = calls[:1]
+        message = msgspec.structs.replace(message, tool_calls=calls)
+    refused: dict[str, str] = {}
+    for call in calls:
+        if not constraint.all_tools and call.name not in constraint.names:
+            refused[call.id] = rules.violation(turn.agent.tool_rules, call.name, sorted(constraint.names))
+    outcome: ToolOutcome | None = None
+    tools_ns: int | None = None
+    if calls:
+        tools_started = time.perf_counter_ns()
+        outcome = await turn.executor.execute(
+            calls, refused=refused, prefilled=constraint.prefilled, step_id=clock.id, keep={}
+        )
+        tools_ns = time.perf_counter_ns() - tools_started
+    messages = [message, *_after_answer(turn, clock, message, done, outcome)]
+    stop = _stop_reason(turn, message, done, outcome, refused)
+    step = msgspec.structs.replace(
+        clock,
+        usage=done.usage,
+        stop_reason=stop,
+        not_exact=done.not_exact,
+        tool_execution_ns=tools_ns,
+        step_ns=time.perf_counter_ns() - started_ns,
+    )
+    return StepResult(
+        step=step,
+        messages=tuple(messages),
+        events=_events(turn, messages),
+        done=done,
+        outcome=outcome,
+        refused=refused,
+        prefilled=constraint.prefilled,
+        stop=stop,
+    )
+
+
+async def redo_tools(turn: Turn, result: StepResult, stale: set[str]) -> StepResult:
+    """Run a step's memory tools again on blocks that changed meanwhile; every other answer is kept."""
+    assert result.outcome is not None
+    message = result.messages[0]
+    keep = {answer.tool_call_id: answer for answer in result.outcome.returns if answer.tool_call_id not in stale}
+    outcome = await turn.executor.execute(
+        message.tool_calls, refused=result.refused, prefilled=result.prefilled, step_id=result.step.id, keep=keep
+    )
+    messages = tuple(
+        msgspec.structs.replace(item, tool_returns=outcome.returns) if item.role == "tool" else item
+        for item in result.messages
+    )
+    return msgspec.structs.replace(result, messages=messages, events=_events(turn, messages), outcome=outcome)
+
+
+def _events(turn: Turn, messages: Sequence[Message]) -> tuple[Event, ...]:
+    """What is published once the step is committed: whole messages, less the answer where its deltas were."""
+    events: list[Event] = []
+    for message in messages:
+        if message.role == "user" or (turn.run.config.stream_tokens and message.role == "assistant"):
+            continue
+        events.extend(expand(message))
+    return tuple(events)
+
+
+def _after_answer(
+    turn: Turn, step: Step, message: Message, done: ModelDone, outcome: ToolOutcome | None
+) -> list[Message]:
+    """What follows the answer in the history: its tools' returns, and what the model must be told."""
+    common = {
+        "agent_id": message.agent_id,
+        "conversation_id": message.conversation_id,
+        "run_id": message.run_id,
+        "step_id": step.id,
+    }
+    after: list[Message] = []
+    if outcome is not None:
+        after.append(
+            Message(id=new_id("message"), role="tool", created_us=now_us(), tool_returns=outcome.returns, **common)
+        )
+    notes = [UNREADABLE.format(why=why, text=text) for text, why in done.unparsed]
+    if not message.tool_calls and not notes and (missing := rules.missing_before_exit(turn.agent.tool_rules, turn.specs, turn.called)):
+        notes.append(f"Before you end your turn you must call: {', '.join(missing)}.")
+    if notes:
+        text = "\n\n".join(notes)
+        after.append(
+            Message(id=new_id("message"), role="user", created_us=now_us(), content=(TextPart(text),), hidden=True, **common)
+        )
+    return after
+
+
+def _stop_reason(
+    turn: Turn, message: Message, done: ModelDone, outcome: ToolOutcome | None, refused: dict[str, str]
+) -> StopReason | None:
+    """None: the loop goes on."""
+    last = turn.step_count + 1 >= turn.run.config.max_steps
+    if outcome is not None:
+        names = [answer.name for answer in outcome.returns if answer.tool_call_id not in refused]
+        if any(rules.is_terminal(turn.agent.tool_rules, name) for name in names):
+            return "tool_rule"
+        return "max_steps" if last else None
+    if done.unparsed or rules.missing_before_exit(turn.agent.tool_rules, turn.specs, turn.called):
+        if done.finish == "length":
+            return "max_tokens_exceeded"
+        return "max_steps" if last else None
+    return "max_tokens_exceeded" if done.finish == "length" else "end_turn"
+
+
+def _failed(clock: Step, error: AgentError, started_ns: int) -> StepResult:
+    kind = error.kind if isinstance(error, ProviderError) else "internal_error"
+    stop: StopReason = "llm_api_error" if isinstance(error, ProviderError) else "error"
+    if kind == "llm_insufficient_credits":
+        stop = "insufficient_credits"
+    elif kind == "llm_empty_response":
+        stop = "invalid_llm_response"
+    step = msgspec.structs.replace(
+        clock,
+        status="failed",
+        stop_reason=stop,
+        error_type=kind,
+        error_data={"message": error.message, "detail": getattr(error, "detail", None)},
+        step_ns=time.perf_counter_ns() - started_ns,
+    )
+    return StepResult(step=step, stop=stop, error=error)
+
+
+def _text(content: str | tuple[object, ...]) -> str:
+    if isinstance(content, str):
+        return content
+    return "\n".join(part.text for part in content if isinstance(part, TextPart))

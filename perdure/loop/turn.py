@@ -1,0 +1,79 @@
+"""The working state of one run, and what a step of it leaves to be committed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from msgspec import Struct
+
+from perdure.core.agents import Agent, Block, Tool
+from perdure.core.effects import ToolOutcome
+from perdure.core.errors import AgentError
+from perdure.core.events import Event
+from perdure.core.messages import Message, ToolCall, ToolReturn
+from perdure.core.model import ModelDone, ToolSpec
+from perdure.core.runs import Run, Step, StopReason
+from perdure.providers.base import Model, TokenStream
+
+
+class ToolExecutor(Protocol):
+    """Runs tool calls. Never raises for what a tool does; an AgentError means that the run cannot go on."""
+
+    async def execute(
+        self,
+        calls: Sequence[ToolCall],
+        *,
+        refused: Mapping[str, str],
+        prefilled: Mapping[str, Mapping[str, Any]],
+        step_id: str,
+        keep: Mapping[str, ToolReturn],
+    ) -> ToolOutcome:
+        """`refused`: call id -> what to tell the model instead of running it. `prefilled`: tool name -> arguments that win.
+        `keep`: answers to calls that must not run again (a step whose commit met a changed block is run again)."""
+        ...
+
+
+@dataclass(slots=True, kw_only=True)
+class Turn:
+    """One run's working state; the loop is its only writer.
+
+    `context`: the messages in context, without the system message. `tools`: by name, in the agent's order.
+    `called`: the tools called so far in this request with what they returned, for the tool rules.
+    """
+
+    run: Run
+    agent: Agent
+    tools: dict[str, Tool]
+    specs: list[ToolSpec]
+    system: Message
+    system_text: str
+    context: list[Message]
+    model: Model
+    model_handle: str
+    model_name: str
+    provider_name: str
+    endpoint: str | None
+    executor: ToolExecutor
+    blocks: dict[str, Block]
+    tokens: TokenStream | None = None
+    step_count: int = 0
+    called: list[tuple[str, str]] = field(default_factory=list)
+    turns: list[dict[str, Any]] = field(default_factory=list)
+
+
+class StepResult(Struct, frozen=True, kw_only=True):
+    """One step, done and not yet committed.
+
+    `messages`: to be stored, in order. `events`: to be published after the commit. `stop`: the run ends with this step.
+    `error`: why it failed (nothing of the model's answer is stored then).
+    """
+
+    step: Step
+    messages: tuple[Message, ...] = ()
+    events: tuple[Event, ...] = ()
+    done: ModelDone | None = None
+    outcome: ToolOutcome | None = None
+    refused: dict[str, str] = {}
+    prefilled: dict[str, dict[str, Any]] = {}
+    stop: StopReason | None = None
+    error: AgentError | None = None

@@ -1,0 +1,200 @@
+"""What a run starts from: the agent, its compiled prompt, the context and the token stream, loaded once and then kept.
+
+Kept values are checked, never trusted: the agent against its revision, the context against its version and the fence of the
+conversation's last lease, which only this process may have held since.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import msgspec
+
+from perdure.core.agents import AgentBundle, Block
+from perdure.core.ids import new_id, now_us
+from perdure.core.messages import Message, TextPart
+from perdure.memory.compile import compile_system_text, same_but_for_time
+from perdure.memory.notes import blocks_note
+from perdure.providers.base import TokenStream
+from perdure.providers.token_exact import restore
+from perdure.store import agents, conversations, ledger, messages
+from perdure.store.base import Query, Store, Tx
+from perdure.store.conversations import ConversationState
+from perdure.store.runs import Accepted
+
+KEPT_CONVERSATIONS = 2000
+
+
+@dataclass(slots=True, kw_only=True)
+class Context:
+    """One conversation as of the end of the last run on it here. `messages` exclude the system message."""
+
+    conversation_id: str
+    version: int
+    fence: int
+    system: Message | None
+    messages: list[Message]
+    tokens: TokenStream | None
+    bundle: AgentBundle
+    seen_blocks: dict[str, str] | None = None
+
+
+class Contexts:
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._kept: OrderedDict[str, Context] = OrderedDict()
+        self._bundles: OrderedDict[str, AgentBundle] = OrderedDict()
+
+    def forget(self, conversation_id: str) -> None:
+        self._kept.pop(conversation_id, None)
+
+    def forget_agent(self, agent_id: str) -> None:
+        self._bundles.pop(agent_id, None)
+
+    async def load(self, accepted: Accepted, inputs: tuple[Message, ...] | None) -> Context:
+        """The context for a run that holds its lease. `inputs`: the messages its submission stored (None: read all again)."""
+        state, lease = accepted.state, accepted.lease
+        assert state is not None and lease is not None
+        bundle = await self._bundle(state)
+        context = self._kept.get(state.id)
+        if (
+            context is not None
+            and inputs is not None
+            and context.version == state.context_version
+            and context.fence == lease.fence - 1
+        ):
+            context.messages.extend(inputs)
+            self._kept.move_to_end(state.id)
+        else:
+            context = await self._read(state, bundle)
+            self._kept[state.id] = context
+            if len(self._kept) > KEPT_CONVERSATIONS:
+                self._kept.popitem(last=False)
+        context.fence = lease.fence
+        context.bundle = bundle
+        if state.break_cause is not None and context.tokens is not None:
+            cause, _, detail = state.break_cause.partition(": ")
+            context.tokens.break_cause = (cause, detail)
+        appending = bundle.agent.memory_rendering == "append"
+        if appending and context.seen_blocks is not None:
+            if state.compiled_revision != bundle.agent.revision:
+                self._note_changes(context, state)
+        elif state.compiled_revision != bundle.agent.revision:
+            await self._recompile(context, state)
+        if appending and context.seen_blocks is None:
+            self.remember_blocks(context)
+        return context
+
+    def remember_blocks(self, context: Context) -> None:
+        """What the conversation has been shown of its blocks is what they hold now."""
+        bundle = context.bundle
+        context.seen_blocks = seen = {block.label: block.value for block in bundle.blocks}
+        self._store.begin_write(
+            lambda: conversations.noted_blocks(context.conversation_id, bundle.agent.revision, dict(seen))
+        )
+
+    async def blocks(self, agent_id: str) -> dict[str, Block]:
+        """The agent's blocks as they are in the database now."""
+        bundle = await self._store.read(lambda: agents.agent_bundle(agent_id))
+        self._bundles[agent_id] = bundle
+        return {block.label: block for block in bundle.blocks}
+
+    async def _bundle(self, state: ConversationState) -> AgentBundle:
+        bundle = self._bundles.get(state.agent_id)
+        if bundle is not None and bundle.agent.revision == state.agent_revision:
+            self._bundles.move_to_end(state.agent_id)
+            return bundle
+        bundle = await self._store.read(lambda: agents.agent_bundle(state.agent_id))
+        self._bundles[state.agent_id] = bundle
+        if len(self._bundles) > KEPT_CONVERSATIONS:
+            self._bundles.popitem(last=False)
+        return bundle
+
+    async def _read(self, state: ConversationState, bundle: AgentBundle) -> Context:
+        found = await self._store.scan(
+            lambda: messages.context_messages(state.id, state.head_ids, state.tail_from)
+        )
+        system = found[0] if found and found[0].role == "system" and found[0].id in state.head_ids else None
+        tokens = TokenStream()
+        if state.segment_id is not None:
+            segment_id = state.segment_id
+            stored = await self._store.scan(lambda: ledger.segment_with_calls(segment_id))
+            if stored is not None:
+                tokens = restore(*stored)
+        return Context(
+            conversation_id=state.id,
+            version=state.context_version,
+            fence=state.fence,
+            system=system,
+            messages=found[1:] if system is not None else found,
+            tokens=tokens,
+            bundle=bundle,
+            seen_blocks=state.seen_blocks,
+        )
+
+    async def _recompile(self, context: Context, state: ConversationState) -> None:
+        """The agent changed since its prompt was compiled: compile it again; a new text begins a new segment."""
+        bundle, system = context.bundle, context.system
+        agent = bundle.agent
+        text = await self.compile(bundle, None if state.id == agent.id else state.id)
+        if system is not None and same_but_for_time(system.text, text):
+            self._store.begin_write(lambda: conversations.recompiled(state.id, None, agent.revision, ""))
+            return
+        context.system = changed = system_message(text, agent.id, state.id, replacing=system)
+        detail = "the compiled system prompt changed"
+        if context.tokens is not None and context.tokens.segment is not None and context.tokens.break_cause is None:
+            context.tokens.break_cause = ("memory_rewrite", detail)
+        context.version += 1
+        self._store.begin_write(
+            lambda: conversations.recompiled(state.id, changed, agent.revision, f"memory_rewrite: {detail}")
+        )
+
+    def _note_changes(self, context: Context, state: ConversationState) -> None:
+        """Append rendering: tell the model what changed in its blocks since it last saw them, in one note."""
+        seen = context.seen_blocks or {}
+        note = blocks_note(seen, {block.label: block.value for block in context.bundle.blocks})
+        self.remember_blocks(context)
+        if note is None:
+            return
+        message = Message(
+            id=new_id("message"),
+            role="system",
+            created_us=now_us(),
+            content=(TextPart(note),),
+            agent_id=context.bundle.agent.id,
+            conversation_id=state.id,
+            hidden=True,
+        )
+        context.messages.append(message)
+        self._store.begin_write(lambda: messages.insert_messages((message,)))
+
+    async def compile(self, bundle: AgentBundle, conversation_id: str | None) -> str:
+        agent_id = bundle.agent.id
+        counts = await self._store.read(lambda: _counts(agent_id, conversation_id or agent_id))
+        return compile_system_text(
+            bundle,
+            conversation_id=conversation_id,
+            now_us=now_us(),
+            previous_message_count=counts[0],
+            archival_count=counts[1],
+            archive_tags=(),
+        )
+
+
+def system_message(text: str, agent_id: str, conversation_id: str, *, replacing: Message | None = None) -> Message:
+    """The compiled system message; it keeps its id and time when it replaces an earlier one."""
+    if replacing is not None:
+        return msgspec.structs.replace(replacing, content=(TextPart(text),))
+    return Message(
+        id=new_id("message"),
+        role="system",
+        created_us=now_us(),
+        content=(TextPart(text),),
+        agent_id=agent_id,
+        conversation_id=conversation_id,
+    )
+
+
+def _counts(agent_id: str, conversation_id: str) -> Tx[tuple[int, int]]:
+    said = yield Query("count_messages", {"conversation_id": conversation_id})
+    kept = yield Query("count_passages", {"agent_id": agent_id})
+    return said[0][0], kept[0][0]

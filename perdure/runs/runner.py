@@ -1,0 +1,379 @@
+"""Accepts runs, drives the ones this process holds, finds the ones nobody holds any more, and lets anyone follow.
+
+Every way of sending a message goes through `submit` and reads the run's event log. At most one run of a conversation is driven
+at a time, anywhere: the lease in the database says whose.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import uuid
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from typing import Any
+
+from msgspec import Struct
+
+from perdure.core.errors import AgentError, LeaseLost, NotFound, ProviderError, StoreError
+from perdure.core.events import Event, LogEnded
+from perdure.core.ids import now_us
+from perdure.core.messages import Message
+from perdure.core.model import ToolSpec
+from perdure.core.runs import Run, StopReason
+from perdure.loop.turn import Turn
+from perdure.providers.registry import Registry
+from perdure.runs.context import Context, Contexts
+from perdure.runs.log import RunLog
+from perdure.runs.search import StoreSearch
+from perdure.runs.worker import Worker, shielded
+from perdure.store import events as event_store
+from perdure.store import runs as run_store
+from perdure.store.base import Store
+from perdure.store.runs import Accepted
+from perdure.tools.builtin import BuiltinTools
+from perdure.tools.executor import Executor
+from perdure.tools.sandbox import Sandbox
+
+log = logging.getLogger(__name__)
+
+LEASE_US = 8_000_000
+BEAT_S = 2.0
+SWEEP_S = 1.0
+MAX_ATTEMPTS = 5
+KEPT_LOGS = 1000
+
+
+class Submitted(Struct, frozen=True):
+    """`attached`: the run had been accepted before. `durable` completes once the acceptance is on disk."""
+
+    run_id: str
+    attached: bool
+    durable: Any
+
+
+class _Job:
+    """One run this process drives."""
+
+    __slots__ = ("cancelled", "conversation_id", "task")
+
+    def __init__(self, conversation_id: str) -> None:
+        self.conversation_id = conversation_id
+        self.cancelled = False
+        self.task: asyncio.Task[None] | None = None
+
+
+class Runner:
+    def __init__(
+        self, store: Store, registry: Registry, sandbox: Sandbox, *, max_queued: int = 100, trace_limit: int = 65_536
+    ) -> None:
+        self._store = store
+        self._registry = registry
+        self._sandbox = sandbox
+        self._builtin = BuiltinTools()
+        self.contexts = Contexts(store)
+        self.owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:12]}"
+        self._max_queued = max_queued
+        self._trace_limit = trace_limit
+        self._logs: OrderedDict[str, RunLog] = OrderedDict()
+        self._jobs: dict[str, _Job] = {}
+        self._waiting: dict[str, int] = {}
+        self._background: set[asyncio.Task[Any]] = set()
+        self._stopping = False
+
+    def start(self) -> None:
+        self._spawn(self._beat())
+        self._spawn(self._sweep())
+
+    async def stop(self, grace_s: float = 5.0) -> None:
+        """Let running runs end for a while, then leave the rest to whoever starts next: their steps are committed."""
+        self._stopping = True
+        tasks = [job.task for job in self._jobs.values() if job.task is not None]
+        if tasks:
+            _, pending = await asyncio.wait(tasks, timeout=grace_s)
+            for task in pending:
+                task.cancel()
+            await asyncio.gather(*pending, return_exceptions=True)
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    # -- accepting
+
+    async def submit(self, run: Run, inputs: tuple[Message, ...], otids: tuple[str, ...], *, wait: bool) -> Submitted:
+        """Accept a request (D4: once per otid) and start it as soon as its conversation is free.
+
+        Raises NotFound, Conflict (busy and not `wait`), Unavailable. Do not tell the caller before `durable`.
+        """
+        if self._stopping:
+            raise StoreError("The server is shutting down.")
+        write = self._store.begin_write(
+            lambda: run_store.submit_run(
+                run,
+                inputs,
+                otids=otids,
+                owner=self.owner,
+                until=now_us() + LEASE_US,
+                wait=wait,
+                max_queued=self._max_queued,
+            )
+        )
+        accepted: Accepted = await write.executed
+        if accepted.attached:
+            return Submitted(accepted.run_id, True, write.committed)
+        self._keep(RunLog(run.id))
+        if accepted.lease is not None:
+            self._start(run, accepted, inputs)
+        else:
+            self._waiting[run.conversation_id] = self._waiting.get(run.conversation_id, 0) + 1
+            if not any(job.conversation_id == run.conversation_id for job in self._jobs.values()):
+                self._spawn(self._claim(run.conversation_id))  # it was released between our two looks at it
+        return Submitted(run.id, False, write.committed)
+
+    def _keep(self, runlog: RunLog) -> RunLog:
+        self._logs[runlog.run_id] = runlog
+        while len(self._logs) > KEPT_LOGS:
+            oldest, kept = next(iter(self._logs.items()))
+            if not kept.ended:
+                break
+            del self._logs[oldest]
+        return runlog
+
+    def _start(self, run: Run, accepted: Accepted, inputs: tuple[Message, ...] | None) -> None:
+        job = _Job(run.conversation_id)
+        self._jobs[run.id] = job
+        job.task = asyncio.create_task(self._work(run, accepted, inputs, job))
+
+    # -- driving
+
+    async def _work(self, run: Run, accepted: Accepted, inputs: tuple[Message, ...] | None, job: _Job) -> None:
+        runlog = self._logs.get(run.id) or self._keep(RunLog(run.id))
+        assert accepted.lease is not None
+        worker = Worker(self._store, run, accepted.lease, runlog, trace_limit=self._trace_limit)
+        worker.begin()
+        try:
+            await self._drive(worker, accepted, inputs)
+        except LeaseLost:
+            log.warning("run %s was taken over by another worker", run.id)
+            self.contexts.forget(run.conversation_id)
+        except asyncio.CancelledError:
+            self.contexts.forget(run.conversation_id)
+            if job.cancelled:
+                await self._end(worker, "cancelled", None)
+            elif not self._stopping:
+                raise
+        except AgentError as error:
+            self.contexts.forget(run.conversation_id)
+            await self._end(worker, "llm_api_error" if isinstance(error, ProviderError) else "error", error)
+        except Exception as error:  # a defect of ours: on record as the run's end, and in the log with its traceback
+            log.exception("run %s failed", run.id)
+            self.contexts.forget(run.conversation_id)
+            await self._end(worker, "error", AgentError(f"Internal error: {type(error).__name__}: {error}"))
+        finally:
+            del self._jobs[run.id]
+            if not runlog.ended:
+                runlog.abandon()
+        if self._waiting.get(run.conversation_id):
+            await self._claim(run.conversation_id)
+
+    async def _end(self, worker: Worker, stop: StopReason, error: AgentError | None) -> None:
+        try:
+            await shielded(worker.finish_early(stop, error))
+        except LeaseLost:
+            log.warning("run %s was taken over before it could be ended", worker.run.id)
+        except StoreError:
+            log.exception("run %s could not be ended; its lease will expire and it will be taken up again", worker.run.id)
+
+    async def _drive(self, worker: Worker, accepted: Accepted, inputs: tuple[Message, ...] | None) -> None:
+        run = worker.run
+        context = await self.contexts.load(accepted, inputs)
+        turn, executor = await self._turn(run, context)
+        await worker.drive(turn, context, executor)
+
+    async def _turn(self, run: Run, context: Context) -> tuple[Turn, Executor]:
+        bundle, config = context.bundle, run.config
+        agent = bundle.agent
+        handle = config.override_model or agent.model
+        resolved = await self._registry.resolve(handle, settings=agent.model_settings, require_exact=config.return_token_ids)
+        executor = Executor(
+            bundle,
+            builtin=self._builtin,
+            sandbox=self._sandbox,
+            search=StoreSearch(self._store, agent.id, run.conversation_id),
+            run_id=run.id,
+            conversation_id=run.conversation_id,
+        )
+        system = context.system
+        if system is None:
+            raise AgentError(f"Conversation {run.conversation_id} has no system message. Reset its messages.")
+        turn = Turn(
+            run=run,
+            agent=agent,
+            tools={tool.name: tool for tool in bundle.tools},
+            specs=[
+                ToolSpec(
+                    tool.name,
+                    str(tool.json_schema.get("description") or tool.description or ""),
+                    tool.json_schema.get("parameters") or {"type": "object", "properties": {}},
+                    agent.model_settings.strict,
+                )
+                for tool in bundle.tools
+            ],
+            system=system,
+            system_text=config.override_system or system.text,
+            context=context.messages,
+            model=resolved.model,
+            model_handle=handle,
+            model_name=resolved.name,
+            provider_name=resolved.provider_name,
+            endpoint=resolved.endpoint,
+            executor=executor,
+            blocks=executor.blocks,
+            tokens=context.tokens,
+            step_count=run.step_count,
+        )
+        return turn, executor
+
+    async def _claim(self, conversation_id: str) -> None:
+        """Take up the conversation's next run, if there is one and it is free."""
+        if self._stopping:
+            return
+        dead = await self._dead_owner(conversation_id)
+        accepted = await self._store.write(
+            lambda: run_store.claim_next(
+                conversation_id, owner=self.owner, until=now_us() + LEASE_US, now=now_us(), dead_owner=dead
+            )
+        )
+        if accepted is None:
+            self._waiting.pop(conversation_id, None)
+            return
+        if self._waiting.get(conversation_id):
+            self._waiting[conversation_id] -= 1
+        run = await self._store.read(lambda: run_store.run_by_id(accepted.run_id))
+        if run.id not in self._logs or self._logs[run.id].ended:
+            seq = await self._store.read(lambda: event_store.last_seq(run.id))
+            self._keep(RunLog(run.id, base=seq))
+        if run.attempts > MAX_ATTEMPTS:
+            await self._give_up(run, accepted)
+            return
+        self._start(run, accepted, None)
+
+    async def _give_up(self, run: Run, accepted: Accepted) -> None:
+        assert accepted.lease is not None
+        worker = Worker(self._store, run, accepted.lease, self._logs[run.id], trace_limit=self._trace_limit)
+        error = AgentError(f"This run ended its worker {run.attempts - 1} times and is not tried again.")
+        await self._end(worker, "error", error)
+
+    # -- watching over leases
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(BEAT_S)
+            if self._jobs:
+                with contextlib.suppress(StoreError):
+                    await self._store.write(lambda: run_store.renew_leases(self.owner, now_us() + LEASE_US))
+
+    async def _sweep(self) -> None:
+        while True:
+            try:
+                for conversation_id in await self._orphans():
+                    if not any(job.conversation_id == conversation_id for job in self._jobs.values()):
+                        await self._claim(conversation_id)
+            except AgentError:
+                log.exception("looking for interrupted runs failed; trying again")
+            await asyncio.sleep(SWEEP_S)
+
+    async def _orphans(self) -> list[str]:
+        found: list[str] = []
+        for dead in await self._dead_owners():
+            found += await self._store.read(lambda dead=dead: run_store.orphaned_conversations(now_us(), dead))
+        return list(dict.fromkeys(found))
+
+    async def _dead_owners(self) -> list[str]:
+        """Lease owners on this host whose process is gone (their leases need not run out), and "" for none in particular."""
+        owners = await self._store.read(run_store.lease_owners)
+        return ["", *(owner for owner in owners if owner != self.owner and is_dead(owner))]
+
+    async def _dead_owner(self, conversation_id: str) -> str:
+        owners = await self._dead_owners()
+        return owners[-1] if len(owners) > 1 else ""
+
+    # -- following and ending
+
+    async def follow(
+        self, run_id: str, after: int = 0, *, idle_s: float | None = None
+    ) -> AsyncIterator[tuple[int, list[Event]]]:
+        """(seq of the first, events) with seq > `after`: what is stored, then live until the run ends. NotFound.
+
+        With `idle_s`, an empty batch comes after that long without events.
+        """
+        runlog = self._logs.get(run_id)
+        if runlog is None or after < runlog.base:
+            stored = await self._store.scan(lambda: event_store.events_after(run_id, after))
+            limit = runlog.base if runlog is not None else None
+            stored = [(seq, event) for seq, event in stored if limit is None or seq <= limit]
+            if stored:
+                yield stored[0][0], [event for _, event in stored]
+                after = stored[-1][0]
+            elif runlog is None:
+                await self._store.read(lambda: run_store.run_by_id(run_id))
+        while True:
+            runlog = self._logs.get(run_id)
+            if runlog is not None:
+                async for first, events in runlog.follow(after, idle_s=idle_s):
+                    yield first, events
+                    after = first + len(events) - 1
+                if isinstance(runlog.events[-1] if runlog.events else None, LogEnded):
+                    return
+            run = await self._store.read(lambda: run_store.run_by_id(run_id))
+            ended = run.status not in ("created", "running")
+            rest = await self._store.scan(lambda after=after: event_store.events_after(run_id, after))
+            if rest:
+                yield rest[0][0], [event for _, event in rest]
+                after = rest[-1][0]
+            if ended or self._stopping:
+                return
+            await asyncio.sleep(0.1)
+
+    def live_log(self, run_id: str) -> RunLog | None:
+        """The log of a run driven or just ended here, for readers that need no storage."""
+        return self._logs.get(run_id)
+
+    async def cancel(self, run_id: str) -> str:
+        """End a run as soon as possible: "cancelled" or "ended" (it had ended before). NotFound."""
+        run = await self._store.read(lambda: run_store.run_by_id(run_id))
+        if run.status not in ("created", "running"):
+            return "ended"
+        outcome = await self._store.write(lambda: run_store.request_cancel(run_id, now_us()))
+        job = self._jobs.get(run_id)
+        if outcome == "requested" and job is not None and job.task is not None:
+            job.cancelled = True
+            job.task.cancel()
+            await asyncio.wait([job.task], timeout=5)
+        elif outcome == "cancelled" and (runlog := self._logs.get(run_id)) is not None:
+            runlog.abandon()
+        return "cancelled" if outcome != "ended" else "ended"
+
+
+def is_dead(owner: str) -> bool:
+    """True only if the owner is a process of this host that does not exist any more."""
+    host, _, rest = owner.partition(":")
+    pid = rest.partition(":")[0]
+    if host != socket.gethostname() or not pid.isdigit():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return int(pid) == os.getpid()  # our own pid under another name: the process before us had it
+
+
+__all__ = ["NotFound", "Runner", "Submitted"]

@@ -1,0 +1,319 @@
+"""Drives one run: the loop's steps, each committed under the lease, then published. How a run ends is decided here, once.
+
+The last events of a step are published after its commit; a worker whose lease is gone writes and publishes nothing more.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+
+from perdure.core.agents import Block
+from perdure.core.errors import AgentError, Invalid, LeaseLost, NotFound, ProviderError, StaleBlock
+from perdure.core.events import Event, LogEnded, RunFailed, RunStarted, RunStopped, UsageReported
+from perdure.core.ids import now_us
+from perdure.core.model import ModelDone
+from perdure.core.runs import Run, StopReason, Usage, status_of
+from perdure.core.tokens import bytes_to_ids
+from perdure.loop.loop import committed, redo_tools, run_loop
+from perdure.loop.turn import StepResult, Turn
+from perdure.providers.token_exact import extend
+from perdure.runs.context import Context
+from perdure.runs.log import RunLog
+from perdure.runs.turns import assistant_turn, tool_turns
+from perdure.store import events as event_store
+from perdure.store.base import Store
+from perdure.store.runs import BlockWrite, Lease, RunEnd, StepCommit, commit_step
+from perdure.tools.base import PassageInsert
+from perdure.tools.executor import Executor
+
+log = logging.getLogger(__name__)
+
+MAX_STALE_RETRIES = 5
+
+
+class Worker:
+    """One run being driven. `cancel()` may come from anywhere, at any time."""
+
+    def __init__(self, store: Store, run: Run, lease: Lease, runlog: RunLog, *, trace_limit: int) -> None:
+        self._store = store
+        self.run = run
+        self.lease = lease
+        self.log = runlog
+        self._trace_limit = trace_limit
+        self._usage = run.usage
+        self._step_count = run.step_count
+        self._context_tokens = run.context_tokens
+        self._ttft_ns: int | None = run.ttft_ns
+        self._logprobs: dict[str, Any] | None = None
+        self._turns: list[dict[str, Any]] = []
+        self._started_ns = time.perf_counter_ns()
+
+    def begin(self) -> None:
+        """The first event; a resumed run has it already."""
+        if self.log.last_seq == 0 and self.run.config.include_pings:
+            self.log.append([RunStarted(self.run.id, self.run.created_us)])
+
+    async def drive(self, turn: Turn, context: Context, executor: Executor) -> None:
+        """Run the loop to its end. Raises LeaseLost; every other failure ends the run and is on record."""
+        async with aclosing(run_loop(turn)) as items:
+            async for item in items:
+                if isinstance(item, StepResult):
+                    await self._commit(turn, context, executor, item)
+                else:
+                    if self._ttft_ns is None:
+                        self._ttft_ns = time.perf_counter_ns() - self._started_ns
+                    self.log.append(item)
+
+    async def _commit(self, turn: Turn, context: Context, executor: Executor, result: StepResult) -> None:
+        self._count(turn, result)
+        for _ in range(MAX_STALE_RETRIES):
+            commit = self._step_commit(context, result)
+            try:
+                await self._store.write(lambda commit=commit: commit_step(commit))
+            except StaleBlock as stale:
+                executor.blocks = await self._fresh_blocks(context)
+                result = await redo_tools(turn, result, _calls_touching(result, stale.block_id))
+            else:
+                break
+        else:
+            raise AgentError("A memory block keeps being changed by others while this agent edits it. Send again.")
+        self._after_commit(turn, context, executor, result)
+
+    def _count(self, turn: Turn, result: StepResult) -> None:
+        self._step_count += 1
+        done = result.done
+        if done is None:
+            return
+        self._usage = self._usage + done.usage
+        self._context_tokens = done.usage.total_tokens or None
+        if done.logprobs is not None:
+            self._logprobs = wire_logprobs(done)
+        if self.run.config.return_token_ids and done.capture is not None:
+            self._add_turns(turn, result, done)
+
+    def _add_turns(self, turn: Turn, result: StepResult, done: ModelDone) -> None:
+        assert done.capture is not None
+        call = done.capture.call
+        held = turn.tokens.ids if turn.tokens is not None and done.capture.segment is None else ()
+        prompt = [*held, *bytes_to_ids(call.delta_ids)]
+        self._turns.append(assistant_turn(call, prompt, result.messages[0]))
+        for message in result.messages:
+            if message.role == "tool":
+                self._turns.extend(tool_turns(message, result.step.id))
+
+    def _step_commit(self, context: Context, result: StepResult) -> StepCommit:
+        now = now_us()
+        self._pending: list[Event] = list(result.events)
+        end = self._end(result, now) if result.stop is not None else None
+        unsaved = [*self.log.unsaved(), *self._pending]
+        capture = result.done.capture if result.done else None
+        exchange = result.done.exchange if result.done else None
+        effects = result.outcome.effects if result.outcome else ()
+        tokens = context.tokens
+        cause = tokens.break_cause if tokens is not None and capture is not None else None
+        return StepCommit(
+            lease=self.lease,
+            agent_id=self.run.agent_id,
+            now=now,
+            usage=self._usage,
+            step_count=self._step_count,
+            messages=result.messages,
+            step=result.step,
+            events=event_store.chunk(self.log.saved + 1, unsaved) if unsaved else None,
+            context_tokens=self._context_tokens,
+            ttft_ns=self._ttft_ns,
+            segment=capture.segment if capture else None,
+            call=capture.call if capture else None,
+            segment_id=capture.call.segment_id if capture else None,
+            consumed_cause=f"{cause[0]}: {cause[1]}" if cause else None,
+            request=self._capped(exchange.request) if exchange else None,
+            response=self._capped(exchange.response) if exchange else None,
+            blocks=tuple(
+                BlockWrite(effect.kind, effect.block, effect.base_version)
+                for effect in effects
+                if not isinstance(effect, PassageInsert)
+            ),
+            passages=tuple(
+                passage_params(self.run.agent_id, effect, now) for effect in effects if isinstance(effect, PassageInsert)
+            ),
+            end=end,
+        )
+
+    def _end(self, result: StepResult, now: int) -> RunEnd:
+        assert result.stop is not None
+        self._pending.extend(self._last_events(result.stop, result.error))
+        return self._run_end(result.stop, result.error, now)
+
+    def _run_end(self, stop: StopReason, error: AgentError | None, now: int) -> RunEnd:
+        result: dict[str, Any] = {}
+        if self._logprobs is not None and self.run.config.return_logprobs:
+            result["logprobs"] = self._logprobs
+        metadata = dict(self.run.metadata or {})
+        if result:
+            metadata["result"] = result
+        return RunEnd(
+            status=status_of(stop),
+            stop_reason=stop,
+            completed_us=now,
+            total_duration_ns=time.perf_counter_ns() - self._started_ns,
+            error=error_record(error) if error is not None else None,
+            metadata=metadata or None,
+        )
+
+    def _last_events(self, stop: StopReason, error: AgentError | None) -> list[Event]:
+        last: list[Event] = [RunStopped(stop)]
+        if error is not None:
+            record = error_record(error)
+            last.append(RunFailed(self.run.id, record["type"], record["message"], record["detail"]))
+        elif stop != "cancelled":
+            config = self.run.config
+            last.append(
+                UsageReported(
+                    self._usage,
+                    self._step_count,
+                    self._context_tokens,
+                    logprobs=self._logprobs if config.return_logprobs else None,
+                    turns=self._turns if config.return_token_ids else None,
+                )
+            )
+        last.append(LogEnded())
+        return last
+
+    def _after_commit(self, turn: Turn, context: Context, executor: Executor, result: StepResult) -> None:
+        committed(turn, result)
+        done = result.done
+        if done is not None and done.capture is not None and context.tokens is not None:
+            extend(context.tokens, done.capture, [m.id for m in turn.context if m.id != result.messages[0].id])
+        if result.outcome is not None and result.outcome.effects:
+            executor.blocks = _applied(executor.blocks, result.outcome.effects)
+            if context.seen_blocks is not None:
+                context.seen_blocks = {label: block.value for label, block in executor.blocks.items()}
+        self.log.append(self._pending)
+        self.log.saved = self.log.last_seq
+
+    async def _fresh_blocks(self, context: Context) -> dict[str, Block]:
+        from perdure.store import agents
+
+        bundle = await self._store.read(lambda: agents.agent_bundle(self.run.agent_id))
+        context.bundle = bundle
+        return {block.label: block for block in bundle.blocks}
+
+    async def finish_early(self, stop: StopReason, error: AgentError | None) -> None:
+        """End a run that cannot go on: failed before or between steps, or cancelled. LeaseLost if it is not ours."""
+        self._pending = self._last_events(stop, error)
+        now = now_us()
+        commit = StepCommit(
+            lease=self.lease,
+            agent_id=self.run.agent_id,
+            now=now,
+            usage=self._usage,
+            step_count=self._step_count,
+            events=event_store.chunk(self.log.saved + 1, [*self.log.unsaved(), *self._pending]),
+            context_tokens=self._context_tokens,
+            ttft_ns=self._ttft_ns,
+            end=self._run_end(stop, error, now),
+        )
+        await self._store.write(lambda: commit_step(commit))
+        self.log.append(self._pending)
+        self.log.saved = self.log.last_seq
+
+    def _capped(self, body: bytes) -> bytes:
+        """A request or answer as kept for the trace: whole, or its two ends if it is larger than the limit."""
+        if len(body) <= self._trace_limit:
+            return body
+        half = self._trace_limit // 2
+        return msgspec.json.encode(
+            {
+                "truncated": True,
+                "bytes": len(body),
+                "head": body[:half].decode(errors="replace"),
+                "tail": body[-half:].decode(errors="replace"),
+            }
+        )
+
+
+def error_record(error: AgentError) -> dict[str, Any]:
+    """How a run's error is kept and told: type, message, detail, and the HTTP status it means to who waits."""
+    if isinstance(error, ProviderError):
+        return {"type": error.kind, "message": error.message, "detail": error.detail, "status": error.status}
+    kind = "not_found" if isinstance(error, NotFound) else "invalid" if isinstance(error, Invalid) else "internal_error"
+    return {"type": kind, "message": error.message, "detail": error.message, "status": None}
+
+
+def wire_logprobs(done: ModelDone) -> dict[str, Any]:
+    """The last call's logprobs in OpenAI's ChoiceLogprobs shape."""
+    return {
+        "content": [
+            {
+                "token": item.token,
+                "logprob": item.logprob,
+                "bytes": item.bytes,
+                "top_logprobs": [{"token": token, "logprob": value, "bytes": raw} for token, value, raw in item.top],
+            }
+            for item in done.logprobs or ()
+        ],
+        "refusal": None,
+    }
+
+
+def passage_params(agent_id: str, effect: PassageInsert, now: int) -> dict[str, Any]:
+    return {
+        "id": effect.id,
+        "agent_id": agent_id,
+        "created_us": effect.created_us or now,
+        "text": effect.text,
+        "body": msgspec.json.encode({"tags": list(effect.tags)}),
+    }
+
+
+def _applied(blocks: dict[str, Block], effects: Sequence[Any]) -> dict[str, Block]:
+    """The blocks after the committed edits, as the database has them now (an update raised the version by one)."""
+    now = dict(blocks)
+    for effect in effects:
+        if isinstance(effect, PassageInsert):
+            continue
+        block: Block = effect.block
+        now = {label: kept for label, kept in now.items() if kept.id != block.id}
+        if effect.kind != "detach":
+            version = effect.base_version + 1 if effect.kind != "create" else block.version
+            now[block.label] = msgspec.structs.replace(block, version=version)
+    return now
+
+
+def _calls_touching(result: StepResult, block_id: str) -> set[str]:
+    """The calls to run again when a block changed under them: every memory tool of the step, as their edits build on
+    each other."""
+    assert result.outcome is not None
+    return {answer.tool_call_id for answer in result.outcome.returns if answer.name in _MEMORY_TOOLS}
+
+
+_MEMORY_TOOLS = frozenset(
+    {
+        "memory",
+        "memory_insert",
+        "memory_replace",
+        "memory_rethink",
+        "memory_apply_patch",
+        "core_memory_append",
+        "core_memory_replace",
+        "archival_memory_insert",
+    }
+)
+
+
+async def shielded(work: Any) -> None:
+    """Finish `work` even if we are cancelled meanwhile."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await task
+        raise
+
+
+__all__ = ["LeaseLost", "Usage", "Worker", "error_record"]

@@ -1,0 +1,136 @@
+"""Runs a step's tool calls and answers each of them once, in call order.
+
+Whatever goes wrong with a call is an answer to the model, never an exception: bad arguments, an unknown tool, a refused call, a
+tool that fails. Memory edits of one step build on each other and are returned as effects, to be committed with the step.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from perdure.core.agents import AgentBundle, Block, Tool
+from perdure.core.errors import ToolError
+from perdure.core.messages import ToolCall, ToolReturn
+from perdure.core.effects import ToolOutcome
+from perdure.tools.base import MemorySearch, ToolContext
+from perdure.tools.builtin import BuiltinTools
+from perdure.tools.registry import arguments_of, truncated
+from perdure.tools.sandbox import Sandbox
+from perdure.tools.schema import check_arguments
+
+log = logging.getLogger(__name__)
+
+
+class Executor:
+    """The tools of one run. `blocks` are the agent's blocks when the step begins; the caller renews them."""
+
+    def __init__(
+        self,
+        bundle: AgentBundle,
+        *,
+        builtin: BuiltinTools,
+        sandbox: Sandbox,
+        search: MemorySearch,
+        run_id: str,
+        conversation_id: str,
+    ) -> None:
+        self._agent = bundle.agent
+        self._tools = {tool.name: tool for tool in bundle.tools}
+        self.blocks: dict[str, Block] = {block.label: block for block in bundle.blocks}
+        self._builtin = builtin
+        self._sandbox = sandbox
+        self._search = search
+        self._run_id = run_id
+        self._conversation_id = conversation_id
+
+    async def execute(
+        self,
+        calls: Sequence[ToolCall],
+        *,
+        refused: Mapping[str, str],
+        prefilled: Mapping[str, Mapping[str, Any]],
+        step_id: str,
+        keep: Mapping[str, ToolReturn],
+    ) -> ToolOutcome:
+        context = self._context(step_id)
+        answers: dict[int, ToolReturn] = {}
+        together: list[int] = []
+        for at, call in enumerate(calls):
+            if call.id in keep:
+                answers[at] = keep[call.id]
+            elif call.id in refused:
+                answers[at] = _error(call, refused[call.id])
+            elif (tool := self._tools.get(call.name)) is not None and tool.enable_parallel_execution:
+                together.append(at)
+        if together:
+            done = await asyncio.gather(*(self._run(calls[at], prefilled, context) for at in together))
+            answers.update(zip(together, done, strict=True))
+        for at, call in enumerate(calls):
+            if at not in answers:
+                answers[at] = await self._run(call, prefilled, context)
+        return ToolOutcome(tuple(answers[at] for at in range(len(calls))), tuple(context.effects))
+
+    def _context(self, step_id: str) -> ToolContext:
+        return ToolContext(
+            agent_id=self._agent.id,
+            conversation_id=self._conversation_id,
+            run_id=self._run_id,
+            step_id=step_id,
+            timezone=self._agent.timezone,
+            blocks=dict(self.blocks),
+            effects=[],
+            search=self._search,
+            secrets=self._agent.secrets,
+            context_window=self._agent.context_window,
+        )
+
+    async def _run(
+        self, call: ToolCall, prefilled: Mapping[str, Mapping[str, Any]], context: ToolContext
+    ) -> ToolReturn:
+        tool = self._tools.get(call.name)
+        if tool is None:
+            names = ", ".join(sorted(self._tools)) or "none"
+            return _error(call, f"Tool not found: {call.name}. Tools you can call: {names}.")
+        try:
+            arguments = arguments_of(call, legacy=self._agent.agent_type.startswith("memgpt"))
+            arguments.update(prefilled.get(call.name, {}))
+            if (wrong := check_arguments(tool.json_schema.get("parameters", {}), arguments)) is not None:
+                raise ToolError(f"Error executing function {call.name}: ArgumentError: {wrong}")
+        except ToolError as error:
+            return _error(call, error.message)
+        if tool.tool_type == "custom":
+            return await self._run_custom(call, tool, arguments, context)
+        return await self._builtin.run(call, tool, arguments, context)
+
+    async def _run_custom(
+        self, call: ToolCall, tool: Tool, arguments: dict[str, Any], context: ToolContext
+    ) -> ToolReturn:
+        if tool.source_type != "python" or not tool.source_code:
+            return _error(call, f"Tool {call.name} has no Python source this server could run.")
+        result = await self._sandbox.run(
+            source=tool.source_code,
+            function=tool.name,
+            args=arguments,
+            env={
+                **context.secrets,
+                "LETTA_AGENT_ID": context.agent_id,
+                "LETTA_TOOL_ID": tool.id,
+                "LETTA_PROJECT_ID": self._agent.project_id or "",
+            },
+            allow_network=tool.allow_network,
+            pip_requirements=tool.pip_requirements,
+        )
+        text = result.value if result.status == "success" else (result.error or "The tool failed.")
+        return ToolReturn(
+            tool_call_id=call.id,
+            name=call.name,
+            status=result.status,
+            content=truncated(text, tool.return_char_limit),
+            stdout=tuple(result.stdout) or None,
+            stderr=tuple(result.stderr) or None,
+        )
+
+
+def _error(call: ToolCall, text: str) -> ToolReturn:
+    return ToolReturn(tool_call_id=call.id, name=call.name, status="error", content=text)
