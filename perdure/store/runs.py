@@ -409,3 +409,9 @@ def active_runs(*, conversation_id: str | None = None, agent_id: str | None = No
     else:
         rows = yield Query("active_runs_of_agent", {"agent_id": agent_id})
     return [(row[0], row[1], row[2]) for row in rows]
+
+
+def lease_owners() -> Tx[list[str]]:
+    """Who holds leases now, as far as the database knows."""
+    rows = yield Query("lease_owners")
+    return [row[0] for row in rows if row[0]]

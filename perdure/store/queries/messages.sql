@@ -32,3 +32,6 @@ INSERT INTO messages_fts (rowid, text) VALUES (:pos, :text)
 
 -- name: set_indexed
 INSERT INTO search_state (name, last_pos) VALUES ('messages', :pos) ON CONFLICT (name) DO UPDATE SET last_pos = excluded.last_pos
+
+-- name: delete_messages
+DELETE FROM messages WHERE conversation_id = :conversation_id AND id <> :but

@@ -1,0 +1,159 @@
+"""Sending messages: one path for every way of waiting. A request becomes a run; the answer is a reading of its event log.
+
+Plain Starlette routes: this is the server's hot path.
+"""
+
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from perdure.api.errors import error_response, run_error_response
+from perdure.api.message_requests import (
+    SendRequest,
+    check_not_streaming,
+    decode_send,
+    input_messages,
+    run_config,
+)
+from perdure.api.resources import run_state
+from perdure.api.services import Services, services
+from perdure.api.sse import EventStream
+from perdure.api.to_wire import response
+from perdure.core.errors import AgentError, Conflict, Invalid
+from perdure.core.events import RunFailed, RunStopped
+from perdure.core.ids import matches, new_id, now_us
+from perdure.core.runs import Run
+from perdure.runs.runner import Submitted
+
+_encode = msgspec.json.Encoder().encode
+
+
+def checked_agent_id(value: str) -> str:
+    if not matches("agent", value):
+        raise Invalid(
+            f"agent_id: {value!r} should match pattern 'agent-{{uuid4}}'",
+            status=422,
+            examples=["agent-123e4567-e89b-42d3-8456-426614174000"],
+        )
+    return value
+
+
+async def send(request: Request) -> ASGIApp:
+    """`POST /v1/agents/{agent_id}/messages`: wait for the run, or stream it (`streaming: true`)."""
+    try:
+        agent_id = checked_agent_id(request.path_params["agent_id"])
+        body = decode_send(await request.body())
+        if body.streaming:
+            return await _stream(services(request), body, agent_id, agent_id, wait=True)
+        check_not_streaming(body)
+        return await _answer(services(request), body, agent_id, agent_id)
+    except AgentError as error:
+        return error_response(error)
+
+
+async def send_stream(request: Request) -> ASGIApp:
+    """`POST /v1/agents/{agent_id}/messages/stream` (deprecated): as `send` with `streaming: true`."""
+    try:
+        agent_id = checked_agent_id(request.path_params["agent_id"])
+        body = decode_send(await request.body())
+        return await _stream(services(request), body, agent_id, agent_id, wait=True)
+    except AgentError as error:
+        return error_response(error)
+
+
+async def send_async(request: Request) -> ASGIApp:
+    """`POST /v1/agents/{agent_id}/messages/async`: the run, at once."""
+    try:
+        agent_id = checked_agent_id(request.path_params["agent_id"])
+        body = decode_send(await request.body())
+        parts = services(request)
+        run, submitted = await submit(parts, body, agent_id, agent_id, streaming=False, background=True, wait=True)
+        await submitted.durable
+        if submitted.attached:
+            run = await parts.runner.run(submitted.run_id)
+        return Response(_encode(run_state(run)), media_type="application/json")
+    except AgentError as error:
+        return error_response(error)
+
+
+async def submit(
+    parts: Services,
+    body: SendRequest,
+    agent_id: str,
+    conversation_id: str,
+    *,
+    streaming: bool,
+    background: bool,
+    wait: bool,
+) -> tuple[Run, Submitted]:
+    now = now_us()
+    run = Run(
+        id=new_id("run"),
+        agent_id=agent_id,
+        conversation_id=conversation_id,
+        status="created",
+        created_us=now,
+        config=run_config(body, streaming=streaming, background=background),
+        background=background,
+        metadata={"run_type": "send_message"},
+    )
+    inputs, otids = input_messages(body, agent_id=agent_id, conversation_id=conversation_id, run_id=run.id, now=now)
+    await check_model(parts, body)
+    return run, await parts.runner.submit(run, inputs, otids, wait=wait)
+
+
+async def check_model(parts: Services, body: SendRequest) -> None:
+    """What must fail before anything is accepted: an override nobody serves."""
+    if body.override_model is not None:
+        await parts.registry.resolve(body.override_model)
+
+
+async def _answer(parts: Services, body: SendRequest, agent_id: str, conversation_id: str) -> Response:
+    run, submitted = await submit(
+        parts, body, agent_id, conversation_id, streaming=False, background=False, wait=True
+    )
+    events: list[Any] = []
+    async for _, batch in parts.runner.follow(submitted.run_id):
+        events.extend(batch)
+    failed = next((event for event in events if isinstance(event, RunFailed)), None)
+    if failed is not None:
+        ended = await parts.runner.run(submitted.run_id)
+        return run_error_response(failed, ended.error or {})
+    if not any(isinstance(event, RunStopped) for event in events):
+        raise Conflict(f"Run {submitted.run_id} is still going on elsewhere; look at it again.", run_id=submitted.run_id)
+    answer = response(events, submitted.run_id, run.config.include_return_message_types)
+    return Response(_encode(answer), media_type="application/json")
+
+
+async def _stream(
+    parts: Services, body: SendRequest, agent_id: str, conversation_id: str, *, wait: bool
+) -> EventStream:
+    run, submitted = await submit(
+        parts,
+        body,
+        agent_id,
+        conversation_id,
+        streaming=True,
+        background=bool(body.background),
+        wait=wait,
+    )
+    if submitted.attached:
+        run = await parts.runner.run(submitted.run_id)
+    return EventStream(
+        parts.runner,
+        run,
+        durable=submitted.durable,
+        pings=body.include_pings is not False,
+        ping_interval_s=parts.settings.ping_interval_s,
+    )
+
+
+routes = [
+    Route("/v1/agents/{agent_id}/messages", send, methods=["POST"], name="send_message"),
+    Route("/v1/agents/{agent_id}/messages/stream", send_stream, methods=["POST"], name="create_agent_message_stream"),
+    Route("/v1/agents/{agent_id}/messages/async", send_async, methods=["POST"], name="create_agent_message_async"),
+]
