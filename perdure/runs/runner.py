@@ -341,6 +341,10 @@ class Runner:
                 return
             await asyncio.sleep(0.1)
 
+    async def run(self, run_id: str) -> Run:
+        """The run as stored. NotFound."""
+        return await self._store.read(lambda: run_store.run_by_id(run_id))
+
     def live_log(self, run_id: str) -> RunLog | None:
         """The log of a run driven or just ended here, for readers that need no storage."""
         return self._logs.get(run_id)

@@ -1,0 +1,44 @@
+# make demo: the main job, from nothing.   make test: the tests.   The rest is for people who change the code.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test setup check test-all serve bench fmt clean
+
+demo: $(STAMP)
+	@$(BIN)/perdure demo
+
+test: $(STAMP)
+	@$(BIN)/python -m pytest tests/unit tests/contract tests/e2e -m "not engine and not slow"
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml
+	@echo "Making the environment in $(VENV) (a minute or two; packages come from PyPI)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on --quiet -e ".[local]" --group dev
+	@touch $(STAMP)
+
+check: $(STAMP)
+	$(BIN)/ruff format --check perdure tests scripts
+	$(BIN)/ruff check perdure tests scripts
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+fmt: $(STAMP)
+	$(BIN)/ruff format perdure tests scripts
+	$(BIN)/ruff check --fix perdure tests scripts
+
+test-all: $(STAMP)
+	@bash scripts/test_all.sh
+
+serve: $(STAMP)
+	$(BIN)/perdure serve
+
+bench: $(STAMP)
+	$(BIN)/perdure bench
+
+clean:
+	rm -rf $(VENV) .cache build dist

@@ -1,0 +1,118 @@
+"""The composition root: the one file that builds store, providers, sandbox, runner and app, and knows them all."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+from starlette.types import ASGIApp
+
+from perdure.agents.builtin_tools import ensure_builtin_tools
+from perdure.api.app import create_app
+from perdure.api.services import Services
+from perdure.config import Settings
+from perdure.core.errors import AgentError
+from perdure.providers.registry import Registry, providers_from_config, providers_from_env
+from perdure.runs.runner import Runner
+from perdure.store.migrate import migrate_sqlite
+from perdure.store.sqlite import SqliteStore
+from perdure.tools.sandbox import Sandbox
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Server:
+    """The parts of one server process, started and stopped together."""
+
+    settings: Settings
+    services: Services
+    app: ASGIApp
+
+    async def start(self) -> None:
+        await ensure_builtin_tools(self.services.store)
+        self.services.runner.start()
+
+    async def stop(self) -> None:
+        """Let running runs end or hand them over, then close everything in the order it depends on each other."""
+        await self.services.runner.stop()
+        await self.services.sandbox.close()
+        await self.services.registry.close()
+        await self.services.store.close()
+
+
+def build(settings: Settings) -> Server:
+    """Put the parts together; nothing is started but the database's writer."""
+    path = settings.sqlite_path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    migrate_sqlite(path)
+    store = SqliteStore(path, synchronous=settings.synchronous)
+    configs = [*providers_from_config(settings.config, settings.env), *providers_from_env(settings.env)]
+    registry = Registry(configs, tokenizers_dir=settings.tokenizers_dir, env=settings.env)
+    sandbox = Sandbox(mode=settings.tool_isolation, timeout_s=settings.tool_timeout_s)  # type: ignore[arg-type]
+    runner = Runner(
+        store,
+        registry,
+        sandbox,
+        max_queued=settings.max_queued_per_conversation,
+        trace_limit=settings.trace_limit,
+    )
+    services = Services(settings=settings, store=store, registry=registry, sandbox=sandbox, runner=runner)
+    return Server(settings, services, create_app(services))
+
+
+@contextlib.asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[Server]:
+    """A started server without a socket: for tests and for those who mount the app themselves."""
+    server = build(settings)
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.stop()
+
+
+def serve(settings: Settings, *, on_ready: Callable[[Server], None] | None = None, log_level: str = "info") -> None:
+    """Serve until SIGTERM or SIGINT, then shut down gracefully. Raises AgentError if the parts cannot be built."""
+    import uvicorn
+
+    async def main() -> None:
+        server = build(settings)
+        await server.start()
+        config = uvicorn.Config(
+            server.app,
+            host=settings.host,
+            port=settings.port,
+            log_level=log_level,
+            access_log=False,
+            lifespan="off",
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=10,
+        )
+        http = uvicorn.Server(config)
+        http.install_signal_handlers = lambda: None  # type: ignore[attr-defined,method-assign]
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with contextlib.suppress(NotImplementedError):
+                loop.add_signal_handler(number, lambda: setattr(http, "should_exit", True))
+        serving = asyncio.create_task(http.serve())
+        while not http.started and not serving.done():
+            await asyncio.sleep(0.01)
+        if on_ready is not None and http.started:
+            on_ready(server)
+        try:
+            await serving
+        finally:
+            await server.stop()
+
+    try:
+        import uvloop
+    except ImportError:  # not on Windows
+        asyncio.run(main())
+    else:
+        uvloop.run(main())
+
+
+__all__ = ["AgentError", "Server", "build", "running", "serve"]

@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# The long tests: real engines, the TypeScript SDK, kill -9. Starts what it needs, says what it skipped.
+# TEST_ALL_SECONDS: stop starting new parts after that long (0: never).
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+budget="${TEST_ALL_SECONDS:-0}"
+failed=0
+skipped=()
+
+part() { # part NAME SECONDS COMMAND...: run it if it fits
+    local name="$1" seconds="$2"
+    shift 2
+    if [ "$budget" -gt 0 ] && [ $((SECONDS + seconds)) -gt "$budget" ]; then
+        skipped+=("$name (needs about ${seconds} s, $((budget - SECONDS)) s left)")
+        return
+    fi
+    echo "== $name"
+    "$@" || failed=1
+}
+
+part "slow tests" 120 .venv/bin/python -m pytest tests -m "slow and not engine"
+if command -v npm >/dev/null; then
+    part "TypeScript SDK" 90 bash scripts/test_typescript.sh
+else
+    skipped+=("TypeScript SDK (npm is not installed)")
+fi
+part "llama.cpp" 60 .venv/bin/python -m pytest tests/engines -m engine -k llamacpp
+part "SGLang on CPU (installs about 3 GB on the first run)" 900 bash scripts/engines/test_sglang.sh
+
+for name in "${skipped[@]:-}"; do
+    [ -n "$name" ] && echo "skipped: $name"
+done
+exit "$failed"

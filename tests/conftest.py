@@ -1,0 +1,26 @@
+"""Shared by all tests: a fresh SQLite store."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from perdure.store.migrate import migrate_sqlite
+from perdure.store.sqlite import SqliteStore
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A database at the newest schema, made once; tests copy it."""
+    path = tmp_path_factory.mktemp("schema") / "empty.db"
+    migrate_sqlite(path)
+    return path.read_bytes()
+
+
+@pytest.fixture
+async def store(tmp_path: Path, empty_database: bytes) -> AsyncIterator[SqliteStore]:
+    path = tmp_path / "perdure.db"
+    path.write_bytes(empty_database)
+    made = SqliteStore(path, synchronous="NORMAL")
+    yield made
+    await made.close()
