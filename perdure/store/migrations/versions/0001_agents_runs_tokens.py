@@ -49,6 +49,8 @@ def _agents() -> None:
         integer("last_run_completed_us", null=True),
         integer("last_run_duration_ms", null=True),
         text("last_stop_reason", null=True),
+        text("project_id", null=True),
+        integer("hidden", default=0),
         blob("body"),
     )
     op.create_index("agents_created", "agents", ["created_us", "id"])
@@ -61,6 +63,9 @@ def _agents() -> None:
         integer("created_us"),
         integer("updated_us"),
         integer("version", default=1),
+        text("project_id", null=True),
+        integer("hidden", default=0),
+        integer("is_template", default=0),
         blob("body"),
     )
     op.create_index("blocks_created", "blocks", ["created_us", "id"])
@@ -83,7 +88,9 @@ def _agents() -> None:
     op.create_index("tools_created", "tools", ["created_us", "id"])
     op.create_table("agent_tools", text("agent_id", key=True), text("tool_id", key=True), integer("position"))
     op.create_index("agent_tools_tool", "agent_tools", ["tool_id"])
-    op.create_table("tags", text("kind", key=True), text("entity_id", key=True), text("tag", key=True))
+    op.create_table(
+        "tags", text("kind", key=True), text("entity_id", key=True), text("tag", key=True), integer("position", default=0)
+    )
     op.create_index("tags_tag", "tags", ["kind", "tag", "entity_id"])
 
 
@@ -214,8 +221,16 @@ def _archives() -> None:
         blob("body"),
     )
     op.create_index("passages_id", "passages", ["id"], unique=True)
-    op.create_index("passages_agent", "passages", ["agent_id", "pos"])
+    op.create_index("passages_agent", "passages", ["agent_id", "created_us", "id"])
     op.create_table("search_state", text("name", key=True), integer("last_pos", default=0))
     if op.get_bind().dialect.name == "sqlite":
         op.execute("CREATE VIRTUAL TABLE passages_fts USING fts5(text)")
+        op.execute(
+            "CREATE TRIGGER passage_in AFTER INSERT ON passages BEGIN "
+            "INSERT INTO passages_fts (rowid, text) VALUES (new.pos, new.text); END"
+        )
+        op.execute(
+            "CREATE TRIGGER passage_out AFTER DELETE ON passages BEGIN "
+            "DELETE FROM passages_fts WHERE rowid = old.pos; END"
+        )
         op.execute("CREATE VIRTUAL TABLE messages_fts USING fts5(text)")

@@ -1,0 +1,219 @@
+"""Agents with what is linked to them: blocks, tools, tags, the default conversation.
+
+An agent, its links and its default conversation (whose id is the agent's) come and go in one transaction.
+"""
+
+from collections.abc import Collection, Sequence
+
+import msgspec
+from msgspec import Struct
+
+from perdure.core.agents import Agent, AgentBundle, Conversation
+from perdure.core.errors import NotFound
+from perdure.core.messages import Message
+from perdure.store.base import Built, Query, Tx
+from perdure.store.blocks import attach_block, block_by_id, blocks_of_agent, blocks_of_agents, create_block
+from perdure.store.codec import AGENT_COLUMNS, agent_from_row, agent_params
+from perdure.store.conversations import create_conversation
+from perdure.store.listing import Filters, Page, Source, contains, list_rows
+from perdure.store.messages import insert_messages, message_by_id
+from perdure.store.tags import add_tags, filter_by_tags, tags_of
+from perdure.store.tools import attach_tool, tool_by_id, tools_of_agent, tools_of_agents
+
+_AGENTS = Source(AGENT_COLUMNS.format("a"), "agents", "a")
+_AGENTS_OF_BLOCK = Source(AGENT_COLUMNS.format("a"), "agents", "a", "JOIN agent_blocks ab ON ab.agent_id = a.id")
+_ids = msgspec.json.Decoder(tuple[str, ...]).decode
+
+
+class AgentView(Struct, frozen=True, kw_only=True):
+    """An agent as a client is shown it. `message_ids`: the context of its default conversation. `pending`: the approval
+    request that waits for an answer, where it was asked for."""
+
+    bundle: AgentBundle
+    message_ids: tuple[str, ...] = ()
+    pending: Message | None = None
+
+
+class AgentFilter(Struct, frozen=True, kw_only=True):
+    """None: not filtered by."""
+
+    name: str | None = None
+    tags: tuple[str, ...] = ()
+    match_all_tags: bool = False
+    query_text: str | None = None
+    project_id: str | None = None
+    last_stop_reason: str | None = None
+    with_hidden: bool = False
+    block_id: str | None = None
+
+
+def create_agent(
+    bundle: AgentBundle,
+    *,
+    new_blocks: Collection[str],
+    system_message: Message,
+    first_messages: tuple[Message, ...] = (),
+) -> Tx[None]:
+    """Store a new agent. Of the bundle's blocks those with an id in `new_blocks` are created, the others are attached.
+
+    NotFound for a block or tool that is gone, Conflict for two blocks of one label. `first_messages` follow the compiled
+    `system_message` in the default conversation.
+    """
+    agent = bundle.agent
+    yield Query("insert_agent", agent_params(agent))
+    for block in bundle.blocks:
+        if block.id in new_blocks:
+            yield from create_block(block)
+        else:
+            block = yield from block_by_id(block.id)
+        yield from attach_block(agent.id, block)
+    for tool in bundle.tools:
+        yield from tool_by_id(tool.id)
+        yield from attach_tool(agent.id, tool.id)
+    yield from add_tags("agent", agent.id, bundle.tags)
+    conversation = Conversation(id=agent.id, agent_id=agent.id)
+    yield from create_conversation(conversation, system_message, agent.revision, agent.created_us)
+    yield from insert_messages(first_messages)
+
+
+def agent_by_id(agent_id: str) -> Tx[Agent]:
+    rows = yield Query("agent_by_id", {"id": agent_id})
+    if not rows:
+        raise NotFound("Agent not found")
+    return agent_from_row(rows[0])
+
+
+def check_agent(agent_id: str) -> Tx[None]:
+    """NotFound unless there is such an agent."""
+    if not (yield Query("agent_exists", {"id": agent_id})):
+        raise NotFound("Agent not found")
+
+
+def agent_bundle(agent_id: str) -> Tx[AgentBundle]:
+    agent = yield from agent_by_id(agent_id)
+    blocks = yield from blocks_of_agent(agent_id)
+    tools = yield from tools_of_agent(agent_id)
+    tags = yield from tags_of("agent", agent_id)
+    return AgentBundle(agent=agent, blocks=blocks, tools=tools, tags=tags)
+
+
+def agent_view(agent_id: str, *, pending: bool = False) -> Tx[AgentView]:
+    bundle = yield from agent_bundle(agent_id)
+    context = yield from _contexts([agent_id])
+    message_ids = context[agent_id]
+    waiting = None
+    if pending and message_ids:
+        found = yield from message_by_id(message_ids[-1])
+        waiting = found[1] if found is not None and found[1].role == "approval" and found[1].tool_calls else None
+    return AgentView(bundle=bundle, message_ids=message_ids, pending=waiting)
+
+
+def replace_agent(agent: Agent) -> Tx[int]:
+    """Write an edited agent; answers its new revision."""
+    rows = yield Query("update_agent", agent_params(agent))
+    if not rows:
+        raise NotFound("Agent not found")
+    return rows[0][0]
+
+
+def bump_agent(agent_id: str, now: int) -> Tx[int]:
+    """Note a change of something linked to the agent; answers its new revision."""
+    rows = yield Query("bump_agent", {"id": agent_id, "now": now})
+    if not rows:
+        raise NotFound("Agent not found")
+    return rows[0][0]
+
+
+_OF_AN_AGENT = (
+    "delete_agent_links_blocks",
+    "delete_agent_links_tools",
+    "delete_agent_passages",
+    "unindex_agent_messages",
+    "delete_agent_messages",
+    "delete_agent_otids",
+    "delete_agent_calls",
+    "delete_agent_segments",
+    "delete_agent_conversations",
+    "delete_agent_events",
+    "delete_agent_traces",
+    "delete_agent_runs",
+)
+
+
+def delete_agent(agent_id: str) -> Tx[None]:
+    """Delete the agent and what only it has. Its blocks and tools stay, and the steps' counts, which hold no content."""
+    if not (yield Query("delete_agent", {"id": agent_id})):
+        raise NotFound("Agent not found")
+    for name in _OF_AN_AGENT:
+        yield Query(name, {"id": agent_id})
+    yield Query("delete_tags", {"kind": "agent", "entity_id": agent_id})
+
+
+def list_agents(wanted: AgentFilter, page: Page, *, blocks: bool, tools: bool, tags: bool) -> Tx[list[AgentView]]:
+    """One page; the links that were not asked for are left empty."""
+    filters = Filters()
+    if wanted.name is not None:
+        filters.add("a.name = :name", name=wanted.name)
+    if wanted.query_text:
+        filters.add("LOWER(a.name) LIKE LOWER(:in_name) ESCAPE '!'", in_name=contains(wanted.query_text))
+    if wanted.tags:
+        filter_by_tags(filters, "agent", "a.id", list(wanted.tags), match_all=wanted.match_all_tags)
+    if wanted.project_id is not None:
+        filters.add("a.project_id = :project_id", project_id=wanted.project_id)
+    if wanted.last_stop_reason is not None:
+        filters.add("a.last_stop_reason = :reason", reason=wanted.last_stop_reason)
+    if not wanted.with_hidden:
+        filters.add("a.hidden = 0")
+    source = _AGENTS
+    if wanted.block_id is not None:
+        source = _AGENTS_OF_BLOCK
+        filters.add("ab.block_id = :block_id", block_id=wanted.block_id)
+    rows = yield from list_rows(source, filters, page, what="Agent")
+    agents = [agent_from_row(row) for row in rows]
+    return (yield from _views(agents, blocks=blocks, tools=tools, tags=tags))
+
+
+def _views(agents: Sequence[Agent], *, blocks: bool, tools: bool, tags: bool) -> Tx[list[AgentView]]:
+    ids = [agent.id for agent in agents]
+    if not ids:
+        return []
+    contexts = yield from _contexts(ids)
+    of_blocks = (yield from blocks_of_agents(ids)) if blocks else {}
+    of_tools = (yield from tools_of_agents(ids)) if tools else {}
+    of_tags: dict[str, tuple[str, ...]] = {}
+    if tags:
+        for agent_id in ids:
+            of_tags[agent_id] = yield from tags_of("agent", agent_id)
+    return [
+        AgentView(
+            bundle=AgentBundle(
+                agent=agent,
+                blocks=tuple(of_blocks.get(agent.id, ())),
+                tools=tuple(of_tools.get(agent.id, ())),
+                tags=of_tags.get(agent.id, ()),
+            ),
+            message_ids=contexts.get(agent.id, ()),
+        )
+        for agent in agents
+    ]
+
+
+def _contexts(agent_ids: Sequence[str]) -> Tx[dict[str, tuple[str, ...]]]:
+    """The ids of the messages in the agents' default conversations' contexts, in order."""
+    filters = Filters()
+    filters.add_in("c.id", "id", agent_ids)
+    heads = yield Built(f"SELECT c.id, c.head_ids FROM conversations c WHERE {filters.conditions[0]}", filters.params)
+    context = {row[0]: list(_ids(row[1])) for row in heads}
+    tails = yield Built(
+        "SELECT m.conversation_id, m.id FROM conversations c JOIN messages m "
+        f"ON m.conversation_id = c.id AND m.pos >= c.tail_from WHERE {filters.conditions[0]} ORDER BY m.pos",
+        filters.params,
+    )
+    for conversation_id, message_id in tails:
+        context[conversation_id].append(message_id)
+    return {key: tuple(ids) for key, ids in context.items()}
+
+
+def count_agents() -> Tx[int]:
+    rows = yield Query("count_agents")
+    return rows[0][0]
