@@ -1,0 +1,185 @@
+"""A double of an OpenAI chat-completions endpoint: plays back scripted turns and remembers what it was asked.
+
+It runs in a thread of the test process; the server under test is a process of its own. The official `openai` SDK accepts its
+answers (tests/contract/test_doubles.py).
+"""
+
+import asyncio
+import json
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from aiohttp import web
+
+Turn = dict[str, Any]
+
+
+def text(content: str, **more: Any) -> Turn:
+    return {"content": content, **more}
+
+
+def call(name: str, arguments: dict[str, Any] | str, *, id: str = "call_1", content: str = "") -> Turn:
+    return calls([(id, name, arguments)], content=content)
+
+
+def calls(items: list[tuple[str, str, dict[str, Any] | str]], *, content: str = "") -> Turn:
+    return {
+        "content": content,
+        "tool_calls": [
+            {"id": id, "name": name, "arguments": args if isinstance(args, str) else json.dumps(args)}
+            for id, name, args in items
+        ],
+    }
+
+
+def failure(status: int, body: Any = None, headers: dict[str, str] | None = None) -> Turn:
+    return {"status": status, "body": body, "headers": headers or {}}
+
+
+class OpenAIDouble:
+    """`turns` are answered in order, then `default`. A turn may carry: reasoning, pieces (how text is cut), delay_s,
+    die_after (frames before the connection drops), garbage, finish, status/body (an error answer)."""
+
+    def __init__(self, models: tuple[str, ...] = ("gpt-test",)) -> None:
+        self.models = models
+        self.turns: deque[Turn] = deque()
+        self.default: Turn | Callable[[dict[str, Any]], Turn] = text("ok")
+        self.requests: list[dict[str, Any]] = []
+        self.gate: threading.Event | None = None
+        self._loop = asyncio.new_event_loop()
+        self._ready = threading.Event()
+        self.port = 0
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+        self._ready.wait(10)
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    def script(self, *turns: Turn) -> None:
+        self.turns.extend(turns)
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(5)
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        app = web.Application(client_max_size=64 * 2**20)
+        app.router.add_post("/v1/chat/completions", self._chat)
+        app.router.add_get("/v1/models", self._models)
+        runner = web.AppRunner(app)
+        self._loop.run_until_complete(runner.setup())
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        self._loop.run_until_complete(site.start())
+        self.port = runner.addresses[0][1]
+        self._ready.set()
+        self._loop.run_forever()
+        self._loop.run_until_complete(runner.cleanup())
+
+    async def _models(self, _: web.Request) -> web.Response:
+        data = [{"id": name, "object": "model", "created": 1, "owned_by": "test"} for name in self.models]
+        return web.json_response({"object": "list", "data": data})
+
+    async def _chat(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        self.requests.append(body)
+        turn = self.turns.popleft() if self.turns else self.default
+        if callable(turn):
+            turn = turn(body)
+        while self.gate is not None and not self.gate.is_set():
+            await asyncio.sleep(0.01)
+        if turn.get("delay_s"):
+            await asyncio.sleep(turn["delay_s"])
+        if "status" in turn:
+            payload = turn["body"] if turn["body"] is not None else {"error": {"message": "scripted", "type": "x"}}
+            raw = payload if isinstance(payload, str) else json.dumps(payload)
+            return web.Response(status=turn["status"], text=raw, headers=turn["headers"])
+        if turn.get("garbage"):
+            return web.Response(text=turn["garbage"], content_type="text/html")
+        if not body.get("stream"):
+            return web.json_response(self._whole(turn, body))
+        return await self._stream(request, turn, body)
+
+    def _usage(self, turn: Turn) -> dict[str, Any]:
+        return turn.get("usage") or {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+
+    def _finish(self, turn: Turn) -> str:
+        return turn.get("finish") or ("tool_calls" if turn.get("tool_calls") else "stop")
+
+    def _whole(self, turn: Turn, body: dict[str, Any]) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": turn.get("content") or None}
+        if turn.get("reasoning"):
+            message["reasoning_content"] = turn["reasoning"]
+        if turn.get("tool_calls"):
+            message["tool_calls"] = [
+                {"id": c["id"], "type": "function", "function": {"name": c["name"], "arguments": c["arguments"]}}
+                for c in turn["tool_calls"]
+            ]
+        return {
+            "id": "chatcmpl-1",
+            "object": "chat.completion",
+            "created": 1,
+            "model": body.get("model"),
+            "choices": [{"index": 0, "message": message, "finish_reason": self._finish(turn), "logprobs": None}],
+            "usage": self._usage(turn),
+        }
+
+    async def _stream(self, request: web.Request, turn: Turn, body: dict[str, Any]) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+        sent = 0
+        for delta, finish in self._deltas(turn):
+            if turn.get("die_after") is not None and sent >= turn["die_after"]:
+                assert request.transport is not None
+                request.transport.close()
+                return response
+            frame = {
+                "id": "chatcmpl-1",
+                "object": "chat.completion.chunk",
+                "created": 1,
+                "model": body.get("model"),
+                "choices": [{"index": 0, "delta": delta, "finish_reason": finish}],
+            }
+            await response.write(b"data: " + json.dumps(frame).encode() + b"\n\n")
+            sent += 1
+            if turn.get("pause_s"):
+                await asyncio.sleep(turn["pause_s"])
+        if (body.get("stream_options") or {}).get("include_usage"):
+            frame = {
+                "id": "chatcmpl-1",
+                "object": "chat.completion.chunk",
+                "created": 1,
+                "model": body.get("model"),
+                "choices": [],
+                "usage": self._usage(turn),
+            }
+            await response.write(b"data: " + json.dumps(frame).encode() + b"\n\n")
+        await response.write(b"data: [DONE]\n\n")
+        await response.write_eof()
+        return response
+
+    def _deltas(self, turn: Turn) -> list[tuple[dict[str, Any], str | None]]:
+        deltas: list[tuple[dict[str, Any], str | None]] = [({"role": "assistant", "content": ""}, None)]
+        for piece in _cut(turn.get("reasoning") or "", turn.get("pieces", 3)):
+            deltas.append(({"reasoning_content": piece}, None))
+        for piece in _cut(turn.get("content") or "", turn.get("pieces", 3)):
+            deltas.append(({"content": piece}, None))
+        for index, item in enumerate(turn.get("tool_calls") or []):
+            function = {"name": item["name"], "arguments": ""}
+            head = {"index": index, "id": item["id"], "type": "function", "function": function}
+            deltas.append(({"tool_calls": [head]}, None))
+            for piece in _cut(item["arguments"], turn.get("pieces", 3)):
+                deltas.append(({"tool_calls": [{"index": index, "function": {"arguments": piece}}]}, None))
+        deltas.append(({}, self._finish(turn)))
+        return deltas
+
+
+def _cut(value: str, pieces: int) -> list[str]:
+    if not value:
+        return []
+    size = max(1, -(-len(value) // pieces))
+    return [value[at : at + size] for at in range(0, len(value), size)]

@@ -1,0 +1,137 @@
+"""A real server process, an OpenAI double under it, and the real SDK in front."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from letta_client import Letta
+
+from tests.doubles.openai_chat import OpenAIDouble
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+class ServerProcess:
+    """`perdure serve` as a user runs it, on a data directory of its own."""
+
+    def __init__(self, data_dir: Path, env: dict[str, str], *, port: int | None = None) -> None:
+        self.port = port or free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.data_dir = data_dir
+        self.log_path = data_dir / "server.log"
+        clean = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.endswith(("_API_KEY", "_BASE_URL", "_API_BASE")) and not key.startswith(("PERDURE", "LETTA"))
+        }
+        self._env = {**clean, **env}
+        self.process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    def start(self) -> None:
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "perdure", "serve", "--port", str(self.port), "--data-dir", str(self.data_dir)],
+                env=self._env,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                raise RuntimeError(f"perdure serve ended with {self.process.returncode}:\n{self.log()}")
+            try:
+                with urllib.request.urlopen(f"{self.url}/v1/health/", timeout=1):
+                    return
+            except OSError:
+                time.sleep(0.02)
+        raise RuntimeError(f"perdure serve did not become healthy:\n{self.log()}")
+
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace")
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(10)
+
+    def stop(self) -> int:
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(20)
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[OpenAIDouble]:
+    double = OpenAIDouble()
+    yield double
+    double.close()
+
+
+@pytest.fixture(autouse=True)
+def clean_engine(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    if "engine" in request.fixturenames:
+        double = request.getfixturevalue("engine")
+        double.turns.clear()
+        double.requests.clear()
+        double.gate = None
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, engine: OpenAIDouble) -> Iterator[ServerProcess]:
+    """One server for the whole session; tests make agents of their own."""
+    process = ServerProcess(
+        tmp_path_factory.mktemp("perdure"), {"OPENAI_BASE_URL": engine.base_url, "OPENAI_API_KEY": "sk-test"}
+    )
+    yield process
+    assert process.stop() == 0, process.log()
+
+
+@pytest.fixture(scope="session")
+def client(server: ServerProcess) -> Letta:
+    return Letta(base_url=server.url, max_retries=0)
+
+
+@pytest.fixture
+def own_server(tmp_path: Path, engine: OpenAIDouble) -> Iterator[Callable[..., ServerProcess]]:
+    """Starts servers that the test may kill; stopped at the end."""
+    started: list[ServerProcess] = []
+
+    def start(**env: str) -> ServerProcess:
+        base = {"OPENAI_BASE_URL": engine.base_url, "OPENAI_API_KEY": "sk-test"}
+        process = ServerProcess(tmp_path / f"server-{len(started)}", {**base, **env})
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.stop()
+
+
+@pytest.fixture
+def new_agent(client: Letta) -> Iterator[Callable[..., Any]]:
+    made: list[str] = []
+
+    def make(**fields: Any) -> Any:
+        agent = client.agents.create(**{"model": "openai/gpt-test", "include_base_tools": False, **fields})
+        made.append(agent.id)
+        return agent
+
+    yield make
+    for agent_id in made:
+        client.agents.delete(agent_id)
