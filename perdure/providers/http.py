@@ -1,0 +1,323 @@
+"""The one HTTP client of a server: pooled connections, timeouts, retries, failures as ProviderError.
+
+Invariant: a call is tried again only while nothing of an answer has been read; once a status 200 is in, it is final.
+"""
+
+import asyncio
+import random
+import sys
+import urllib.request
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
+
+from msgspec import Struct
+
+from perdure import __version__
+from perdure.core.errors import ProviderError
+from perdure.providers.failures import RETRYABLE_STATUSES, status_error
+
+if TYPE_CHECKING:
+    from aiohttp import ClientResponse, ClientSession
+    from yarl import URL
+
+MAX_ERROR_BYTES = 65_536
+MAX_BODY_BYTES = 256 * 1024 * 1024
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+class Timeouts(Struct, frozen=True):
+    """Seconds: to connect, until the answer's first byte, and between two reads after it."""
+
+    connect_s: float = 10.0
+    first_byte_s: float = 600.0
+    between_s: float = 180.0
+
+
+class Retries(Struct, frozen=True):
+    """`attempts` in all; waits grow from `base_s` by `factor`; a Retry-After above `longest_s` is not waited for."""
+
+    attempts: int = 3
+    base_s: float = 0.3
+    factor: float = 3.0
+    longest_s: float = 20.0
+
+
+class Endpoint:
+    """Where a provider is and how it is asked: made once, used for every call.
+
+    `base_url` has no trailing slash. Per-path URLs and the headers are kept encoded.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        base_url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeouts: Timeouts = Timeouts(),
+        retries: Retries = Retries(),
+    ) -> None:
+        parts = urlsplit(base_url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ProviderError(
+                f"The base URL of provider '{name}' is {base_url!r}: it must begin with http:// or https:// and name a host.",
+                kind="llm_bad_request",
+            )
+        self.name = name
+        self.base_url = base_url.rstrip("/")
+        self.timeouts = timeouts
+        self.retries = retries
+        self.proxy = _proxy_for(parts.scheme, parts.hostname)
+        self.headers: dict[str, str] = {"User-Agent": f"perdure/{__version__}", **(headers or {})}
+        self.json_headers: dict[str, str] = {"Content-Type": "application/json", **self.headers}
+        self._urls: dict[str, URL] = {}
+
+    def url(self, path: str) -> "URL":
+        found = self._urls.get(path)
+        if found is None:
+            from yarl import URL
+
+            found = self._urls[path] = URL(self.base_url + path)
+        return found
+
+
+def _proxy_for(scheme: str, host: str) -> str | None:
+    """The proxy of the environment for this host. A loopback address is never asked through a proxy."""
+    if host in LOOPBACK:
+        return None
+    proxy = urllib.request.getproxies().get(scheme)
+    return None if proxy is None or urllib.request.proxy_bypass(host) else proxy
+
+
+class Http:
+    """Shared by every provider of a server. The session is opened on first use, once per event loop."""
+
+    def __init__(self, *, sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep) -> None:
+        self._session: ClientSession | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._sleep = sleep
+
+    async def close(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    def session(self) -> "ClientSession":
+        session = self._session
+        if session is None or session.closed or self._loop is not asyncio.get_running_loop():
+            session = self._session = _open_session()
+            self._loop = asyncio.get_running_loop()
+        return session
+
+    async def open(
+        self, endpoint: Endpoint, path: str, body: bytes | None = None, *, method: str = "POST", retry: bool = True
+    ) -> "Answer":
+        """Send and wait for a 200. Raises ProviderError for anything else, after the retries it is worth."""
+        attempts = endpoint.retries.attempts if retry else 1
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                return await self._once(endpoint, path, body, method)
+            except ProviderError as error:
+                wait_s = _wait_s(error, attempt, endpoint.retries)
+                if attempt >= attempts or wait_s is None:
+                    raise
+            await self._sleep(wait_s)
+
+    async def call(
+        self,
+        endpoint: Endpoint,
+        path: str,
+        body: bytes | None = None,
+        *,
+        method: str = "POST",
+        retry: bool = True,
+        timeout_s: float | None = None,
+    ) -> bytes:
+        """The whole body of a 200. `timeout_s` bounds everything, retries included."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                async with await self.open(endpoint, path, body, method=method, retry=retry) as answer:
+                    return await answer.read_all()
+        except TimeoutError as cause:
+            raise _timed_out(endpoint, path, f"no answer within {timeout_s:g} s") from cause
+
+    async def _once(self, endpoint: Endpoint, path: str, body: bytes | None, method: str) -> "Answer":
+        url = endpoint.url(path)
+        try:
+            response = await self.session().request(
+                method,
+                url,
+                data=body,
+                headers=endpoint.headers if body is None else endpoint.json_headers,
+                proxy=endpoint.proxy,
+                allow_redirects=False,
+                timeout=_client_timeout(endpoint.timeouts),
+            )
+        except Exception as cause:
+            raise _transport_error(endpoint, path, cause) from cause
+        answer = Answer(endpoint, path, response)
+        if response.status == 200:
+            return answer
+        try:
+            text = await answer.read_all(limit=MAX_ERROR_BYTES)
+        except ProviderError as cut:
+            text = f"(its body could not be read: {cut.message})".encode()
+        finally:
+            answer.close()
+        headers = response.headers
+        raise status_error(
+            endpoint.name,
+            str(url),
+            response.status,
+            text,
+            retry_after_s=_retry_after_s(headers),
+            content_type=headers.get("Content-Type", ""),
+        )
+
+
+class Answer:
+    """A 200 under way. Leaving the block, or `close`, before its end drops the connection: the engine sees that and stops."""
+
+    __slots__ = ("_between_set", "_endpoint", "_path", "_read", "_response")
+
+    def __init__(self, endpoint: Endpoint, path: str, response: "ClientResponse") -> None:
+        self._endpoint = endpoint
+        self._path = path
+        self._response = response
+        self._read = response.content.readany
+        self._between_set = False
+
+    @property
+    def content_type(self) -> str:
+        return self._response.headers.get("Content-Type", "")
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._response.close()  # gives the connection back instead when the whole body was read
+
+    async def read(self) -> bytes:
+        """What has arrived, as soon as something has; b"" at the end."""
+        try:
+            data = await self._read()
+        except Exception as cause:
+            raise _transport_error(self._endpoint, self._path, cause, reading=True) from cause
+        if not self._between_set:
+            self._between_set = True
+            connection = self._response.connection
+            protocol = connection.protocol if connection is not None else None
+            if protocol is not None:
+                protocol.read_timeout = self._endpoint.timeouts.between_s
+        return data
+
+    async def read_all(self, limit: int | None = None) -> bytes:
+        """The rest of the body. `limit`: that many bytes are enough; without it more than MAX_BODY_BYTES is an error."""
+        pieces: list[bytes] = []
+        size = 0
+        while data := await self.read():
+            pieces.append(data)
+            size += len(data)
+            if limit is not None and size >= limit:
+                break
+            if size > MAX_BODY_BYTES:
+                raise ProviderError(f"{self._endpoint.name} sent more than {MAX_BODY_BYTES} bytes in one answer.")
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _open_session() -> "ClientSession":
+    import aiohttp
+
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=55.0, ttl_dns_cache=60)
+    return aiohttp.ClientSession(
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent"),
+        auto_decompress=True,
+        read_bufsize=1 << 18,
+    )
+
+
+_timeouts: dict[Timeouts, Any] = {}
+
+
+def _client_timeout(timeouts: Timeouts) -> Any:
+    found = _timeouts.get(timeouts)
+    if found is None:
+        import aiohttp
+
+        found = _timeouts[timeouts] = aiohttp.ClientTimeout(
+            total=None, connect=None, sock_connect=timeouts.connect_s, sock_read=timeouts.first_byte_s
+        )
+    return found
+
+
+def _transport_error(endpoint: Endpoint, path: str, cause: Exception, *, reading: bool = False) -> ProviderError:
+    """What went wrong between us and the endpoint, and what to check."""
+    import aiohttp
+
+    name, where = endpoint.name, endpoint.base_url + path
+    if isinstance(cause, TimeoutError):
+        if isinstance(cause, aiohttp.ConnectionTimeoutError):
+            return _timed_out(endpoint, path, f"no connection within {endpoint.timeouts.connect_s:g} s")
+        limit_s = endpoint.timeouts.between_s if reading else endpoint.timeouts.first_byte_s
+        return _timed_out(endpoint, path, f"nothing arrived for {limit_s:g} s", retryable=not reading)
+    if isinstance(cause, aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorSSLError):
+        check = "Check the certificate, or http:// against https:// in the base URL."
+        return ProviderError(f"No secure connection to {name} at {where}: {cause}. {check}", kind="llm_connection")
+    if isinstance(cause, aiohttp.ClientConnectorDNSError):
+        message = f"The host of {name} was not found ({where}): {cause}. Check the base URL."
+        return ProviderError(message, kind="llm_connection", retryable=True)
+    if isinstance(cause, aiohttp.ClientConnectorError | aiohttp.ClientProxyConnectionError):
+        message = (
+            f"Cannot connect to {name} at {where}: {cause.strerror or cause}. Is it running, and is the base URL right?"
+        )
+        return ProviderError(message, kind="llm_connection", retryable=True)
+    if reading:
+        message = f"The connection to {name} broke in the middle of its answer ({where}): {_words(cause)}."
+        return ProviderError(message, kind="llm_connection")
+    if isinstance(cause, aiohttp.ClientError | OSError):
+        message = f"{name} closed the connection without an answer ({where}): {_words(cause)}."
+        return ProviderError(message, kind="llm_connection", retryable=True)
+    return ProviderError(f"Calling {name} at {where} failed: {_words(cause)}.")
+
+
+def _timed_out(endpoint: Endpoint, path: str, what: str, *, retryable: bool = False) -> ProviderError:
+    message = f"{endpoint.name} timed out at {endpoint.base_url + path}: {what}."
+    return ProviderError(message, kind="llm_timeout", retryable=retryable)
+
+
+def _words(cause: Exception) -> str:
+    return f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__
+
+
+def _retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """Seconds from Retry-After (a number; a date is not waited for) or retry-after-ms."""
+    for name, unit in (("retry-after-ms", 0.001), ("Retry-After", 1.0)):
+        text = headers.get(name)
+        if text is not None:
+            try:
+                seconds = float(text) * unit
+            except ValueError:
+                continue
+            if 0 <= seconds < sys.maxsize:
+                return seconds
+    return None
+
+
+def _wait_s(error: ProviderError, attempt: int, retries: Retries) -> float | None:
+    """How long to wait before the next attempt; None: it would not help."""
+    if not error.retryable or (error.status is not None and error.status not in RETRYABLE_STATUSES):
+        return None
+    if error.kind == "llm_timeout" and error.status is None:
+        return None  # the caller has waited its full time already
+    if error.retry_after_s is not None:
+        return error.retry_after_s if error.retry_after_s <= retries.longest_s else None
+    wait_s = retries.base_s * retries.factor ** (attempt - 1)
+    return min(wait_s, retries.longest_s) * (0.75 + random.random() / 2)
