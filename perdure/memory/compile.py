@@ -1,0 +1,100 @@
+"""The system text a model is shown: the agent's own system prompt with its memory in it.
+
+Pure: the same agent, counts and time give the same text, and a block's value stands in it unchanged.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+
+from perdure.core.agents import AgentBundle, AgentType, Block
+from perdure.memory.blocks import LINE_NUMBER_WARNING, lines_of
+from perdure.memory.rules_text import render_rules
+from perdure.memory.times import spelt
+
+PLACEHOLDER = "{CORE_MEMORY}"
+WITHOUT_BLOCKS: frozenset[AgentType] = frozenset({"react_agent", "workflow_agent"})
+
+_METADATA_OPEN, _METADATA_CLOSE = "<memory_metadata>", "</memory_metadata>"
+_RECOMPILED = "- System prompt last recompiled: "
+_RECALL = "- Earlier messages in recall memory (conversation_search finds them): "
+_MOVES_BY_ITSELF = re.compile(f"^({re.escape(_RECOMPILED)}|{re.escape(_RECALL)}).*$", re.MULTILINE)
+
+
+def compile_system_text(
+    bundle: AgentBundle,
+    *,
+    conversation_id: str | None,
+    now_us: int,
+    previous_message_count: int = 0,
+    archival_count: int = 0,
+    archive_tags: Sequence[str] = (),
+    line_numbers: bool = False,
+) -> str:
+    """`conversation_id`: None for the agent's default conversation. `line_numbers`: number the lines of the values."""
+    agent = bundle.agent
+    sections = [
+        "" if agent.agent_type in WITHOUT_BLOCKS else render_blocks(bundle.blocks, line_numbers=line_numbers),
+        render_rules(agent.tool_rules),
+        _metadata(
+            [
+                f"- AGENT_ID: {agent.id}",
+                f"- CONVERSATION_ID: {conversation_id or 'default'}",
+                f"{_RECOMPILED}{spelt(now_us, agent.timezone)}",
+                f"{_RECALL}{previous_message_count}",
+                *_archival(archival_count, archive_tags),
+            ]
+        ),
+    ]
+    memory = "\n\n".join(section for section in sections if section)
+    if PLACEHOLDER in agent.system:
+        return agent.system.replace(PLACEHOLDER, memory)
+    return f"{agent.system}\n\n{memory}" if agent.system else memory
+
+
+def same_but_for_time(old: str, new: str) -> bool:
+    """Whether two compiled texts differ at most in what moves by itself: their time and the count of messages."""
+    return old == new or _timeless(old) == _timeless(new)
+
+
+def render_blocks(blocks: Iterable[Block], *, line_numbers: bool = False) -> str:
+    rendered = "\n\n".join(_block(block, line_numbers) for block in blocks)
+    if not rendered:
+        return ""
+    return f"<memory_blocks>\nThese memory blocks are always in your view:\n\n{rendered}\n</memory_blocks>"
+
+
+def _block(block: Block, line_numbers: bool) -> str:
+    metadata = [f"- chars_current={len(block.value)}", f"- chars_limit={block.limit}"]
+    if block.read_only:
+        metadata.insert(0, "- read_only=true")
+    value, warning = block.value, ""
+    if line_numbers and value:
+        value = "\n".join(f"{number}→ {line}" for number, line in enumerate(lines_of(value), 1))
+        warning = f"<warning>\n{LINE_NUMBER_WARNING}\n</warning>\n"
+    return (
+        f"<{block.label}>\n<description>\n{block.description or ''}\n</description>\n"
+        f"<metadata>\n{chr(10).join(metadata)}\n</metadata>\n"
+        f"{warning}<value>\n{value}\n</value>\n</{block.label}>"
+    )
+
+
+def _archival(count: int, tags: Sequence[str]) -> list[str]:
+    lines: list[str] = []
+    if count > 0:
+        lines.append(f"- Passages in archival memory (archival_memory_search finds them): {count}")
+    if tags:
+        lines.append(f"- Tags in archival memory: {', '.join(sorted(tags))}")
+    return lines
+
+
+def _metadata(lines: Sequence[str]) -> str:
+    return "\n".join([_METADATA_OPEN, *lines, _METADATA_CLOSE])
+
+
+def _timeless(text: str) -> str:
+    """The text with the lines that change by themselves emptied, in its last metadata section only."""
+    start = text.rfind(_METADATA_OPEN)
+    end = text.find(_METADATA_CLOSE, start)
+    if start < 0 or end < 0:
+        return text
+    return text[:start] + _MOVES_BY_ITSELF.sub(r"\1", text[start:end]) + text[end:]
