@@ -23,7 +23,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
-    data_dir: Path = field(default_factory=lambda: default_data_dir())
+    data_dir: Path
     database: str | None = None
     password: str | None = None
     tool_timeout_s: float = 60.0
@@ -63,7 +63,7 @@ def default_data_dir() -> Path:
 
 def load_settings(env: Mapping[str, str] = os.environ, **overrides: Any) -> Settings:
     """Environment first, then `overrides` that are not None. Invalid names the variable that is wrong."""
-    values: dict[str, Any] = {"env": dict(env)}
+    values: dict[str, Any] = {"env": dict(env), "data_dir": default_data_dir()}
 
     def take(name: str, key: str, convert: Any = str) -> None:
         text = env.get(name)

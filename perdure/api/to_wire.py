@@ -77,7 +77,12 @@ def letta_messages(
 
 
 def to_wire(
-    event: Event, run_id: str | None, seq_id: int | None = None, *, sender_id: str | None = None, name: str | None = None
+    event: Event,
+    run_id: str | None,
+    seq_id: int | None = None,
+    *,
+    sender_id: str | None = None,
+    name: str | None = None,
 ) -> dict[str, Any]:
     """One event as its JSON object."""
     match event:
@@ -406,12 +411,14 @@ class FrameEncoder:
 
     def _whole(self, event: Event, seq: int) -> bytes:
         item = to_wire(event, self._run_id, seq if self._numbered else None)
-        if self._types is not None and not isinstance(event, NEVER_FILTERED) and item["message_type"] not in self._types:
+        if (
+            self._types is not None
+            and not isinstance(event, NEVER_FILTERED)
+            and item["message_type"] not in self._types
+        ):
             return b""
         prefix = b"event: error\ndata: " if type(event) is RunFailed else b"data: "
         return b"%b%b\n\n" % (prefix, _encode(item))
 
     def ping(self, at_us: int, last_seq: int) -> bytes:
         return b"data: %b\n\n" % _encode(ping(self._run_id, at_us, last_seq if self._numbered else None))
-
-

@@ -22,7 +22,10 @@ from perdure.loop import rules
 from perdure.loop.answer import Answer
 from perdure.loop.turn import StepResult, Turn
 
-UNREADABLE = "A tool call in your last answer could not be read: {why}. What you wrote: {text}\nWrite the call again, as valid JSON."
+UNREADABLE = (
+    "A tool call in your last answer could not be read: {why}. What you wrote: {text}\n"
+    "Write the call again, as valid JSON."
+)
 
 
 async def run_loop(turn: Turn) -> AsyncIterator[Sequence[Event] | StepResult]:
@@ -209,12 +212,18 @@ def _after_answer(
             Message(id=new_id("message"), role="tool", created_us=now_us(), tool_returns=outcome.returns, **common)
         )
     notes = [UNREADABLE.format(why=why, text=text) for text, why in done.unparsed]
-    if not message.tool_calls and not notes and (missing := rules.missing_before_exit(turn.agent.tool_rules, turn.specs, turn.called)):
+    if (
+        not message.tool_calls
+        and not notes
+        and (missing := rules.missing_before_exit(turn.agent.tool_rules, turn.specs, turn.called))
+    ):
         notes.append(f"Before you end your turn you must call: {', '.join(missing)}.")
     if notes:
         text = "\n\n".join(notes)
         after.append(
-            Message(id=new_id("message"), role="user", created_us=now_us(), content=(TextPart(text),), hidden=True, **common)
+            Message(
+                id=new_id("message"), role="user", created_us=now_us(), content=(TextPart(text),), hidden=True, **common
+            )
         )
     return after
 

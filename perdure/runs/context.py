@@ -110,9 +110,7 @@ class Contexts:
         return bundle
 
     async def _read(self, state: ConversationState, bundle: AgentBundle) -> Context:
-        found = await self._store.scan(
-            lambda: messages.context_messages(state.id, state.head_ids, state.tail_from)
-        )
+        found = await self._store.scan(lambda: messages.context_messages(state.id, state.head_ids, state.tail_from))
         system = found[0] if found and found[0].role == "system" and found[0].id in state.head_ids else None
         tokens = TokenStream()
         if state.segment_id is not None:

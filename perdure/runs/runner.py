@@ -188,7 +188,9 @@ class Runner:
         except LeaseLost:
             log.warning("run %s was taken over before it could be ended", worker.run.id)
         except StoreError:
-            log.exception("run %s could not be ended; its lease will expire and it will be taken up again", worker.run.id)
+            log.exception(
+                "run %s could not be ended; its lease will expire and it will be taken up again", worker.run.id
+            )
 
     async def _drive(self, worker: Worker, accepted: Accepted, inputs: tuple[Message, ...] | None) -> None:
         run = worker.run
@@ -200,12 +202,14 @@ class Runner:
         bundle, config = context.bundle, run.config
         agent = bundle.agent
         handle = config.override_model or agent.model
-        resolved = await self._registry.resolve(handle, settings=agent.model_settings, require_exact=config.return_token_ids)
+        resolved = await self._registry.resolve(
+            handle, settings=agent.model_settings, require_exact=config.return_token_ids
+        )
         executor = Executor(
             bundle,
             builtin=self._builtin,
             sandbox=self._sandbox,
-            search=StoreSearch(self._store, agent.id, run.conversation_id),
+            search=StoreSearch(self._store, agent.id),
             run_id=run.id,
             conversation_id=run.conversation_id,
         )

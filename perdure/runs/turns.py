@@ -56,14 +56,20 @@ def _text(answer: ToolReturn) -> str:
     return "\n".join(part.text for part in answer.content if isinstance(part, TextPart))
 
 
-def turns_of_run(run_id: str, segment_calls: Iterable[Sequence[TokenCall]], messages: Sequence[Message]) -> list[dict[str, Any]]:
+def turns_of_run(
+    run_id: str, segment_calls: Iterable[Sequence[TokenCall]], messages: Sequence[Message]
+) -> list[dict[str, Any]]:
     """All turns of a run, in order.
 
     `segment_calls`: for each segment the run touched, all its calls in order (those of earlier runs give the prompt's
     beginning). `messages`: the run's stored messages in order.
     """
     by_step: dict[str, dict[str, Any]] = {}
-    said = {message.step_id: message for message in messages if message.role in ("assistant", "approval") and message.step_id}
+    said = {
+        message.step_id: message
+        for message in messages
+        if message.role in ("assistant", "approval") and message.step_id
+    }
     for calls in segment_calls:
         stream: array[int] = array("i")
         for call in calls:

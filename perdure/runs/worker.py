@@ -6,7 +6,6 @@ The last events of a step are published after its commit; a worker whose lease i
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -21,14 +20,18 @@ from perdure.core.runs import Run, StopReason, Usage, status_of
 from perdure.core.tokens import bytes_to_ids
 from perdure.loop.loop import committed, redo_tools, run_loop
 from perdure.loop.turn import StepResult, Turn
+from perdure.memory.blocks import BlockEdit, applied
 from perdure.providers.token_exact import extend
 from perdure.runs.context import Context
 from perdure.runs.log import RunLog
 from perdure.runs.turns import assistant_turn, tool_turns
+from perdure.store import agents
 from perdure.store import events as event_store
 from perdure.store.base import Store
+from perdure.store.codec import Passage
 from perdure.store.runs import BlockWrite, Lease, RunEnd, StepCommit, commit_step
 from perdure.tools.base import PassageInsert
+from perdure.tools.builtin import EDITS
 from perdure.tools.executor import Executor
 
 log = logging.getLogger(__name__)
@@ -75,9 +78,9 @@ class Worker:
             commit = self._step_commit(context, result)
             try:
                 await self._store.write(lambda commit=commit: commit_step(commit))
-            except StaleBlock as stale:
+            except StaleBlock:
                 executor.blocks = await self._fresh_blocks(context)
-                result = await redo_tools(turn, result, _calls_touching(result, stale.block_id))
+                result = await redo_tools(turn, result, _memory_calls(result))
             else:
                 break
         else:
@@ -139,7 +142,15 @@ class Worker:
                 if not isinstance(effect, PassageInsert)
             ),
             passages=tuple(
-                passage_params(self.run.agent_id, effect, now) for effect in effects if isinstance(effect, PassageInsert)
+                Passage(
+                    id=effect.id,
+                    agent_id=self.run.agent_id,
+                    created_us=effect.created_us or now,
+                    text=effect.text,
+                    tags=effect.tags,
+                )
+                for effect in effects
+                if isinstance(effect, PassageInsert)
             ),
             end=end,
         )
@@ -190,15 +201,14 @@ class Worker:
         if done is not None and done.capture is not None and context.tokens is not None:
             extend(context.tokens, done.capture, [m.id for m in turn.context if m.id != result.messages[0].id])
         if result.outcome is not None and result.outcome.effects:
-            executor.blocks = _applied(executor.blocks, result.outcome.effects)
+            edits = [effect for effect in result.outcome.effects if isinstance(effect, BlockEdit)]
+            executor.blocks = applied(executor.blocks, edits)
             if context.seen_blocks is not None:
                 context.seen_blocks = {label: block.value for label, block in executor.blocks.items()}
         self.log.append(self._pending)
         self.log.saved = self.log.last_seq
 
     async def _fresh_blocks(self, context: Context) -> dict[str, Block]:
-        from perdure.store import agents
-
         bundle = await self._store.read(lambda: agents.agent_bundle(self.run.agent_id))
         context.bundle = bundle
         return {block.label: block for block in bundle.blocks}
@@ -261,49 +271,12 @@ def wire_logprobs(done: ModelDone) -> dict[str, Any]:
     }
 
 
-def passage_params(agent_id: str, effect: PassageInsert, now: int) -> dict[str, Any]:
-    return {
-        "id": effect.id,
-        "agent_id": agent_id,
-        "created_us": effect.created_us or now,
-        "text": effect.text,
-        "body": msgspec.json.encode({"tags": list(effect.tags)}),
-    }
-
-
-def _applied(blocks: dict[str, Block], effects: Sequence[Any]) -> dict[str, Block]:
-    """The blocks after the committed edits, as the database has them now (an update raised the version by one)."""
-    now = dict(blocks)
-    for effect in effects:
-        if isinstance(effect, PassageInsert):
-            continue
-        block: Block = effect.block
-        now = {label: kept for label, kept in now.items() if kept.id != block.id}
-        if effect.kind != "detach":
-            version = effect.base_version + 1 if effect.kind != "create" else block.version
-            now[block.label] = msgspec.structs.replace(block, version=version)
-    return now
-
-
-def _calls_touching(result: StepResult, block_id: str) -> set[str]:
-    """The calls to run again when a block changed under them: every memory tool of the step, as their edits build on
+def _memory_calls(result: StepResult) -> set[str]:
+    """The calls to run again when a block changed under them: every one that edits memory, as the edits of a step build on
     each other."""
     assert result.outcome is not None
-    return {answer.tool_call_id for answer in result.outcome.returns if answer.name in _MEMORY_TOOLS}
-
-
-_MEMORY_TOOLS = frozenset(
-    {
-        "memory",
-        "memory_insert",
-        "memory_replace",
-        "memory_rethink",
-        "memory_apply_patch",
-        "core_memory_append",
-        "core_memory_replace",
-        "archival_memory_insert",
-    }
-)
+    again = {*EDITS, "archival_memory_insert"}
+    return {answer.tool_call_id for answer in result.outcome.returns if answer.name in again}
 
 
 async def shielded(work: Any) -> None:

@@ -111,9 +111,7 @@ def recompiled(conversation_id: str, system_message: Message | None, compiled_re
         yield Query("set_compiled", {"id": conversation_id, "compiled_revision": compiled_revision})
         return
     yield from rewrite_message(system_message)
-    yield Query(
-        "recompiled", {"id": conversation_id, "compiled_revision": compiled_revision, "break_cause": cause}
-    )
+    yield Query("recompiled", {"id": conversation_id, "compiled_revision": compiled_revision, "break_cause": cause})
 
 
 def noted_blocks(conversation_id: str, compiled_revision: int, seen_blocks: dict[str, Any]) -> Tx[None]:

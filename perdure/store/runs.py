@@ -14,6 +14,8 @@ from perdure.core.messages import Message
 from perdure.core.runs import Run, RunConfig, RunStatus, Step, StopReason, Usage
 from perdure.core.tokens import Segment, TokenCall
 from perdure.store.base import Many, Query, Row, Tx
+from perdure.store.blocks import attach_block, create_block
+from perdure.store.codec import Passage, block_params, passage_params
 from perdure.store.conversations import ConversationState, conversation_state, run_view
 from perdure.store.messages import insert_messages
 
@@ -89,7 +91,7 @@ class StepCommit(Struct, frozen=True, kw_only=True):
     request: bytes | None = None
     response: bytes | None = None
     blocks: tuple[BlockWrite, ...] = ()
-    passages: tuple[dict[str, Any], ...] = ()
+    passages: tuple[Passage, ...] = ()
     end: RunEnd | None = None
 
 
@@ -208,7 +210,7 @@ def commit_step(commit: StepCommit) -> Tx[None]:
     yield from insert_messages(commit.messages)
     yield from _write_blocks(commit)
     if commit.passages:
-        yield Many("insert_passage", commit.passages)
+        yield Many("insert_passage", [passage_params(passage) for passage in commit.passages])
     if commit.step is not None:
         yield from _write_step(commit, commit.step)
     if commit.events is not None:
@@ -278,35 +280,17 @@ def _write_blocks(commit: StepCommit) -> Tx[None]:
     for write in commit.blocks:
         block = write.block
         if write.kind == "create":
-            yield Query("insert_block", block_params(block))
-            yield Query(
-                "attach_block", {"agent_id": commit.agent_id, "block_id": block.id, "label": block.label}
-            )
+            yield from create_block(block)
+            yield from attach_block(commit.agent_id, block)
         elif write.kind == "detach":
             yield Query("detach_block", {"agent_id": commit.agent_id, "block_id": block.id})
+            yield Query("bump_agent", {"id": commit.agent_id, "now": commit.now})
         else:
-            rows = yield Query(
-                "update_block_value", block_params(block) | {"version": write.base_version, "now": commit.now}
-            )
-            if not rows:
+            columns = block_params(block) | {"version": write.base_version, "updated_us": commit.now}
+            if not (yield Query("change_block", columns)):
                 raise StaleBlock(block.id)
             yield Query("relabel_attached_block", {"block_id": block.id, "label": block.label})
         yield Query("bump_agents_of_block", {"block_id": block.id, "now": commit.now})
-        if write.kind == "detach":
-            yield Query("bump_agent", {"id": commit.agent_id, "now": commit.now})
-
-
-def block_params(block: Block) -> dict[str, Any]:
-    """The columns of a block's row; the body keeps the whole value but what has a column."""
-    return {
-        "id": block.id,
-        "label": block.label,
-        "value": block.value,
-        "description": block.description,
-        "created_us": block.created_us,
-        "updated_us": block.updated_us,
-        "body": _json(msgspec.structs.replace(block, value="")),
-    }
 
 
 def _finish(commit: StepCommit, end: RunEnd) -> Tx[None]:

@@ -46,7 +46,9 @@ class _Job:
 
     __slots__ = ("committed", "error", "executed", "result", "tx")
 
-    def __init__(self, tx: TxFactory[Any], executed: "asyncio.Future[Any] | None", committed: "asyncio.Future[Any]") -> None:
+    def __init__(
+        self, tx: TxFactory[Any], executed: "asyncio.Future[Any] | None", committed: "asyncio.Future[Any]"
+    ) -> None:
         self.tx = tx
         self.executed = executed
         self.committed = committed

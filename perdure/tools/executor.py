@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from perdure.core.agents import AgentBundle, Block, Tool
+from perdure.core.effects import ToolOutcome
 from perdure.core.errors import ToolError
 from perdure.core.messages import ToolCall, ToolReturn
-from perdure.core.effects import ToolOutcome
 from perdure.tools.base import MemorySearch, ToolContext
 from perdure.tools.builtin import BuiltinTools
 from perdure.tools.registry import arguments_of, truncated

@@ -136,7 +136,8 @@ def test_a_token_stream_frame_by_frame(
 ) -> None:
     agent = new_agent(tool_ids=[roll.id])
     engine.script(
-        {**call("roll", {"n": 1}, id="call_9", content="Let me"), "reasoning": "Need", "pieces": 2}, text("ok", pieces=1)
+        {**call("roll", {"n": 1}, id="call_9", content="Let me"), "reasoning": "Need", "pieces": 2},
+        text("ok", pieces=1),
     )
     body = {"input": "Roll", "streaming": True, "stream_tokens": True, "include_pings": False}
     _, raw = post(f"{server.url}/v1/agents/{agent.id}/messages", body)
@@ -259,7 +260,9 @@ def test_two_messages_at_once_are_answered_one_after_the_other(
     for thread in threads:
         thread.join()
     engine.default = text("ok")
-    said = [m.content for m in client.agents.messages.list(agent_id=agent.id).items if m.message_type != "system_message"]
+    said = [
+        m.content for m in client.agents.messages.list(agent_id=agent.id).items if m.message_type != "system_message"
+    ]
     assert len(said) == 12
     for at in range(0, 12, 2):
         assert said[at + 1] == f"re: {said[at]}"

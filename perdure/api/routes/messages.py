@@ -6,12 +6,13 @@ Plain Starlette routes: this is the server's hot path.
 from typing import Any
 
 import msgspec
+from perdure.api.errors import error_response, run_error_response
+from perdure.api.resources import run_state
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from perdure.api.errors import error_response, run_error_response
 from perdure.api.message_requests import (
     SendRequest,
     check_not_streaming,
@@ -19,7 +20,6 @@ from perdure.api.message_requests import (
     input_messages,
     run_config,
 )
-from perdure.api.resources import run_state
 from perdure.api.services import Services, services
 from perdure.api.sse import EventStream
 from perdure.api.to_wire import response
@@ -113,9 +113,7 @@ async def check_model(parts: Services, body: SendRequest) -> None:
 
 
 async def _answer(parts: Services, body: SendRequest, agent_id: str, conversation_id: str) -> Response:
-    run, submitted = await submit(
-        parts, body, agent_id, conversation_id, streaming=False, background=False, wait=True
-    )
+    run, submitted = await submit(parts, body, agent_id, conversation_id, streaming=False, background=False, wait=True)
     events: list[Any] = []
     async for _, batch in parts.runner.follow(submitted.run_id):
         events.extend(batch)
@@ -124,7 +122,9 @@ async def _answer(parts: Services, body: SendRequest, agent_id: str, conversatio
         ended = await parts.runner.run(submitted.run_id)
         return run_error_response(failed, ended.error or {})
     if not any(isinstance(event, RunStopped) for event in events):
-        raise Conflict(f"Run {submitted.run_id} is still going on elsewhere; look at it again.", run_id=submitted.run_id)
+        raise Conflict(
+            f"Run {submitted.run_id} is still going on elsewhere; look at it again.", run_id=submitted.run_id
+        )
     answer = response(events, submitted.run_id, run.config.include_return_message_types)
     return Response(_encode(answer), media_type="application/json")
 

@@ -3,13 +3,13 @@
 from typing import Any
 
 import msgspec
+from perdure.api.errors import error_response
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from perdure.api.errors import error_response
 from perdure.api.message_requests import MESSAGE_TYPES, decode_stream, wrong
 from perdure.api.routes.messages import checked_agent_id
 from perdure.api.services import services

@@ -89,7 +89,11 @@ def _agents() -> None:
     op.create_table("agent_tools", text("agent_id", key=True), text("tool_id", key=True), integer("position"))
     op.create_index("agent_tools_tool", "agent_tools", ["tool_id"])
     op.create_table(
-        "tags", text("kind", key=True), text("entity_id", key=True), text("tag", key=True), integer("position", default=0)
+        "tags",
+        text("kind", key=True),
+        text("entity_id", key=True),
+        text("tag", key=True),
+        integer("position", default=0),
     )
     op.create_index("tags_tag", "tags", ["kind", "tag", "entity_id"])
 
