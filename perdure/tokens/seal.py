@@ -96,7 +96,9 @@ def chain_start(rollout_id: str) -> str:
 def call_digest(before: str, call: Call, segment: SegmentRecord) -> str:
     """The link after `before`: what identifies the call, then the ids, logprob bits and mask from `delta_start` to its end."""
     end = call.start + call.length
-    head = _LINK.encode([before, call.call_id, call.segment_id, call.delta_start, call.start, call.length, call.weight_versions])
+    head = _LINK.encode(
+        [before, call.call_id, call.segment_id, call.delta_start, call.start, call.length, call.weight_versions]
+    )
     link = hashlib.sha256(head)
     link.update(array("q", segment.token_ids[call.delta_start : end]).tobytes())
     link.update(float32_bits(segment.logprobs[call.delta_start : end]))
