@@ -11,7 +11,8 @@ INSERT INTO otids (conversation_id, otid, run_id, created_us) VALUES (:conversat
 ON CONFLICT (conversation_id, otid) DO NOTHING
 
 -- name: queued_runs
-SELECT id FROM runs WHERE conversation_id = :conversation_id AND status = 'created' ORDER BY created_us, id LIMIT :limit
+SELECT id FROM runs WHERE conversation_id = :conversation_id AND status IN ('created', 'running') AND status = 'created'
+ORDER BY created_us, id LIMIT :limit
 
 -- name: insert_run
 INSERT INTO runs (id, agent_id, conversation_id, status, background, created_us, attempts, config, input, metadata)
@@ -94,11 +95,6 @@ ON CONFLICT (id) DO UPDATE SET body = excluded.body
 -- name: insert_trace
 INSERT INTO provider_traces (step_id, created_us, request, response) VALUES (:step_id, :created_us, :request, :response)
 ON CONFLICT (step_id) DO UPDATE SET request = excluded.request, response = excluded.response
-
--- name: update_block_value
-UPDATE blocks SET value = :value, description = :description, label = :label, body = :body, version = version + 1,
-       updated_us = :now
-WHERE id = :id AND version = :version RETURNING id
 
 -- name: bump_agents_of_block
 UPDATE agents SET revision = revision + 1, updated_us = :now

@@ -2,6 +2,9 @@
 
 Ids are text, times microseconds since the epoch. `body` columns hold a core value as JSON bytes; whatever a query filters,
 orders or updates by itself has a column of its own.
+
+What a message writes is kept to few b-trees: in SQLite its tables are clustered by their key (`sqlite_with_rowid=False`), and
+every index has to earn its place, as each costs a page of the write-ahead log in every commit.
 """
 
 import sqlalchemy as sa
@@ -71,7 +74,12 @@ def _agents() -> None:
     op.create_index("blocks_created", "blocks", ["created_us", "id"])
     op.create_index("blocks_label", "blocks", ["label"])
     op.create_table(
-        "agent_blocks", text("agent_id", key=True), text("block_id", key=True), text("label"), integer("position")
+        "agent_blocks",
+        text("agent_id", key=True),
+        text("block_id", key=True),
+        text("label"),
+        integer("position"),
+        sqlite_with_rowid=False,
     )
     op.create_index("agent_blocks_block", "agent_blocks", ["block_id"])
     op.create_index("agent_blocks_label", "agent_blocks", ["agent_id", "label"], unique=True)
@@ -86,7 +94,13 @@ def _agents() -> None:
     )
     op.create_index("tools_name", "tools", ["name"], unique=True)
     op.create_index("tools_created", "tools", ["created_us", "id"])
-    op.create_table("agent_tools", text("agent_id", key=True), text("tool_id", key=True), integer("position"))
+    op.create_table(
+        "agent_tools",
+        text("agent_id", key=True),
+        text("tool_id", key=True),
+        integer("position"),
+        sqlite_with_rowid=False,
+    )
     op.create_index("agent_tools_tool", "agent_tools", ["tool_id"])
     op.create_table(
         "tags",
@@ -94,6 +108,7 @@ def _agents() -> None:
         text("entity_id", key=True),
         text("tag", key=True),
         integer("position", default=0),
+        sqlite_with_rowid=False,
     )
     op.create_index("tags_tag", "tags", ["kind", "tag", "entity_id"])
 
@@ -135,7 +150,12 @@ def _conversations() -> None:
     op.create_index("messages_agent", "messages", ["agent_id", "pos"])
     op.create_index("messages_run", "messages", ["run_id", "pos"])
     op.create_table(
-        "otids", text("conversation_id", key=True), text("otid", key=True), text("run_id"), integer("created_us")
+        "otids",
+        text("conversation_id", key=True),
+        text("otid", key=True),
+        text("run_id"),
+        integer("created_us"),
+        sqlite_with_rowid=False,
     )
 
 
@@ -161,10 +181,10 @@ def _runs() -> None:
         blob("usage", null=True),
         blob("error", null=True),
         blob("metadata", null=True),
+        sqlite_with_rowid=False,
     )
     op.create_index("runs_created", "runs", ["created_us", "id"])
     op.create_index("runs_agent", "runs", ["agent_id", "created_us"])
-    op.create_index("runs_conversation", "runs", ["conversation_id", "created_us"])
     active = sa.text("status IN ('created', 'running')")
     op.create_index(
         "runs_active", "runs", ["conversation_id", "created_us"], sqlite_where=active, postgresql_where=active
@@ -175,6 +195,7 @@ def _runs() -> None:
         sa.Column("first_seq", sa.BigInteger, primary_key=True),
         integer("last_seq"),
         blob("body"),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "steps",
@@ -185,12 +206,17 @@ def _runs() -> None:
         text("model", null=True),
         text("feedback", null=True),
         blob("body"),
+        sqlite_with_rowid=False,
     )
     op.create_index("steps_run", "steps", ["run_id", "created_us"])
     op.create_index("steps_agent", "steps", ["agent_id", "created_us"])
-    op.create_index("steps_created", "steps", ["created_us", "id"])
     op.create_table(
-        "provider_traces", text("step_id", key=True), integer("created_us"), blob("request"), blob("response")
+        "provider_traces",
+        text("step_id", key=True),
+        integer("created_us"),
+        blob("request"),
+        blob("response"),
+        sqlite_with_rowid=False,
     )
 
 
