@@ -31,7 +31,7 @@ def chat(
 ) -> None:
     """Talk to an agent in the terminal.
 
-    Without --message, what you type is sent line by line (Ctrl-D or /exit ends); in a pipe, all of stdin is one message.
+    Without --message, what you type is sent line by line (Ctrl-D or /exit ends); in a pipe, stdin is one message.
     """
     from perdure.cli.agents import find_agent
 
