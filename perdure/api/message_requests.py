@@ -108,6 +108,8 @@ def check_send(request: SendRequest) -> None:
         raise wrong("messages", "Messages must not be empty")
     if request.max_steps is not None and request.max_steps < 1:
         raise wrong("max_steps", f"must be 1 or more, not {request.max_steps}")
+    if request.client_tools:
+        raise Invalid("client_tools: this server runs only its own tools yet; attach the tools to the agent instead")
     if request.top_logprobs is not None and not 0 <= request.top_logprobs <= 20:
         raise wrong("top_logprobs", f"must be between 0 and 20, not {request.top_logprobs}")
     for at, kind in enumerate(request.include_return_message_types or ()):

@@ -28,6 +28,9 @@ UNREADABLE = (
 )
 
 
+NEEDS_APPROVAL = "{name} needs a person's approval, and this server cannot ask for one yet. It was not run."
+
+
 async def run_loop(turn: Turn) -> AsyncIterator[Sequence[Event] | StepResult]:
     """Drive a run from where it stands. Ends after a StepResult whose `stop` is set."""
     while True:
@@ -141,6 +144,8 @@ async def finish_step(
     for call in calls:
         if not constraint.all_tools and call.name not in constraint.names:
             refused[call.id] = rules.violation(turn.agent.tool_rules, call.name, sorted(constraint.names))
+        elif rules.requires_approval(turn.agent.tool_rules, call.name):
+            refused[call.id] = NEEDS_APPROVAL.format(name=call.name)
     outcome: ToolOutcome | None = None
     tools_ns: int | None = None
     if calls:

@@ -5,7 +5,6 @@ at a time, anywhere: the lease in the database says whose.
 """
 
 import asyncio
-import contextlib
 import logging
 import os
 import socket
@@ -280,8 +279,13 @@ class Runner:
         while True:
             await asyncio.sleep(BEAT_S)
             if self._jobs:
-                with contextlib.suppress(StoreError):
-                    await self._store.write(lambda: run_store.renew_leases(self.owner, now_us() + LEASE_US))
+                held = {job.conversation_id for job in self._jobs.values()}
+                try:
+                    await self._store.write(
+                        lambda held=held: run_store.renew_leases(held, self.owner, now_us() + LEASE_US)
+                    )
+                except StoreError:
+                    log.exception("renewing leases failed; trying again")
 
     async def _sweep(self) -> None:
         while True:

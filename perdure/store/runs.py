@@ -3,6 +3,7 @@
 Only the holder of the conversation's lease (run, owner and fence number, checked in the same statement) can write.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -376,8 +377,8 @@ def request_cancel(run_id: str, now: int) -> Tx[str]:
     return "requested" if rows else "ended"
 
 
-def renew_leases(owner: str, until: int) -> Tx[None]:
-    yield Query("renew_leases", {"owner": owner, "until": until})
+def renew_leases(conversation_ids: Iterable[str], owner: str, until: int) -> Tx[None]:
+    yield Many("renew_lease", [{"conversation_id": item, "owner": owner, "until": until} for item in conversation_ids])
 
 
 def orphaned_conversations(now: int, dead_owner: str = "") -> Tx[list[str]]:
