@@ -98,7 +98,7 @@ def serve(settings: Settings, *, on_ready: Callable[[Server], None] | None = Non
             with contextlib.suppress(NotImplementedError):
                 loop.add_signal_handler(number, lambda: setattr(http, "should_exit", True))
         serving = asyncio.create_task(http.serve())
-        while not http.started and not serving.done():
+        while not http.started and not serving.done():  # noqa: ASYNC110 (uvicorn has no event for this)
             await asyncio.sleep(0.01)
         if on_ready is not None and http.started:
             on_ready(server)

@@ -131,8 +131,7 @@ class OpenAIDouble:
     async def _stream(self, request: web.Request, turn: Turn, body: dict[str, Any]) -> web.StreamResponse:
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
         await response.prepare(request)
-        sent = 0
-        for delta, finish in self._deltas(turn):
+        for sent, (delta, finish) in enumerate(self._deltas(turn)):
             if turn.get("die_after") is not None and sent >= turn["die_after"]:
                 assert request.transport is not None
                 request.transport.close()
@@ -145,7 +144,6 @@ class OpenAIDouble:
                 "choices": [{"index": 0, "delta": delta, "finish_reason": finish}],
             }
             await response.write(b"data: " + json.dumps(frame).encode() + b"\n\n")
-            sent += 1
             if turn.get("pause_s"):
                 await asyncio.sleep(turn["pause_s"])
         if (body.get("stream_options") or {}).get("include_usage"):
