@@ -53,7 +53,7 @@ def allowed_tools(rules: Iterable[Rule], attached: Iterable[str], history: Histo
         return Allowed(names=every, all_tools=True)
     spent = _spent(rules, history)
     if not history:
-        first = [rule for rule in rules if rule["type"] == "run_first" and rule["tool_name"] in every - spent]
+        first = [rule for rule in rules if rule["type"] == "run_first" and rule["tool_name"] in every]
         if first:
             prefilled = {rule["tool_name"]: dict(rule["args"]) for rule in first if rule.get("args")}
             return _allowed(frozenset(rule["tool_name"] for rule in first), every, forced=True, prefilled=prefilled)
@@ -93,17 +93,26 @@ def violation(rules: Iterable[Rule], name: str, valid: Sequence[str]) -> str:
     """What the model is told in place of running a call that the rules forbid."""
     callable_now = ", ".join(valid) or "none"
     text = f"[ToolConstraintError] {name} cannot be called now and was not run. Tools you can call: {callable_now}."
-    hints = [
-        rule_sentence(rule)
-        for rule in rules
-        if rule["type"] not in ("continue_loop", "exit_loop", "requires_approval") and _concerns(rule, name, valid)
-    ]
+    rules = list(rules)
+    hints = [rule_sentence(rule) for rule in rules if _explains(rule, rules, name, set(valid))]
     return f"{text} Rules: {' '.join(hints)}" if hints else text
 
 
-def _concerns(rule: Rule, name: str, valid: Sequence[str]) -> bool:
-    named = {rule["tool_name"], *rule.get("children", ()), *rule.get("child_output_mapping", {}).values()}
-    return name in named or not named.isdisjoint(valid)
+def _explains(rule: Rule, rules: Iterable[Rule], name: str, valid: set[str]) -> bool:
+    """Whether the rule may be why `name` cannot be called while the `valid` ones can."""
+    match rule["type"]:
+        case "run_first":
+            return bool(valid) and valid <= {other["tool_name"] for other in rules if other["type"] == "run_first"}
+        case "constrain_child_tools":
+            return bool(valid) and valid <= set(rule["children"])
+        case "parent_last_tool":
+            return name in rule["children"] or (bool(valid) and valid <= set(rule["children"]))
+        case "conditional":
+            return valid <= {*rule["child_output_mapping"].values(), rule.get("default_child")}
+        case "max_count_per_step":
+            return name == rule["tool_name"]
+        case _:
+            return False
 
 
 def _allowed(

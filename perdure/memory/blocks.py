@@ -88,12 +88,7 @@ def set_value(block: Block, value: str) -> EditResult:
     """Give a block another value. One that is over its limit already may still be made shorter."""
     if value == block.value:
         return EditResult(shown(block.label, value))
-    if len(value) > block.limit and len(value) >= len(block.value):
-        over = len(value) - block.limit
-        raise ToolError(
-            f'The memory block "{block.label}" would be {len(value)} characters long, {over} over its limit of '
-            f"{block.limit}. Nothing was changed. Shorten the text, or remove something from the block first."
-        )
+    _within_limit(block, value)
     return EditResult(shown(block.label, value), (_changed(block, value=value),))
 
 
@@ -170,8 +165,7 @@ def create(blocks: Blocks, label: str, value: str = "", description: str | None 
         created_us=now,
         updated_us=now,
     )
-    if len(value) > block.limit:
-        set_value(block, value)
+    _within_limit(block, value)
     block = msgspec.structs.replace(block, value=value)
     return EditResult(
         f'Created the memory block "{label}".' + (f"\n\n{value}" if value else ""),
@@ -250,6 +244,15 @@ def alike(text: str, part: str) -> str:
 def _changed(block: Block, kind: Literal["update", "rename"] = "update", **changes: str) -> BlockEdit:
     after = msgspec.structs.replace(block, version=block.version + 1, updated_us=now_us(), **changes)
     return BlockEdit(kind=kind, block=after, base_version=block.version)
+
+
+def _within_limit(block: Block, value: str) -> None:
+    if len(value) > block.limit and len(value) >= len(block.value):
+        over = len(value) - block.limit
+        raise ToolError(
+            f'The memory block "{block.label}" would be {len(value)} characters long, {over} over its limit of '
+            f"{block.limit}. Nothing was changed. Shorten the text, or remove something from the block first."
+        )
 
 
 def _must_occur(block: Block, argument: str, text: str) -> None:

@@ -34,7 +34,7 @@ class Hunk:
 
 def memory_apply_patch(blocks: Blocks, label: str, patch: str) -> EditResult:
     """Apply a unified diff to the block `label`, or a patch of several blocks, which names them itself."""
-    lines = patch.removesuffix("\n").split("\n")
+    lines = _without_blank_end(patch.split("\n"))
     if any(DIRECTIVE.fullmatch(line.rstrip()) for line in lines):
         return _apply_directives(blocks, lines)
     block = editable(blocks, label)
@@ -82,7 +82,15 @@ def _sections(lines: list[str]) -> list[tuple[str, str, list[str]]]:
             raise ToolError(
                 f'The patch begins with {line!r}; before it there must be "*** Update Block: <label>" or the like.'
             )
-    return sections
+    return [(kind, label, _without_blank_end(body)) for kind, label, body in sections]
+
+
+def _without_blank_end(lines: list[str]) -> list[str]:
+    """Empty lines at the end of a patch are layout; a diff's own lines begin with a sign."""
+    end = len(lines)
+    while end and lines[end - 1] in ("", "\r"):
+        end -= 1
+    return lines[:end]
 
 
 def _directive(blocks: Blocks, kind: str, label: str, body: list[str]) -> list[EditResult]:
@@ -155,7 +163,7 @@ def _end_of_text(hunk: Hunk, sides: set[str]) -> None:
 def _place(pieces: list[str], hunk: Hunk, from_piece: int, shift: int, number: int) -> int:
     """Where in `pieces` the hunk's old lines stand."""
     if not hunk.old:
-        return _place_addition(pieces, hunk, shift)
+        return _place_addition(pieces, hunk, shift, number)
     size = len(hunk.old)
     places = [
         at
@@ -181,7 +189,7 @@ def _place(pieces: list[str], hunk: Hunk, from_piece: int, shift: int, number: i
     )
 
 
-def _place_addition(pieces: list[str], hunk: Hunk, shift: int) -> int:
+def _place_addition(pieces: list[str], hunk: Hunk, shift: int, number: int) -> int:
     """Where lines go that have no others around them: where the header says, else at the end."""
     if pieces == [""]:
         if hunk.start is None:
@@ -190,4 +198,9 @@ def _place_addition(pieces: list[str], hunk: Hunk, shift: int) -> int:
     last = len(pieces) - 1 if pieces[-1] == "" else len(pieces)
     if hunk.start is None:
         return last
-    return min(max(hunk.start - 1 + shift, 0), len(pieces))
+    at = hunk.start - 1 + shift
+    if not 0 <= at <= len(pieces):
+        raise ToolError(
+            f"Hunk {number} ({hunk.header}) adds lines after a line that is not there. Nothing was changed."
+        )
+    return at

@@ -15,8 +15,8 @@ After an edit the tool returns the block's new value; the copy below may show th
 on."""
 
 _RECALL = """\
-If you need something that is not in view, look for it before you say that you do not know: conversation_search finds
-earlier messages, archival_memory_search finds what was filed away. Use only the tools you are given."""
+If you need something that is not in view, look for it before you say that you do not know, with the tools you have for
+that: conversation_search finds earlier messages, and archival_memory_search, if you have it, what was filed away."""
 
 _ANSWER = """\
 What you write outside of tool calls is your answer, and the person reads it. You may call tools first, as many and as

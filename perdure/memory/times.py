@@ -1,12 +1,10 @@
 """Times as the model reads and writes them, in the agent's timezone. Inside they are microseconds since the epoch."""
 
-import re
-from datetime import UTC, datetime, time, timedelta, tzinfo
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from perdure.core.errors import ToolError
 
-_DATE_ONLY = re.compile(r"\d{4}-\d{2}-\d{2}|\d{8}")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -44,14 +42,19 @@ def end_us(text: str | None, argument: str, timezone: str) -> int | None:
 def _parsed(text: str, argument: str, timezone: str, bare: time) -> datetime:
     text = text.strip()
     try:
-        at = datetime.fromisoformat(text)
+        at = _bare_date(text, bare) or datetime.fromisoformat(text)
     except ValueError:
         raise ToolError(
             f"{argument} is {text!r}; write a date like 2026-03-31 or a time like 2026-03-31T14:00:00."
         ) from None
-    if _DATE_ONLY.fullmatch(text):
-        at = datetime.combine(at.date(), bare)
     return at if at.tzinfo is not None else at.replace(tzinfo=zone(timezone))
+
+
+def _bare_date(text: str, at: time) -> datetime | None:
+    try:
+        return datetime.combine(date.fromisoformat(text), at)
+    except ValueError:
+        return None
 
 
 def _us(at: datetime) -> int:

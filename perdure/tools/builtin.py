@@ -6,7 +6,7 @@ Every call is answered. An edit counts only as an effect in the step's context, 
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from perdure.core.agents import Tool
 from perdure.core.errors import ToolError
@@ -196,5 +196,5 @@ def _check_type(name: str, value: Any, schema: Mapping[str, Any]) -> None:
         raise ToolError(f"{name} must be one of {', '.join(allowed)}, not {stray[0]!r}.")
 
 
-def _answer(call: ToolCall, status: Any, text: str) -> ToolReturn:
+def _answer(call: ToolCall, status: Literal["success", "error"], text: str) -> ToolReturn:
     return ToolReturn(tool_call_id=call.id, name=call.name, status=status, content=text)

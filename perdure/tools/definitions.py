@@ -165,7 +165,7 @@ _CORE = [
         ),
         properties={
             "query": _text("What to look for."),
-            "roles": _texts("Only messages of these.", enum=["assistant", "user", "tool"]),
+            "roles": _texts("Only messages of these.", enum=["assistant", "user"]),
             "limit": _number("How many to return at most; default 5."),
             "start_date": _text(_START),
             "end_date": _text(_END),
