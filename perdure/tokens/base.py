@@ -7,11 +7,14 @@ re-rendering what an engine has already seen.
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
-from msgspec import Struct, field
+from msgspec import Struct
 
+from perdure.core.dialect import OutputDialect
 from perdure.core.messages import Message
 from perdure.core.model import ToolSpec
-from perdure.core.tokens import RendererInfo, Span, Synthesized, TokenizerInfo
+from perdure.core.tokens import Cause, RendererInfo, Span, Synthesized, TokenizerInfo
+
+__all__ = ["NoBridge", "OutputDialect", "Rendered", "Renderer", "RendererSettings", "Tokenizer", "TokenizerNotFound"]
 
 
 class Tokenizer(Protocol):
@@ -19,6 +22,14 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str) -> list[int]:
         """Ids of ordinary text. A special token's text inside it is spelt out in ordinary tokens, never its control id."""
+        ...
+
+    def encode_offsets(self, text: str, *, opens: bool) -> tuple[list[int], list[tuple[int, int]]]:
+        """`encode`, and the characters [start, end) each id stands for. `opens`: nothing stands before the text."""
+        ...
+
+    def split(self, template: str) -> list[str | int]:
+        """A template's own text as ordinary pieces and the ids of the control tokens between them, in order."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -34,22 +45,6 @@ class Tokenizer(Protocol):
         ...
 
 
-class OutputDialect(Struct, frozen=True, kw_only=True):
-    """How a model family writes reasoning and tool calls in its output, as data for `parsing/`.
-
-    `tool_format`: "hermes_json" (`<tool_call>{"name":…,"arguments":…}</tool_call>`), "none", and others as they come.
-    The ids are set where the marker is one special token of the model: then only that id is the marker, and the same
-    text spelt out in ordinary tokens is text.
-    """
-
-    reasoning_open: str | None = "<think>"
-    reasoning_close: str | None = "</think>"
-    tool_open: str | None = "<tool_call>"
-    tool_close: str | None = "</tool_call>"
-    tool_format: Literal["hermes_json", "none"] = "hermes_json"
-    marker_ids: dict[str, int] = field(default_factory=dict)
-
-
 class Rendered(Struct, frozen=True, kw_only=True):
     """`ids` [T]; `spans` cover them in order; `reasoning_open`: the prompt ends inside a thinking span (prefilled)."""
 
@@ -57,6 +52,13 @@ class Rendered(Struct, frozen=True, kw_only=True):
     spans: tuple[Span, ...]
     synthesized: tuple[Synthesized, ...] = ()
     reasoning_open: bool = False
+
+
+class NoBridge(Struct, frozen=True):
+    """Why a conversation cannot be extended as it stands: a new segment begins, for this recorded cause."""
+
+    cause: Cause
+    detail: str
 
 
 class Renderer(Protocol):
@@ -87,10 +89,10 @@ class Renderer(Protocol):
         *,
         enable_thinking: bool | None = None,
         retention: Literal["all", "tool_cycle"] = "all",
-    ) -> Rendered | str:
+    ) -> Rendered | NoBridge:
         """What to append to `previous_ids` (last prompt + completion; the completion begins at `completion_start`) so that
-        `new_messages` follow and the model speaks next. Only the ids to append are returned. A str instead of ids says
-        why the prefix cannot be kept (the caller begins a new segment)."""
+        `new_messages` follow and the model speaks next. Only the ids to append are returned. A NoBridge says why the
+        prefix cannot be kept."""
         ...
 
 

@@ -1,0 +1,62 @@
+"""The newlines a chat template puts around thinking and tool calls, told apart from the model's own.
+
+Invariant: what is removed is on record with its place, so that the text can be put together again:
+
+    <think>⏎ thoughts ⏎</think>⏎⏎ text ⏎<tool_call> … </tool_call>⏎
+    one after <think>, one before </think>, at most two after </think>, one before <tool_call>, one after </tool_call>
+"""
+
+NEWLINES_AFTER = {"reasoning_open": 1, "reasoning_close": 2, "tool_close": 1}
+
+
+class Framing:
+    """Takes the text of one stretch after another; `trimmed` lists (character of the answer, newlines removed there)."""
+
+    def __init__(self) -> None:
+        self.trimmed: list[tuple[int, str]] = []
+        self._to_drop = 0
+        self._held_at = -1
+
+    def begin(self, newlines: int) -> None:
+        """A stretch starts, at whose beginning so many newlines are the template's."""
+        self._to_drop = newlines
+
+    def take(self, text: str, at: int) -> tuple[str, int]:
+        """The model's own part of `text`, which starts at character `at`, and where that part starts.
+
+        A newline at its end is held back.
+        """
+        while self._to_drop and text:
+            if text[0] != "\n":
+                self._to_drop = 0
+                break
+            self._drop(at)
+            self._to_drop -= 1
+            text, at = text[1:], at + 1
+        if not text:
+            return "", at
+        before, held_at = self.release()
+        if before:
+            text, at = before + text, held_at
+        if text.endswith("\n"):
+            self._held_at = at + len(text) - 1
+            text = text[:-1]
+        return text, at
+
+    def release(self) -> tuple[str, int]:
+        """The newline held back was the model's own: it, and where it stands."""
+        held, self._held_at = self._held_at, -1
+        return ("\n", held) if held >= 0 else ("", 0)
+
+    def drop(self) -> None:
+        """The newline held back was the template's."""
+        if self._held_at >= 0:
+            self._drop(self._held_at)
+            self._held_at = -1
+
+    def _drop(self, at: int) -> None:
+        if self.trimmed and self.trimmed[-1][0] + len(self.trimmed[-1][1]) == at:
+            start, text = self.trimmed[-1]
+            self.trimmed[-1] = (start, text + "\n")
+        else:
+            self.trimmed.append((at, "\n"))

@@ -1,0 +1,280 @@
+"""A Model out of an engine that takes and gives token ids.
+
+Invariant: within a segment the prompt of a call is what the engine has seen, its own sampled ids included, plus newly
+rendered ids. A new segment begins only for a cause that is on record.
+"""
+
+import asyncio
+import hashlib
+import math
+import uuid
+from array import array
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+
+from perdure.core.errors import ProviderError
+from perdure.core.ids import new_id, now_us
+from perdure.core.messages import TextPart
+from perdure.core.model import Chunk, ModelDone, Prompt, ProviderExchange, TokenCapture, TokenLogprob
+from perdure.core.runs import Usage
+from perdure.core.tokens import TokenCall, floats_to_bytes, ids_to_bytes
+from perdure.parsing.output import OutputParser, ParsedOutput
+from perdure.providers.base import TokenBatch, TokenDone, TokenEngine, TokenRequest, TokenStream
+from perdure.providers.token_plan import Plan, extend, make_plan, restore
+from perdure.tokens.base import Renderer
+from perdure.tokens.grammar import tool_grammar
+
+__all__ = ["TokenExactModel", "extend", "restore"]
+
+DEFAULT_MAX_TOKENS = 4096
+THREAD_FROM_CHARS = 20_000
+
+
+class TokenExactModel:
+    """Implements `providers.base.Model`.
+
+    `context_window`: the engine's own, in tokens, where known; a prompt may set a smaller one. `vocab_size`: the model's
+    rows, where known to be more than the tokenizer's ids. `handle`: the model as agents name it.
+    """
+
+    def __init__(
+        self,
+        engine: TokenEngine,
+        renderer: Renderer,
+        *,
+        provider_name: str,
+        model_name: str,
+        handle: str,
+        context_window: int | None = None,
+        engine_version: str | None = None,
+        vocab_size: int | None = None,
+        default_max_tokens: int = DEFAULT_MAX_TOKENS,
+    ) -> None:
+        self.engine = engine
+        self.renderer = renderer
+        self.provider_name = provider_name
+        self.model_name = model_name
+        self.handle = handle
+        self.context_window = context_window
+        self._engine_version = engine_version
+        self._vocab_size = max(vocab_size or 0, renderer.tokenizer.info.vocab_size)
+        self._default_max_tokens = default_max_tokens
+
+    async def stream(
+        self, prompt: Prompt, tokens: TokenStream | None = None
+    ) -> AsyncIterator[Sequence[Chunk | ModelDone]]:
+        created_us = now_us()
+        plan = await self._plan(prompt, tokens or TokenStream())
+        request = self._request(prompt, plan)
+        parser = OutputParser(
+            self.renderer.dialect,
+            self.renderer.tokenizer,
+            reasoning_open=plan.reasoning_open,
+            stop_token_ids=self.renderer.stop_token_ids,
+        )
+        sampled = _Sampled(want_top=request.top_logprobs > 0)
+        done: TokenDone | None = None
+        async with aclosing(self.engine.generate(request)) as answer:  # type: ignore[type-var]
+            async for item in answer:
+                if isinstance(item, TokenDone):
+                    done = item
+                    break
+                sampled.add(item)
+                if chunks := parser.feed(item.ids):
+                    yield chunks
+        if done is None:
+            raise ProviderError(
+                f"The engine at {self.engine.base_url} ended the answer of {self.model_name} without saying why.",
+                kind="llm_connection",
+            )
+        output = parser.finish()
+        call = self._call(prompt, plan, request, sampled, done, output, created_us)
+        capture = TokenCapture(call=call, segment=plan.begins)
+        yield [*output.chunks, self._done(prompt, plan, sampled, done, output, capture)]
+
+    async def _plan(self, prompt: Prompt, tokens: TokenStream) -> Plan:
+        """Encoding a long text takes a while: it is done in a thread, so that other streams go on."""
+        held = 0 if tokens.segment is None or tokens.break_cause else len(tokens.covered)
+        said = sum(len(part.text) for m in prompt.messages[held:] for part in m.content if isinstance(part, TextPart))
+        said += sum(len(answer.content) for m in prompt.messages[held:] for answer in m.tool_returns)
+        if said + (0 if held else len(prompt.system)) > THREAD_FROM_CHARS:
+            return await asyncio.to_thread(make_plan, self.renderer, prompt, tokens, self.handle, self.model_name)
+        return make_plan(self.renderer, prompt, tokens, self.handle, self.model_name)
+
+    def _request(self, prompt: Prompt, plan: Plan) -> TokenRequest:
+        size = len(plan.ids)
+        window = min(prompt.context_window, self.context_window or prompt.context_window)
+        if size >= window:
+            raise ProviderError(
+                f"The prompt of {size} tokens does not fit the context window of {window} tokens of {self.handle}.",
+                kind="context_window_exceeded",
+            )
+        settings = prompt.settings
+        wanted = settings.max_output_tokens or self._default_max_tokens
+        top = prompt.top_logprobs if prompt.top_logprobs is not None else settings.top_logprobs
+        return TokenRequest(
+            model=self.model_name,
+            ids=plan.ids,
+            request_id=uuid.uuid4().hex,
+            max_tokens=max(1, min(wanted, window - size)),
+            stop_token_ids=self.renderer.stop_token_ids,
+            # the engine's own samples are ids of its model, also where that has more rows than the tokenizer has ids
+            vocab_size=max(self._vocab_size, plan.highest_id + 1),
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            top_k=settings.top_k,
+            min_p=settings.min_p,
+            seed=settings.seed,
+            frequency_penalty=settings.frequency_penalty,
+            presence_penalty=settings.presence_penalty,
+            repetition_penalty=settings.repetition_penalty,
+            top_logprobs=top or 0,
+            grammar=tool_grammar(
+                self.engine.kind,
+                self.renderer.dialect,
+                prompt.tools,
+                prompt.tool_choice,
+                parallel=prompt.parallel_tool_calls,
+                reasoning_open=plan.reasoning_open,
+            ),
+        )
+
+    def _call(
+        self,
+        prompt: Prompt,
+        plan: Plan,
+        request: TokenRequest,
+        sampled: "_Sampled",
+        done: TokenDone,
+        output: ParsedOutput,
+        created_us: int,
+    ) -> TokenCall:
+        text = self.renderer.tokenizer.decode(sampled.ids)
+        return TokenCall(
+            id=new_id("call"),
+            segment_id=plan.segment.id,
+            conversation_id=prompt.conversation_id,
+            agent_id=prompt.agent_id,
+            run_id=prompt.run_id,
+            step_id=prompt.step_id,
+            created_us=created_us,
+            delta_ids=ids_to_bytes(plan.delta),
+            completion_ids=ids_to_bytes(sampled.ids),
+            logprobs=floats_to_bytes(sampled.logprobs),
+            prompt_len=len(plan.ids),
+            length=len(sampled.ids),
+            finish=done.finish,
+            engine=self.engine.kind,
+            engine_version=self._engine_version,
+            engine_base_url=self.engine.base_url,
+            engine_request_id=done.engine_request_id,
+            stop_token_included=bool(sampled.ids) and sampled.ids[-1] in self.renderer.stop_token_ids,
+            logprob_semantics=self.engine.logprob_semantics,
+            sampling=_sampling(request),
+            bridge=plan.bridge,
+            spans=plan.spans,
+            synthesized=plan.synthesized,
+            versions=done.versions,
+            top_logprobs=sampled.top,
+            message_ids=plan.message_ids,
+            assistant_message_id=prompt.assistant_message_id,
+            parse=output.parse,
+            text_sha256=hashlib.sha256(text.encode()).hexdigest(),
+            cached_tokens=done.cached_tokens,
+            retractions=done.retractions,
+            first_token_us=sampled.first_us,
+            ended_us=now_us(),
+            trainable=done.finish.type != "abort",
+        )
+
+    def _done(
+        self,
+        prompt: Prompt,
+        plan: Plan,
+        sampled: "_Sampled",
+        done: TokenDone,
+        output: ParsedOutput,
+        capture: TokenCapture,
+    ) -> ModelDone:
+        finish = done.finish.type
+        span = output.parse["reasoning_span"]
+        usage = Usage(
+            prompt_tokens=len(plan.ids),
+            completion_tokens=len(sampled.ids),
+            total_tokens=len(plan.ids) + len(sampled.ids),
+            cached_input_tokens=done.cached_tokens,
+            reasoning_tokens=span[1] - span[0] if span else 0,
+        )
+        exchange = ProviderExchange(request=done.request, response=msgspec.json.encode(done.response))
+        return ModelDone(
+            finish="tool_calls" if finish == "stop" and output.tool_calls else finish,
+            content=output.content,
+            tool_calls=output.tool_calls,
+            usage=usage,
+            model=self.model_name,
+            logprobs=self._logprobs(sampled) if prompt.want_logprobs else None,
+            capture=capture,
+            unparsed=output.unparsed,
+            exchange=exchange if done.request else None,
+            request_id=done.engine_request_id,
+        )
+
+    def _logprobs(self, sampled: "_Sampled") -> list[TokenLogprob]:
+        tops = sampled.top or [[]] * len(sampled.ids)
+        return [
+            TokenLogprob(*self._named(token_id, logprob), tuple(self._named(other, p) for p, other in top))
+            for token_id, logprob, top in zip(sampled.ids, sampled.logprobs, tops, strict=True)
+        ]
+
+    def _named(self, token_id: int, logprob: float) -> tuple[str, float, list[int]]:
+        written = self.renderer.tokenizer.token_bytes(token_id)
+        return written.decode("utf-8", "replace"), logprob, list(written)
+
+
+class _Sampled:
+    """What the engine sampled so far: `ids` [C], `logprobs` [C], `top` [C] of [[logprob, id], ...] where asked for."""
+
+    def __init__(self, *, want_top: bool) -> None:
+        self.ids: array[int] = array("i")
+        self.logprobs: array[float] = array("f")
+        self.top: list[Any] | None = [] if want_top else None
+        self.first_us: int | None = None
+
+    def add(self, batch: TokenBatch) -> None:
+        if self.first_us is None and batch.ids:
+            self.first_us = now_us()
+        if len(batch.logprobs) != len(batch.ids):
+            raise ProviderError(
+                f"The engine answered {len(batch.ids)} ids with {len(batch.logprobs)} logprobs: its record is not usable."
+            )
+        if not math.isfinite(sum(batch.logprobs)):
+            raise ProviderError("The engine answered a logprob that is no finite number: its record is not usable.")
+        self.ids.extend(batch.ids)
+        self.logprobs.extend(batch.logprobs)
+        if self.top is not None:
+            if batch.top_logprobs is None or len(batch.top_logprobs) != len(batch.ids):
+                raise ProviderError("The engine left out the top logprobs that were asked for.")
+            self.top.extend(batch.top_logprobs)
+
+
+def _sampling(request: TokenRequest) -> dict[str, Any]:
+    """The sampling settings as sent; those left to the engine's own defaults are not in it."""
+    sent: dict[str, Any] = {
+        "max_new_tokens": request.max_tokens,
+        "stop_token_ids": list(request.stop_token_ids),
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "top_k": request.top_k,
+        "min_p": request.min_p,
+        "seed": request.seed,
+        "frequency_penalty": request.frequency_penalty,
+        "presence_penalty": request.presence_penalty,
+        "repetition_penalty": request.repetition_penalty,
+    }
+    if request.grammar is not None:
+        grammar = msgspec.json.encode(request.grammar, order="deterministic")
+        sent["grammar_sha256"] = hashlib.sha256(grammar).hexdigest()
+    return {name: value for name, value in sent.items() if value is not None}

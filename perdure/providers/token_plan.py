@@ -1,0 +1,228 @@
+"""What one call adds to a conversation's token stream: decided before the call, applied after its commit.
+
+Invariant: a stream grows only by what a committed call recorded, so `restore` of its calls gives the same stream.
+"""
+
+import hashlib
+from array import array
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, cast
+
+import msgspec
+from msgspec import Struct
+
+from perdure.core.errors import ProviderError
+from perdure.core.ids import new_id, now_us, preceding_id
+from perdure.core.messages import Message
+from perdure.core.model import Prompt, TokenCapture, ToolSpec
+from perdure.core.tokens import Cause, Segment, Span, Synthesized, TokenCall, bytes_to_ids
+from perdure.providers.base import TokenStream
+from perdure.tokens.base import NoBridge, Rendered, Renderer
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """`ids` [T] the whole prompt, of which `delta` [D] are new in the segment. `begins`: the segment, where this call begins it.
+
+    `highest_id`: the highest of `ids`. `message_ids`: the messages the delta renders, in order.
+    """
+
+    ids: "array[int]"
+    delta: list[int]
+    highest_id: int
+    segment: Segment
+    begins: Segment | None
+    bridge: Literal["render", "bridge", "fallback"]
+    spans: tuple[Span, ...]
+    synthesized: tuple[Synthesized, ...]
+    message_ids: tuple[str, ...]
+    reasoning_open: bool
+
+
+def make_plan(renderer: Renderer, prompt: Prompt, tokens: TokenStream, handle: str, model_name: str) -> Plan:
+    """Extend the stream if that is exact, else begin a new segment for the cause that prevents it. `tokens` is only read."""
+    segment = tokens.segment
+    system_sha, tools_sha = _sha(prompt.system.encode()), tools_sha256(prompt.tools)
+    stopped = _break_of(renderer, prompt, tokens, model_name, system_sha, tools_sha)
+    if isinstance(stopped, int):
+        assert segment is not None
+        new = prompt.messages[stopped:]
+        bridged = renderer.bridge(
+            tokens.ids,
+            tokens.last_completion_start,
+            new,
+            prompt.tools,
+            enable_thinking=prompt.settings.enable_thinking,
+            retention=prompt.thinking_retention,
+        )
+        if isinstance(bridged, Rendered):
+            _check_ids(renderer, bridged.ids)
+            ids = tokens.ids[:]
+            ids.extend(bridged.ids)
+            return _plan(ids, bridged, segment, None, "bridge", new)
+        stopped = bridged
+    rendered = renderer.render(
+        prompt.system,
+        prompt.messages,
+        prompt.tools,
+        enable_thinking=prompt.settings.enable_thinking,
+        retention=prompt.thinking_retention,
+        system_message_id=prompt.system_message_id,
+    )
+    _check_ids(renderer, rendered.ids)
+    ids = array("i", rendered.ids)
+    begun = Segment(
+        id=new_id("segment"),
+        conversation_id=prompt.conversation_id,
+        agent_id=prompt.agent_id,
+        index=segment.index + 1 if segment else 0,
+        cause=stopped.cause,
+        cause_detail=stopped.detail or None,
+        created_us=now_us(),
+        parent_segment_id=segment.id if segment else None,
+        parent_offset=common_prefix(tokens.ids, ids) if segment else 0,
+        model_handle=handle,
+        model_name=model_name,
+        tokenizer=renderer.tokenizer.info,
+        renderer=renderer.info,
+        system_sha256=system_sha,
+        tools_sha256=tools_sha,
+        settings={
+            "enable_thinking": prompt.settings.enable_thinking,
+            "thinking_retention": prompt.thinking_retention,
+        },
+    )
+    kind = "fallback" if stopped.cause == "renderer_fallback" else "render"
+    return _plan(ids, rendered, begun, begun, kind, prompt.messages)
+
+
+def _plan(
+    ids: "array[int]",
+    rendered: Rendered,
+    segment: Segment,
+    begins: Segment | None,
+    kind: Literal["render", "bridge", "fallback"],
+    messages: Sequence[Message],
+) -> Plan:
+    return Plan(
+        ids=ids,
+        delta=rendered.ids,
+        highest_id=max(ids, default=0),
+        segment=segment,
+        begins=begins,
+        bridge=kind,
+        spans=rendered.spans,
+        synthesized=rendered.synthesized,
+        message_ids=tuple(message.id for message in messages),
+        reasoning_open=rendered.reasoning_open,
+    )
+
+
+def _break_of(
+    renderer: Renderer, prompt: Prompt, tokens: TokenStream, model_name: str, system_sha: str, tools_sha: str
+) -> NoBridge | int:
+    """How many of the prompt's messages the stream holds, or why it cannot go on."""
+    segment = tokens.segment
+    if tokens.break_cause is not None:
+        return NoBridge(cast(Cause, tokens.break_cause[0]), tokens.break_cause[1])
+    if segment is None:
+        return NoBridge("root", "")
+    if segment.model_name != model_name or segment.tokenizer is None:
+        return NoBridge("model_change", f"from {segment.model_name} to {model_name}")
+    if segment.tokenizer.sha256 != renderer.tokenizer.info.sha256:
+        return NoBridge("model_change", f"{model_name} has another tokenizer now")
+    if segment.renderer is None or segment.renderer != renderer.info:
+        return NoBridge("model_change", f"{model_name} has another chat template or renderer version now")
+    if segment.tools_sha256 != tools_sha:
+        return NoBridge("tools_change", "other tools are shown")
+    if segment.system_sha256 != system_sha:
+        return NoBridge("memory_rewrite", "the system prompt changed")
+    held = covered_count(prompt.messages, tokens.covered)
+    if held is None:
+        return NoBridge("history_edit", "the context no longer begins with the messages the model has seen")
+    return held
+
+
+def covered_count(messages: Sequence[Message], covered: Sequence[str]) -> int | None:
+    """How many messages at the beginning are the covered ones; None if these are not the beginning.
+
+    A sampled answer may be stored as an approval request and an assistant message, whose id is the one after it.
+    """
+    at = 0
+    for message_id in covered:
+        if at < len(messages) and messages[at].id == message_id:
+            at += 1
+            continue
+        if at == len(messages) or messages[at].role != "approval" or messages[at].id != preceding_id(message_id):
+            return None
+        at += 1
+        if at < len(messages) and messages[at].id == message_id:
+            at += 1
+    return at
+
+
+def extend(tokens: TokenStream, capture: TokenCapture) -> None:
+    """Take a committed call into the stream it was planned on."""
+    if capture.segment is not None:
+        tokens.segment = capture.segment
+        tokens.ids = array("i")
+        tokens.covered = []
+        tokens.break_cause = None
+    _append(tokens, capture.call)
+
+
+def restore(segment: Segment, calls: Iterable[TokenCall]) -> TokenStream:
+    """The stream of a segment from its calls in order, as it was after the last of them."""
+    tokens = TokenStream()
+    tokens.segment = segment
+    for call in calls:
+        _append(tokens, call)
+    return tokens
+
+
+def _append(tokens: TokenStream, call: TokenCall) -> None:
+    delta = bytes_to_ids(call.delta_ids)
+    if (
+        tokens.segment is None
+        or call.segment_id != tokens.segment.id
+        or len(tokens.ids) + len(delta) != call.prompt_len
+    ):
+        raise ProviderError(
+            f"The token record of step {call.step_id} does not continue its segment: "
+            f"{len(tokens.ids)} + {len(delta)} ids, and a prompt of {call.prompt_len}."
+        )
+    tokens.ids.extend(delta)
+    tokens.last_completion_start = len(tokens.ids)
+    tokens.ids.extend(bytes_to_ids(call.completion_ids))
+    tokens.covered.extend((*call.message_ids, call.assistant_message_id))
+
+
+def common_prefix(a: "array[int]", b: "array[int]") -> int:
+    """How many ids two streams share from the start."""
+    end, step = min(len(a), len(b)), 1024
+    left, right = memoryview(a).cast("B"), memoryview(b).cast("B")
+    at = 0
+    while at < end and left[at * 4 : (at + step) * 4] == right[at * 4 : (at + step) * 4] and at + step <= end:
+        at += step
+    while at < end and a[at] == b[at]:
+        at += 1
+    return at
+
+
+def tools_sha256(tools: Sequence[ToolSpec]) -> str:
+    """Of what the model is shown of them, in order."""
+    shown: list[Any] = [[tool.name, tool.description, tool.parameters] for tool in tools]
+    return _sha(msgspec.json.encode(shown))
+
+
+def _sha(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _check_ids(renderer: Renderer, ids: Sequence[int]) -> None:
+    """An id outside the vocabulary ends some engines: none may ever be sent."""
+    size = renderer.tokenizer.info.vocab_size
+    if ids and not (min(ids) >= 0 and max(ids) < size):
+        raise ProviderError(
+            f"The renderer {renderer.info.name} made an id outside the vocabulary of {size} tokens.",
+            kind="llm_bad_request",
+        )

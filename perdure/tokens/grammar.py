@@ -1,0 +1,170 @@
+"""Grammars that force a tool call's form, for engines that take one.
+
+Invariant: what a grammar lets through, `parsing/` reads as calls of the tools given, whose arguments are JSON objects with the
+right keys and types of values.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from perdure.core.dialect import OutputDialect
+from perdure.core.model import ToolSpec
+
+_JSON_RULES = {
+    "ws": "[ \\t\\n]{0,8}",
+    "string": r'"\"" ( [^"\\\x00-\x1f] | "\\" ( ["\\/bfnrt] | "u" [0-9a-fA-F]{4} ) )* "\""',
+    "integer": '"-"? ( "0" | [1-9] [0-9]{0,15} )',
+    "number": 'integer ( "." [0-9]{1,16} )? ( [eE] [-+]? [0-9]{1,3} )?',
+    "boolean": '"true" | "false"',
+    "null": '"null"',
+    "value": "object | array | string | number | boolean | null",
+    "member": 'string ws ":" ws value',
+    "object": '"{" ws ( member ( ws "," ws member )* )? ws "}"',
+    "array": '"[" ws ( value ( ws "," ws value )* )? ws "]"',
+}
+_PRIMITIVES = {"string": "string", "integer": "integer", "number": "number", "boolean": "boolean", "null": "null"}
+_MAX_DEPTH = 12
+
+
+def tool_grammar(
+    engine: str,
+    dialect: OutputDialect,
+    tools: Sequence[ToolSpec],
+    tool_choice: str,
+    *,
+    parallel: bool,
+    reasoning_open: bool,
+) -> dict[str, Any] | None:
+    """The grammar of one call to an engine, or None where none is wanted or the engine cannot keep it exactly.
+
+    Only llama.cpp matches special tokens by their text. Other engines' grammars would spell `<tool_call>` out in ordinary
+    tokens, which is not how these models write it, so there a required tool is asked for and not forced.
+    """
+    if engine != "llamacpp" or not tools or tool_choice == "none" or dialect.tool_format != "hermes_json":
+        return None
+    if tool_choice == "auto":
+        return {
+            "kind": "gbnf_lazy",
+            "grammar": gbnf(tools, parallel=parallel),
+            "triggers": [dialect.tool_open],
+        }
+    named = [tool for tool in tools if tool.name == tool_choice] or list(tools)
+    thinks = dialect.reasoning_open is not None and dialect.reasoning_open in dialect.marker_ids
+    return {
+        "kind": "gbnf",
+        "grammar": gbnf(named, parallel=parallel, thought="open" if reasoning_open else "may" if thinks else ""),
+    }
+
+
+def gbnf(tools: Sequence[ToolSpec], *, parallel: bool, thought: str = "") -> str:
+    """A llama.cpp grammar of one or more calls. `thought`: "may" come before them, or stands "open" already."""
+    rules = _Rules()
+    calls: list[str] = []
+    for at, tool in enumerate(tools):
+        arguments = rules.schema({"type": "object"} | tool.parameters, f"arguments-{at}", tool.parameters, 0)
+        head = '<tool_call>\n{"name": ' + json.dumps(tool.name, ensure_ascii=False) + ', "arguments": '
+        rules.add(f"call-{at}", f"{literal(head)} {arguments} {literal('}' + chr(10) + '</tool_call>')}")
+        calls.append(f"call-{at}")
+    rules.add("call", " | ".join(calls))
+    body = f"call ( {literal(chr(10))} call )*" if parallel else "call"
+    if thought:
+        rules.add("thought", '( [^<] | "<" [^/] | "</" [^t] | "</t" [^h] )* "</think>" [\\n]{0,2}')
+        body = f"thought {body}" if thought == "open" else f'( "<think>" thought )? {body}'
+    return rules.text(body)
+
+
+class _Rules:
+    def __init__(self) -> None:
+        self._rules: dict[str, str] = {}
+        self._refs: dict[str, str] = {}
+
+    def add(self, name: str, body: str) -> str:
+        self._rules[name] = body
+        return name
+
+    def text(self, root: str) -> str:
+        lines = [f"root ::= {root}"]
+        lines += [f"{name} ::= {body}" for name, body in (self._rules | _JSON_RULES).items()]
+        return "\n".join(lines) + "\n"
+
+    def schema(self, schema: Any, name: str, root: Any, depth: int) -> str:
+        """The rule for values of a schema; what a schema says beyond types, keys, enums and choices is left to validation."""
+        if not isinstance(schema, dict) or depth > _MAX_DEPTH:
+            return "value"
+        if "$ref" in schema:
+            return self._reference(schema["$ref"], root, depth)
+        if "const" in schema:
+            return self.add(name, literal(_json(schema["const"])))
+        if schema.get("enum"):
+            return self.add(name, " | ".join(literal(_json(choice)) for choice in schema["enum"]))
+        for choice in ("anyOf", "oneOf"):
+            if schema.get(choice):
+                kinds = [self.schema(one, f"{name}-{at}", root, depth + 1) for at, one in enumerate(schema[choice])]
+                return self.add(name, " | ".join(dict.fromkeys(kinds)))
+        if len(schema.get("allOf") or ()) == 1:
+            return self.schema(schema["allOf"][0], name, root, depth + 1)
+        kind = schema.get("type")
+        if isinstance(kind, list):
+            kinds = [
+                self.schema(schema | {"type": one}, f"{name}-{at}", root, depth + 1) for at, one in enumerate(kind)
+            ]
+            return self.add(name, " | ".join(dict.fromkeys(kinds)))
+        if kind == "object" or (kind is None and "properties" in schema):
+            return self._object(schema, name, root, depth)
+        if kind == "array":
+            item = self.schema(schema.get("items"), f"{name}-item", root, depth + 1)
+            return self.add(name, f'"[" ws ( {item} ( ws "," ws {item} )* )? ws "]"')
+        return _PRIMITIVES.get(kind or "", "value")
+
+    def _reference(self, reference: Any, root: Any, depth: int) -> str:
+        """A definition becomes one rule, so that it may name itself."""
+        if not isinstance(reference, str) or not reference.startswith("#/"):
+            return "value"
+        if reference in self._refs:
+            return self._refs[reference]
+        target: Any = root
+        for step in reference[2:].split("/"):
+            target = target.get(step) if isinstance(target, dict) else None
+        name = self._refs[reference] = f"ref-{len(self._refs)}"
+        body = self.schema(target, f"{name}-body", root, depth + 1)
+        return self.add(name, body)
+
+    def _object(self, schema: dict[str, Any], name: str, root: Any, depth: int) -> str:
+        """Keys in the schema's order; those not required may be left out. Without declared keys: any object."""
+        properties: dict[str, Any] = schema.get("properties") or {}
+        if not properties:
+            return "object" if depth or schema.get("additionalProperties") else self.add(name, '"{" ws "}"')
+        required: list[str] = schema.get("required") or []
+        pairs = [
+            (f"{literal(_json(key) + ':')} ws {self.schema(value, f'{name}-{at}', root, depth + 1)}", key in required)
+            for at, (key, value) in enumerate(properties.items())
+        ]
+        return self.add(name, f'"{{" ws {self._members(name, pairs)} ws "}}"')
+
+    def _members(self, name: str, pairs: Sequence[tuple[str, bool]]) -> str:
+        """`rest-n`: a comma and pair n or, if that may be left out, what follows it."""
+        after = '""'
+        firsts: list[str] = []
+        for at in range(len(pairs) - 1, -1, -1):
+            pair, is_required = pairs[at]
+            firsts.append(f"{pair} {after}")
+            rest = f'ws "," ws {pair} {after}' if is_required else f'( ws "," ws {pair} )? {after}'
+            after = self.add(f"{name}-rest-{at}", rest)
+        until_required = next((at for at, (_, needed) in enumerate(pairs) if needed), None)
+        starts = firsts[::-1][: len(pairs) if until_required is None else until_required + 1]
+        group = " | ".join(starts)
+        return f"( {group} )" if until_required is not None else f"( {group} )?"
+
+
+def literal(text: str) -> str:
+    """A text as a GBNF string."""
+    escaped = (
+        text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
+    )
+    return '"' + re.sub(r"[\x00-\x1f\x7f]", lambda match: f"\\x{ord(match[0]):02x}", escaped) + '"'
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
