@@ -199,7 +199,7 @@ class Worker:
         committed(turn, result)
         done = result.done
         if done is not None and done.capture is not None and context.tokens is not None:
-            extend(context.tokens, done.capture, [m.id for m in turn.context if m.id != result.messages[0].id])
+            extend(context.tokens, done.capture)
         if result.outcome is not None and result.outcome.effects:
             edits = [effect for effect in result.outcome.effects if isinstance(effect, BlockEdit)]
             executor.blocks = applied(executor.blocks, edits)
