@@ -20,6 +20,8 @@ class Answer:
         self.deltas = deltas
         self.any_output = False
         self._kind: type[Chunk] | None = None
+        self._content_kind: type[Chunk] | None = None
+        self._content_part = 0
         self._next_part = 0
         self._part = 0
         self._calls_part = -1
@@ -40,14 +42,19 @@ class Answer:
         return events
 
     def _turn_to(self, chunk: Chunk) -> None:
-        self._kind = type(chunk)
-        if type(chunk) is ToolCallChunk:
+        """Another kind of chunk: another part, but for more calls, and for content that calls only interrupted."""
+        self._kind = kind = type(chunk)
+        if kind is ToolCallChunk:
             if self._calls_part < 0:
                 self._calls_part = self._next_part
                 self._next_part += 1
+                self._content_kind = None
             self._part = self._calls_part
+        elif kind is self._content_kind:
+            self._part = self._content_part
         else:
-            self._part = self._next_part
+            self._content_kind = kind
+            self._part = self._content_part = self._next_part
             self._next_part += 1
 
     def _keep(self, chunk: Chunk) -> None:
