@@ -174,3 +174,9 @@ def test_the_limit_holds_for_patches():
     blocks = {"a": Block(id="block-a", label="a", value="12", limit=3)}
     with pytest.raises(ToolError, match="1 over its limit of 3"):
         memory_apply_patch(blocks, "a", "-12\n+1234")
+
+
+def test_a_hunk_about_the_end_of_the_text_stands_only_there():
+    mark = "\\ No newline at end of file"
+    assert patched("a\nb\na", f"-a\n{mark}\n+c\n{mark}") == "a\nb\nc"
+    assert patched("a\nb\na", f"-a\n{mark}\n+a") == "a\nb\na\n"
