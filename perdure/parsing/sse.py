@@ -11,8 +11,8 @@ _BOM = b"\xef\xbb\xbf"
 class SseParser:
     """`feed` gives the data of the events that are complete, several lines joined by a newline; `finish` what was left.
 
-    `[DONE]` is not given but sets `done`; what comes after it is dropped. Comments, ids, retry times and event names are
-    dropped: the APIs read here say in the data itself what it is.
+    `[DONE]` is not given but sets `done`; what comes after it is dropped. Comments, ids, retry times and event names
+    are dropped: the APIs read here say in the data itself what it is.
     """
 
     __slots__ = ("_begun", "_pending", "_skip_lf", "done")
@@ -60,7 +60,7 @@ class SseParser:
         return head.removeprefix(_BOM)
 
     def _plain_newlines(self, data: bytes) -> bytes:
-        """CRLF and CR become LF. A CR at the end counts at once; an LF that then begins the next piece is part of it."""
+        """CRLF and CR become LF. A CR at the end counts at once; an LF beginning the next piece belongs to it."""
         if self._skip_lf:
             if not data:
                 return data

@@ -1,6 +1,6 @@
 """What a model endpoint's failure means: HTTP statuses, error bodies and transport errors as ProviderError.
 
-Invariant: every message names the provider and says what to do; no message holds a key or more than a screenful of text.
+Invariant: every message names the provider and says what to do; none holds a key or more than a screenful of text.
 """
 
 import re
@@ -57,7 +57,7 @@ _ADVICE: dict[ProviderErrorKind, str] = {
     "llm_rate_limit": "Wait, or raise the limit of this key.",
     "llm_overloaded": "Try again in a moment.",
     "llm_timeout": "Try again; if it stays so, the model or a proxy before it is too slow.",
-    "context_window_exceeded": "The conversation is longer than the model's context: compact it or use a model with a longer one.",
+    "context_window_exceeded": "Compact the conversation, or use a model with a longer context.",
 }
 
 
@@ -124,7 +124,7 @@ def said(body: bytes, content_type: str = "") -> str:
 
 
 def message_in(value: Any) -> str | None:
-    """The message of an error object: `{"error": {"message"}}`, `{"error": ".."}`, `{"message"}`, `{"detail"}`, lists of them."""
+    """The message in `{"error": {"message"}}`, `{"error": ""}`, `{"message"}`, `{"detail"}` or a list of such."""
     if isinstance(value, str):
         return value
     if isinstance(value, list):

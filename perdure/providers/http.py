@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from msgspec import Struct
 
 from perdure import __version__
-from perdure.core.errors import ProviderError
+from perdure.core.errors import Invalid, ProviderError
 from perdure.providers.failures import RETRYABLE_STATUSES, status_error
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 MAX_ERROR_BYTES = 65_536
 MAX_BODY_BYTES = 256 * 1024 * 1024
+DRAIN_S = 2.0
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -60,10 +61,7 @@ class Endpoint:
     ) -> None:
         parts = urlsplit(base_url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ProviderError(
-                f"The base URL of provider '{name}' is {base_url!r}: it must begin with http:// or https:// and name a host.",
-                kind="llm_bad_request",
-            )
+            raise Invalid(f"The base URL of provider '{name}' is {base_url!r}: give http:// or https:// and a host.")
         self.name = name
         self.base_url = base_url.rstrip("/")
         self.timeouts = timeouts
@@ -97,8 +95,11 @@ class Http:
         self._session: ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sleep = sleep
+        self._draining: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
+        for task in list(self._draining):
+            task.cancel()
         session, self._session = self._session, None
         if session is not None:
             await session.close()
@@ -144,6 +145,12 @@ class Http:
         except TimeoutError as cause:
             raise _timed_out(endpoint, path, f"no answer within {timeout_s:g} s") from cause
 
+    def drain(self, response: "ClientResponse") -> None:
+        """Read what is left of an answer, as long as that is soon over."""
+        task = asyncio.get_running_loop().create_task(_drain(response))
+        self._draining.add(task)
+        task.add_done_callback(self._draining.discard)
+
     async def _once(self, endpoint: Endpoint, path: str, body: bytes | None, method: str) -> "Answer":
         url = endpoint.url(path)
         try:
@@ -158,7 +165,7 @@ class Http:
             )
         except Exception as cause:
             raise _transport_error(endpoint, path, cause) from cause
-        answer = Answer(endpoint, path, response)
+        answer = Answer(self, endpoint, path, response)
         if response.status == 200:
             return answer
         try:
@@ -179,11 +186,13 @@ class Http:
 
 
 class Answer:
-    """A 200 under way. Leaving the block, or `close`, before its end drops the connection: the engine sees that and stops."""
+    """A 200 under way. Leaving the block, or `close`, before its end drops the connection, and the engine stops."""
 
-    __slots__ = ("_between_set", "_endpoint", "_path", "_read", "_response")
+    __slots__ = ("_between_set", "_endpoint", "_http", "_left", "_path", "_read", "_response")
 
-    def __init__(self, endpoint: Endpoint, path: str, response: "ClientResponse") -> None:
+    def __init__(self, http: Http, endpoint: Endpoint, path: str, response: "ClientResponse") -> None:
+        self._http = http
+        self._left = False
         self._endpoint = endpoint
         self._path = path
         self._response = response
@@ -201,7 +210,14 @@ class Answer:
         self.close()
 
     def close(self) -> None:
-        self._response.close()  # gives the connection back instead when the whole body was read
+        if not self._left:
+            self._response.close()  # gives the connection back instead when the whole body was read
+
+    def leave(self) -> None:
+        """The rest is not wanted: it is read in the background, so that the connection can be used again."""
+        if not self._response.content.at_eof():
+            self._left = True
+            self._http.drain(self._response)
 
     async def read(self) -> bytes:
         """What has arrived, as soon as something has; b"" at the end."""
@@ -218,7 +234,7 @@ class Answer:
         return data
 
     async def read_all(self, limit: int | None = None) -> bytes:
-        """The rest of the body. `limit`: that many bytes are enough; without it more than MAX_BODY_BYTES is an error."""
+        """The rest of the body. `limit`: that many bytes are enough; without it MAX_BODY_BYTES is the most."""
         pieces: list[bytes] = []
         size = 0
         while data := await self.read():
@@ -229,6 +245,17 @@ class Answer:
             if size > MAX_BODY_BYTES:
                 raise ProviderError(f"{self._endpoint.name} sent more than {MAX_BODY_BYTES} bytes in one answer.")
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+async def _drain(response: "ClientResponse") -> None:
+    try:
+        async with asyncio.timeout(DRAIN_S):
+            while await response.content.readany():
+                pass
+    except Exception:
+        pass  # nobody waits for it: the connection is dropped instead of kept
+    finally:
+        response.close()
 
 
 def _open_session() -> "ClientSession":

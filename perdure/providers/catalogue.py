@@ -1,0 +1,144 @@
+"""What a provider serves: its model list, in each of the ways providers tell it, with context windows where they say.
+
+Invariant: a context window is the provider's word or a published figure (`profiles.py`); where there is neither it is None.
+"""
+
+import asyncio
+import re
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import msgspec
+
+from perdure.core.errors import ProviderError
+from perdure.providers.base import ModelInfo
+from perdure.providers.configs import ProviderConfig, without_version
+from perdure.providers.http import Endpoint, Http
+from perdure.providers.profiles import ProviderProfile, traits_of
+
+TIMEOUT_S = 5.0
+
+_WINDOW_KEYS = ("max_model_len", "context_length", "context_window", "max_context_length", "loaded_context_length")
+_EMBEDDING = re.compile(r"embed|\bbge-|\be5-|\bgte-", re.IGNORECASE)
+_EMBEDDING_DIMS = {"text-embedding-3-small": 1536, "text-embedding-3-large": 3072, "text-embedding-ada-002": 1536}
+# Models of OpenAI's list that do not chat.
+_NOT_CHAT = re.compile(
+    r"whisper|tts|dall-e|gpt-image|moderation|transcribe|realtime|audio|davinci|babbage|sora|-instruct|computer-use"
+)
+
+
+async def list_models(
+    http: Http, endpoint: Endpoint, config: ProviderConfig, profile: ProviderProfile
+) -> list[ModelInfo]:
+    """Its models now; the configured ones where the configuration lists them. ProviderError when it cannot be asked."""
+    options = config.options
+    if options.models is not None:
+        return [_info(config, profile, name, options.context_window) for name in options.models]
+    answer = _decoded(config.name, await http.call(endpoint, "/models", method="GET", retry=False, timeout_s=TIMEOUT_S))
+    entries = answer.get("data", answer.get("models")) if isinstance(answer, dict) else answer
+    if not isinstance(entries, list):
+        raise ProviderError(f"{config.name} answered {endpoint.base_url}/models without a list of models.")
+    found = [_of_entry(config, profile, entry) for entry in entries if isinstance(entry, dict)]
+    found = [info for info in found if info.name and not (config.kind == "openai" and _NOT_CHAT.search(info.name))]
+    if profile.models == "llamacpp":
+        return await _with_slots(http, config, found)
+    if profile.models == "ollama":
+        return list(await asyncio.gather(*(_of_ollama(http, config, info) for info in found)))
+    return found
+
+
+def _of_entry(config: ProviderConfig, profile: ProviderProfile, entry: dict[str, Any]) -> ModelInfo:
+    name = entry.get("id") or entry.get("name") or ""
+    window = config.options.context_window
+    if window is None:
+        inner = [entry.get(key) for key in ("meta", "top_provider", "limits")]
+        window = next((found for each in (entry, *inner) if (found := _window(each)) is not None), None)
+    embedding = entry.get("type") in ("embedding", "embeddings") or entry.get("object") == "embedding"
+    return _info(config, profile, str(name), window, embedding=embedding)
+
+
+def _window(entry: Any) -> int | None:
+    if not isinstance(entry, dict):
+        return None
+    values = (entry.get(key) for key in _WINDOW_KEYS)
+    return next((int(value) for value in values if isinstance(value, int | float) and value > 0), None)
+
+
+def _info(
+    config: ProviderConfig, profile: ProviderProfile, name: str, window: int | None, *, embedding: bool = False
+) -> ModelInfo:
+    kind = profile.listed_as or profile.kind
+    embedding = embedding or _EMBEDDING.search(name) is not None
+    return ModelInfo(
+        handle=f"{config.name}/{name}",
+        name=name,
+        provider_name=config.name,
+        provider_type=kind,
+        endpoint_type=kind,
+        endpoint=shown_url(config.base_url),
+        context_window=window if window is not None else traits_of(name).context_window,
+        embedding_dim=_EMBEDDING_DIMS.get(name) if embedding else None,
+        kind="embedding" if embedding else "llm",
+    )
+
+
+async def _with_slots(http: Http, config: ProviderConfig, found: list[ModelInfo]) -> list[ModelInfo]:
+    """llama.cpp divides its context among its slots; `/props` tells what one of them has."""
+    if config.base_url is None or config.options.context_window is not None:
+        return found
+    root = Endpoint(config.name, without_version(config.base_url), headers=auth_headers(config))
+    try:
+        props = _decoded(config.name, await http.call(root, "/props", method="GET", retry=False, timeout_s=TIMEOUT_S))
+        window = props["default_generation_settings"]["n_ctx"]
+    except (ProviderError, KeyError, TypeError):
+        return found
+    return [msgspec.structs.replace(info, context_window=window) for info in found]
+
+
+async def _of_ollama(http: Http, config: ProviderConfig, info: ModelInfo) -> ModelInfo:
+    """The context an Ollama model is loaded with (`num_ctx`), else the longest it could be loaded with."""
+    if config.base_url is None or config.options.context_window is not None:
+        return info
+    root = Endpoint(config.name, without_version(config.base_url))
+    body = msgspec.json.encode({"model": info.name})
+    try:
+        shown = _decoded(config.name, await http.call(root, "/api/show", body, retry=False, timeout_s=TIMEOUT_S))
+    except ProviderError:
+        return info
+    if not isinstance(shown, dict):
+        return info
+    embedding = "embedding" in (shown.get("capabilities") or ())
+    kind = "embedding" if embedding else info.kind
+    return msgspec.structs.replace(info, context_window=_ollama_window(shown) or info.context_window, kind=kind)
+
+
+def _ollama_window(shown: dict[str, Any]) -> int | None:
+    found = re.search(r"^num_ctx\s+(\d+)", str(shown.get("parameters") or ""), re.MULTILINE)
+    if found:
+        return int(found[1])
+    facts = shown.get("model_info")
+    windows = facts.items() if isinstance(facts, dict) else ()
+    return next((value for key, value in windows if key.endswith(".context_length") and isinstance(value, int)), None)
+
+
+def auth_headers(config: ProviderConfig) -> dict[str, str]:
+    headers = {"Authorization": f"Bearer {config.api_key}"} if config.api_key else {}
+    return {**headers, **config.options.headers}
+
+
+def shown_url(url: str | None) -> str | None:
+    """A URL as it may be shown: without a user or password in it."""
+    if url is None:
+        return None
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def _decoded(name: str, body: bytes) -> Any:
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as cause:
+        shown = body[:100].decode("utf-8", "replace")
+        raise ProviderError(
+            f"{name} did not answer with JSON: {shown!r}. Check its base URL.", kind="llm_bad_request"
+        ) from cause

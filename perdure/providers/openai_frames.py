@@ -1,0 +1,257 @@
+"""What a chat-completions endpoint answers, streamed or whole: JSON in, chunks out, at the end a ModelDone.
+
+Invariant: the chunks joined are the ModelDone's parts and calls, whatever the frames looked like; streamed and whole answers
+of one content give equal results. Odd but readable frames are read (`openai_odd.py`); unreadable ones are a ProviderError.
+"""
+
+import uuid
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import msgspec
+
+from perdure.core.errors import ProviderError
+from perdure.core.messages import ReasoningPart, TextPart, ToolCall
+from perdure.core.model import (
+    Chunk,
+    ModelDone,
+    ProviderExchange,
+    ReasoningChunk,
+    TextChunk,
+    TokenLogprob,
+    ToolCallChunk,
+)
+from perdure.core.runs import Usage
+from perdure.providers.failures import DETAIL_CHARS, RETRYABLE_STATUSES, described, message_in, status_in
+from perdure.providers.openai_odd import straightened
+from perdure.providers.openai_wire import CallPiece, Choice, Frame, WireUsage, decode_frame, token_logprob, usage_of
+
+Finish = Literal["stop", "length", "tool_calls", "content_filter", "abort"]
+
+_FINISH: dict[str, Finish] = {
+    "stop": "stop",
+    "eos": "stop",
+    "eos_token": "stop",
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "length": "length",
+    "max_tokens": "length",
+    "model_length": "length",
+    "tool_calls": "tool_calls",
+    "tool_use": "tool_calls",
+    "function_call": "tool_calls",
+    "content_filter": "content_filter",
+    "safety": "content_filter",
+    "abort": "abort",
+    "cancelled": "abort",
+}
+
+
+class _OpenCall:
+    __slots__ = ("arguments", "id", "index", "name", "wire_id")
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.wire_id: str | None = None
+        self.id = ""
+        self.name = ""
+        self.arguments: list[str] = []
+
+
+class ChatAnswer:
+    """One answer under way. `provider` is the name errors carry; `any_output`: some of the answer has been given out."""
+
+    def __init__(self, provider: str) -> None:
+        self.any_output = False
+        self._provider = provider
+        self._parts: list[tuple[type[TextPart | ReasoningPart], list[str]]] = []
+        self._kind: type[TextPart | ReasoningPart] | None = None
+        self._pieces: list[str] = []
+        self._calls: list[_OpenCall] = []
+        self._by_index: dict[int, _OpenCall] = {}
+        self._finish: Finish | None = None
+        self._answered = False
+        self._refused = False
+        self._usage: WireUsage | None = None
+        self._logprobs: list[TokenLogprob] = []
+        self._model: str | None = None
+        self._id: str | None = None
+
+    def feed(self, frames: Iterable[bytes]) -> list[Chunk]:
+        """The chunks of some frames (the data of stream events, or a whole body). ProviderError if one tells of an error."""
+        chunks: list[Chunk] = []
+        for data in frames:
+            try:
+                frame = decode_frame(data)
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                frame = self._odd(data)
+            for choice in frame.choices:
+                if choice.index == 0:
+                    self._take_choice(choice, chunks, data)
+            if frame.usage is not None:
+                self._usage = frame.usage
+            if not self._answered:
+                self._check_error(frame, data)
+                self._id, self._model = frame.id, frame.model
+                self._answered = bool(frame.choices)
+            elif frame.error:
+                raise self._failed(frame.error, data)
+        if chunks:
+            self.any_output = True
+        return chunks
+
+    def done(self, *, complete: bool, request: bytes = b"", response: bytes | None = None) -> ModelDone:
+        """The whole answer. `complete`: the endpoint said that it ended ([DONE], or an answer in one piece)."""
+        if self._finish is None and self._usage is None and not complete:
+            raise ProviderError(
+                f"The stream of {self._provider} ended before the answer did.",
+                kind="llm_connection",
+                retryable=not self.any_output,
+            )
+        if not self._answered:
+            raise ProviderError(
+                f"{self._provider} sent an empty answer: no choice in it. Try again, or check the model's name.",
+                kind="llm_empty_response",
+                retryable=True,
+            )
+        calls = tuple(ToolCall(call.id, call.name, "".join(call.arguments)) for call in self._calls if call.name)
+        nameless = ("".join(call.arguments) for call in self._calls if not call.name)
+        finish = self._finish or "stop"
+        if finish in ("stop", "tool_calls"):
+            finish = "tool_calls" if calls else "stop"
+        content = tuple(kind("".join(pieces)) for kind, pieces in self._parts)
+        usage = usage_of(self._usage)
+        if response is None:
+            response = _assembled(self._id, self._model, content, calls, finish, usage)
+        return ModelDone(
+            finish=finish,
+            content=content,
+            tool_calls=calls,
+            usage=usage,
+            model=self._model,
+            logprobs=self._logprobs or None,
+            unparsed=tuple((text, "the call has no tool name") for text in nameless),
+            exchange=ProviderExchange(request=request, response=response),
+            request_id=self._id,
+            extra={"refusal": True} if self._refused else {},
+        )
+
+    def _take_choice(self, choice: Choice, chunks: list[Chunk], data: bytes) -> None:
+        delta = choice.delta or choice.message
+        if delta is not None:
+            if text := delta.reasoning_content or delta.reasoning:
+                self._add(ReasoningPart, text)
+                chunks.append(ReasoningChunk(text))
+            if text := delta.content:
+                self._add(TextPart, text)
+                chunks.append(TextChunk(text))
+            if text := delta.refusal:
+                self._refused = True
+                self._add(TextPart, text)
+                chunks.append(TextChunk(text))
+            if delta.tool_calls:
+                for call in delta.tool_calls:
+                    self._take_call(call, chunks)
+        if choice.error or choice.finish_reason == "error":
+            raise self._failed(choice.error, data)
+        if choice.finish_reason:
+            self._finish = _FINISH.get(choice.finish_reason.lower(), "stop")
+        if choice.logprobs is not None and choice.logprobs.content:
+            self._logprobs += [token_logprob(token) for token in choice.logprobs.content]
+
+    def _add(self, kind: type[TextPart | ReasoningPart], text: str) -> None:
+        if self._kind is not kind:
+            self._kind = kind
+            self._pieces = []
+            self._parts.append((kind, self._pieces))
+        self._pieces.append(text)
+
+    def _take_call(self, piece: CallPiece, chunks: list[Chunk]) -> None:
+        """A call is announced once its name is known; arguments that came before it go along."""
+        name = (piece.function.name if piece.function else None) or ""
+        arguments = (piece.function.arguments if piece.function else None) or ""
+        call = self._call_of(piece, name)
+        if arguments:
+            call.arguments.append(arguments)
+        if not call.name:
+            call.id = call.id or self._unused(piece.id)
+            if not name:
+                return
+            call.name = name
+            call.id = call.id or f"call_{uuid.uuid4().hex[:24]}"
+            chunks.append(ToolCallChunk(call.index, call.id, name, "".join(call.arguments)))
+        elif arguments:
+            chunks.append(ToolCallChunk(call.index, arguments=arguments))
+
+    def _call_of(self, piece: CallPiece, name: str) -> _OpenCall:
+        """The call a piece belongs to. By its index; where there is none, or every call has the same, by id and name."""
+        last = self._calls[-1] if self._calls else None
+        if piece.index is None:
+            same = next((call for call in self._calls if call.id == piece.id), None) if piece.id else None
+            if same is not None:
+                return same
+            return last if last is not None and not piece.id and not (name and last.name) else self._new_call(None)
+        call = self._by_index.get(piece.index)
+        if call is None or (name and call.name and piece.id and piece.id != call.wire_id):
+            call = self._new_call(piece.index)
+            call.wire_id = piece.id
+        return call
+
+    def _new_call(self, index: int | None) -> _OpenCall:
+        call = _OpenCall(len(self._calls))
+        self._calls.append(call)
+        if index is not None:
+            self._by_index[index] = call
+        return call
+
+    def _unused(self, call_id: str | None) -> str:
+        """The id, unless another call of this answer has it: two calls of one id could not be answered apart."""
+        return "" if not call_id or any(call.id == call_id for call in self._calls) else call_id
+
+    def _odd(self, data: bytes) -> Frame:
+        if not data.strip():
+            return Frame()
+        try:
+            return msgspec.convert(straightened(msgspec.json.decode(data)), Frame, strict=False)
+        except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as cause:
+            shown = data[:200].decode("utf-8", "replace")
+            raise ProviderError(
+                f"{self._provider} sent what is no chat completion: {cause}. It begins: {shown}",
+                detail=data[:DETAIL_CHARS].decode("utf-8", "replace"),
+                retryable=not self.any_output,
+            ) from cause
+
+    def _check_error(self, frame: Frame, data: bytes) -> None:
+        """Errors in place of an answer have many shapes; once an answer has begun only `error` is one."""
+        if frame.error:
+            raise self._failed(frame.error, data)
+        if not frame.choices and frame.usage is None and (frame.object == "error" or frame.message):
+            raise self._failed(msgspec.json.decode(data), data)
+
+    def _failed(self, error: Any, data: bytes) -> ProviderError:
+        status = status_in(error)
+        retryable = not self.any_output and (status is None or status in RETRYABLE_STATUSES)
+        text = message_in(error) or data[:200].decode("utf-8", "replace")
+        return described(self._provider, text, status, raw=data[:DETAIL_CHARS], retryable=retryable)
+
+
+def _assembled(
+    id: str | None,
+    model: str | None,
+    content: tuple[TextPart | ReasoningPart, ...],
+    calls: tuple[ToolCall, ...],
+    finish: Finish,
+    usage: Usage,
+) -> bytes:
+    """A streamed answer as the whole one it stands for, for the step's trace."""
+    message: dict[str, Any] = {"role": "assistant"}
+    message["content"] = "".join(part.text for part in content if isinstance(part, TextPart)) or None
+    if thinking := "".join(part.text for part in content if isinstance(part, ReasoningPart)):
+        message["reasoning_content"] = thinking
+    if calls:
+        message["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in calls
+        ]
+    choice = {"index": 0, "message": message, "finish_reason": finish}
+    return msgspec.json.encode({"id": id, "model": model, "choices": [choice], "usage": usage})

@@ -1,0 +1,232 @@
+"""What each provider and model family can do, as data.
+
+Invariant: nothing but this table knows a provider's or a model's name; code asks what a profile says.
+"""
+
+import re
+from typing import Any, Literal
+
+from msgspec import Struct
+
+ModelsApi = Literal["openai", "sglang", "vllm", "llamacpp", "ollama", "listed"]
+TokenApi = Literal["sglang", "vllm", "llamacpp"]
+
+
+class ChatProfile(Struct, frozen=True, kw_only=True):
+    """How one provider speaks chat completions.
+
+    `max_tokens`: the name of the output limit. `sampling`: settings it takes beyond OpenAI's own. `reasoning_out`: the
+    field in which earlier thinking is sent back; None: it is left out. `parse_arguments`: it parses the arguments of
+    earlier tool calls, so JSON is all it may be sent. `template_kwargs`: it hands `chat_template_kwargs` to the chat template.
+    `required`: its word for "some tool must be called"; `named`: it can be told which one.
+    """
+
+    max_tokens: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    sampling: frozenset[str] = frozenset()
+    stream: bool = True
+    stream_usage: bool = True
+    reasoning_out: str | None = None
+    reasoning_effort: bool = True
+    parse_arguments: bool = False
+    template_kwargs: bool = False
+    parallel_tool_calls: bool = True
+    required: str | None = "required"
+    named: bool = True
+    penalties: bool = True
+    seed: str | None = "seed"
+    logprobs: bool = True
+    extra: dict[str, Any] = {}
+
+
+class ProviderProfile(Struct, frozen=True, kw_only=True):
+    """One kind of provider: where it is by default, which environment variables configure it, which APIs it has.
+
+    `url_env` alone is enough to configure an engine one runs oneself; a hosted API needs its key (`key_env`).
+    `version`: its chat API lies below a `/v1`, added to base URLs without. `lists_all`: a model
+    it does not list is one it does not have. `listed_as` is how the catalogue types it.
+    """
+
+    kind: str
+    base_url: str | None = None
+    url_env: tuple[str, ...] = ()
+    key_env: tuple[str, ...] = ()
+    version: bool = True
+    lists_all: bool = True
+    listed_as: str | None = None
+    models: ModelsApi = "openai"
+    token_api: TokenApi | None = None
+    chat: ChatProfile = ChatProfile()
+
+
+class ModelTraits(Struct, frozen=True, kw_only=True):
+    """What is known of a model by its name: `drop` are settings it refuses."""
+
+    context_window: int | None = None
+    max_tokens: Literal["max_tokens", "max_completion_tokens"] | None = None
+    drop: frozenset[str] = frozenset()
+
+
+_EXTRA = frozenset({"top_k", "min_p", "repetition_penalty"})
+_ENGINE = ChatProfile(sampling=_EXTRA, parse_arguments=True, template_kwargs=True)
+_HOSTED = ChatProfile()
+
+PROFILES: dict[str, ProviderProfile] = {
+    profile.kind: profile
+    for profile in (
+        ProviderProfile(
+            kind="openai",
+            base_url="https://api.openai.com/v1",
+            url_env=("OPENAI_BASE_URL", "OPENAI_API_BASE"),
+            key_env=("OPENAI_API_KEY",),
+            chat=ChatProfile(max_tokens="max_completion_tokens"),
+        ),
+        ProviderProfile(
+            kind="sglang",
+            url_env=("SGLANG_BASE_URL", "SGLANG_API_BASE"),
+            key_env=("SGLANG_API_KEY",),
+            listed_as="openai",
+            models="sglang",
+            token_api="sglang",
+            chat=_ENGINE,
+        ),
+        ProviderProfile(
+            kind="vllm",
+            url_env=("VLLM_BASE_URL", "VLLM_API_BASE"),
+            key_env=("VLLM_API_KEY",),
+            listed_as="openai",
+            models="vllm",
+            token_api="vllm",
+            chat=_ENGINE,
+        ),
+        ProviderProfile(
+            kind="llamacpp",
+            url_env=("LLAMACPP_BASE_URL", "LLAMACPP_API_BASE"),
+            key_env=("LLAMACPP_API_KEY",),
+            listed_as="openai",
+            models="llamacpp",
+            token_api="llamacpp",
+            chat=ChatProfile(
+                sampling=frozenset({"top_k", "min_p", "repeat_penalty"}), parse_arguments=True, template_kwargs=True
+            ),
+        ),
+        ProviderProfile(
+            kind="ollama",
+            url_env=("OLLAMA_BASE_URL", "OLLAMA_API_BASE"),
+            models="ollama",
+            chat=ChatProfile(parse_arguments=True, parallel_tool_calls=False, logprobs=False),
+        ),
+        ProviderProfile(
+            kind="lmstudio",
+            url_env=("LMSTUDIO_BASE_URL", "LMSTUDIO_API_BASE"),
+            listed_as="lmstudio_openai",
+            chat=ChatProfile(sampling=frozenset({"top_k", "repeat_penalty"}), parse_arguments=True, named=False),
+        ),
+        ProviderProfile(
+            kind="openrouter",
+            base_url="https://openrouter.ai/api/v1",
+            url_env=("OPENROUTER_BASE_URL",),
+            key_env=("OPENROUTER_API_KEY",),
+            chat=ChatProfile(sampling=_EXTRA, reasoning_out="reasoning"),
+        ),
+        ProviderProfile(
+            kind="together",
+            base_url="https://api.together.xyz/v1",
+            url_env=("TOGETHER_BASE_URL",),
+            key_env=("TOGETHER_API_KEY",),
+            chat=ChatProfile(sampling=_EXTRA),
+        ),
+        ProviderProfile(
+            kind="groq",
+            base_url="https://api.groq.com/openai/v1",
+            url_env=("GROQ_BASE_URL",),
+            key_env=("GROQ_API_KEY",),
+            chat=ChatProfile(max_tokens="max_completion_tokens", logprobs=False),
+        ),
+        ProviderProfile(
+            kind="deepseek",
+            base_url="https://api.deepseek.com/v1",
+            url_env=("DEEPSEEK_BASE_URL",),
+            key_env=("DEEPSEEK_API_KEY",),
+            chat=ChatProfile(parallel_tool_calls=False, seed=None, reasoning_out="reasoning_content"),
+        ),
+        ProviderProfile(
+            kind="xai",
+            base_url="https://api.x.ai/v1",
+            url_env=("XAI_BASE_URL",),
+            key_env=("XAI_API_KEY",),
+            chat=ChatProfile(max_tokens="max_completion_tokens"),
+        ),
+        ProviderProfile(
+            kind="mistral",
+            base_url="https://api.mistral.ai/v1",
+            url_env=("MISTRAL_BASE_URL",),
+            key_env=("MISTRAL_API_KEY",),
+            chat=ChatProfile(required="any", seed="random_seed", stream_usage=False, logprobs=False),
+        ),
+        ProviderProfile(
+            kind="fireworks",
+            base_url="https://api.fireworks.ai/inference/v1",
+            url_env=("FIREWORKS_BASE_URL",),
+            key_env=("FIREWORKS_API_KEY",),
+            lists_all=False,
+            chat=ChatProfile(sampling=frozenset({"top_k", "min_p", "repetition_penalty"})),
+        ),
+        ProviderProfile(
+            kind="cerebras",
+            base_url="https://api.cerebras.ai/v1",
+            url_env=("CEREBRAS_BASE_URL",),
+            key_env=("CEREBRAS_API_KEY",),
+            chat=ChatProfile(max_tokens="max_completion_tokens", penalties=False),
+        ),
+        ProviderProfile(
+            kind="baseten",
+            base_url="https://inference.baseten.co/v1",
+            url_env=("BASETEN_BASE_URL",),
+            key_env=("BASETEN_API_KEY",),
+            chat=ChatProfile(sampling=_EXTRA),
+        ),
+        ProviderProfile(
+            kind="zai",
+            base_url="https://api.z.ai/api/paas/v4",
+            url_env=("ZAI_BASE_URL",),
+            key_env=("ZAI_API_KEY",),
+            lists_all=False,
+            chat=ChatProfile(logprobs=False, seed=None, penalties=False),
+        ),
+        ProviderProfile(kind="local", listed_as="openai", models="llamacpp", token_api="llamacpp", chat=_ENGINE),
+    )
+}
+
+# Providers of no kind above speak the common part of chat completions.
+OPENAI_COMPATIBLE = ProviderProfile(kind="openai_compatible", listed_as="openai", chat=_HOSTED)
+
+_REASONERS = frozenset({"temperature", "top_p", "frequency_penalty", "presence_penalty", "logprobs", "stop"})
+
+# First match wins. Context windows from OpenAI's public model pages.
+_TRAITS: tuple[tuple[re.Pattern[str], ModelTraits], ...] = tuple(
+    (re.compile(pattern), traits)
+    for pattern, traits in (
+        (r"gpt-5[\w.]*-chat", ModelTraits(context_window=128_000, max_tokens="max_completion_tokens")),
+        (r"gpt-5", ModelTraits(context_window=400_000, max_tokens="max_completion_tokens", drop=_REASONERS)),
+        (r"o1-mini", ModelTraits(context_window=128_000, max_tokens="max_completion_tokens", drop=_REASONERS)),
+        (r"o[134](-|$)", ModelTraits(context_window=200_000, max_tokens="max_completion_tokens", drop=_REASONERS)),
+        (r"gpt-4\.1", ModelTraits(context_window=1_047_576)),
+        (r"gpt-4o|chatgpt-4o|gpt-4-turbo", ModelTraits(context_window=128_000)),
+        (r"gpt-4-32k", ModelTraits(context_window=32_768)),
+        (r"gpt-4($|-)", ModelTraits(context_window=8_192)),
+        (r"gpt-3\.5-turbo-instruct", ModelTraits(context_window=4_096)),
+        (r"gpt-3\.5", ModelTraits(context_window=16_385)),
+        (r"gpt-oss", ModelTraits(context_window=131_072)),
+    )
+)
+_UNKNOWN = ModelTraits()
+
+
+def profile_of(kind: str) -> ProviderProfile:
+    return PROFILES.get(kind, OPENAI_COMPATIBLE)
+
+
+def traits_of(model: str) -> ModelTraits:
+    """By the model's name without its maker (`openai/gpt-5` is `gpt-5`)."""
+    name = model.rpartition("/")[2].lower()
+    return next((traits for pattern, traits in _TRAITS if pattern.match(name)), _UNKNOWN)

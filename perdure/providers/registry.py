@@ -1,0 +1,160 @@
+"""Handles to models: `<provider>/<model>`, whoever serves it.
+
+Invariant: a handle is looked up once; after that a message costs no request but the model call itself.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from msgspec import Struct
+
+from perdure.core.agents import ModelSettings
+from perdure.core.errors import AgentError, Invalid, NotFound, ProviderError
+from perdure.providers.base import Model, ModelInfo
+from perdure.providers.configs import (
+    ProviderConfig,
+    ProviderOptions,
+    providers_from_config,
+    providers_from_env,
+    unique,
+)
+from perdure.providers.endpoint import ChatProvider
+from perdure.providers.http import Http
+
+__all__ = [
+    "ProviderConfig",
+    "ProviderOptions",
+    "Registry",
+    "Resolved",
+    "providers_from_config",
+    "providers_from_env",
+]
+
+LIST_TIMEOUT_S = 5.0
+FALLBACK_FRESH_S = 30.0
+SHOWN = 12
+UNAVAILABLE = "The embedded engine is not installed: pip install 'perdure[local]', or configure another provider."
+
+
+class Resolved(Struct, frozen=True):
+    """A handle's model. `name`: as its provider knows it. `not_exact`: why its tokens are not on record, where they could be."""
+
+    model: Model
+    name: str
+    provider_name: str
+    endpoint: str | None
+    info: ModelInfo | None = None
+    not_exact: str | None = None
+
+
+class _Kept(Struct, frozen=True):
+    resolved: Resolved
+    until: float | None
+
+
+class Registry:
+    """Every configured provider. `errors`: by name, what was wrong with those that could not be listed last time.
+
+    `http`: for tests; otherwise the registry opens its own client.
+    """
+
+    def __init__(
+        self,
+        configs: Iterable[ProviderConfig],
+        *,
+        tokenizers_dir: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        http: Http | None = None,
+    ) -> None:
+        self.errors: dict[str, AgentError] = {}
+        self._http = http or Http()
+        self._tokenizers_dir = tokenizers_dir
+        self._env = env or {}
+        self._providers = {
+            config.name: ChatProvider(config, self._http) for config in unique(configs) if config.base_url
+        }
+        self._kept: dict[tuple[str, str | None], _Kept] = {}
+        self._locks = {name: asyncio.Lock() for name in self._providers}
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._providers)
+
+    async def resolve(
+        self, handle: str, *, settings: ModelSettings | None = None, require_exact: bool = False
+    ) -> Resolved:
+        """The model of a handle.
+
+        NotFound when nobody serves it. `require_exact`: Invalid unless its tokens can be put on record. A provider that
+        cannot be asked for its models is trusted to have this one: the call itself will tell what is wrong.
+        """
+        key = (handle, settings.tokenizer if settings is not None else None)
+        kept = self._kept.get(key)
+        if kept is None or (kept.until is not None and kept.until < time.monotonic()):
+            kept = self._kept[key] = await self._look_up(*key)
+        if require_exact and kept.resolved.not_exact is not None:
+            raise Invalid(kept.resolved.not_exact)
+        return kept.resolved
+
+    async def info(self, handle: str) -> ModelInfo | None:
+        """What is known of a handle's model; None for one its provider does not list."""
+        return (await self.resolve(handle)).info
+
+    async def models(self) -> list[ModelInfo]:
+        """Every provider's models, as each said less than a minute ago."""
+        return await self._gather(fresh=False, timeout_s=LIST_TIMEOUT_S)
+
+    async def list_models(self, timeout_s: float = LIST_TIMEOUT_S) -> list[ModelInfo]:
+        """Every provider's models, asked now and all at once. `errors` says what is wrong with those that are missing."""
+        return await self._gather(fresh=True, timeout_s=timeout_s)
+
+    async def close(self) -> None:
+        await asyncio.gather(*(provider.close() for provider in self._providers.values()))
+        await self._http.close()
+
+    async def _gather(self, *, fresh: bool, timeout_s: float) -> list[ModelInfo]:
+        async def ask(provider: ChatProvider) -> list[ModelInfo]:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    found = await (provider.list_models() if fresh else provider.models())
+            except TimeoutError:
+                error: AgentError = ProviderError(
+                    f"{provider.name} did not list its models within {timeout_s:g} s ({provider.endpoint.base_url}).",
+                    kind="llm_timeout",
+                )
+            except AgentError as failure:
+                error = failure
+            else:
+                self.errors.pop(provider.name, None)
+                return found
+            self.errors[provider.name] = error
+            return []
+
+        listed = await asyncio.gather(*(ask(provider) for provider in self._providers.values()))
+        return [info for found in listed for info in found]
+
+    async def _look_up(self, handle: str, tokenizer: str | None) -> _Kept:
+        provider_name, slash, name = handle.partition("/")
+        provider = self._providers.get(provider_name)
+        if not slash or not name:
+            raise NotFound(f"{handle!r} is no model handle: it has the form provider/model. {self._known()}")
+        if provider is None:
+            if provider_name == "local":
+                raise NotFound(f"{handle}: {UNAVAILABLE}")
+            raise NotFound(f"No provider named {provider_name!r} is configured (handle {handle}). {self._known()}")
+        async with self._locks[provider_name]:
+            info, listed = await provider.find(name)
+        if info is None and listed is not None and not provider.any_model:
+            shown = ", ".join(each.handle for each in listed[:SHOWN]) or "none"
+            more = f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
+            raise NotFound(f"{provider_name} has no model {name!r} (handle {handle}). It has: {shown}{more}.")
+        true_name = info.name if info is not None else name
+        resolved = Resolved(provider.chat(true_name), true_name, provider_name, provider.endpoint.base_url, info)
+        return _Kept(resolved, None if info is not None else time.monotonic() + FALLBACK_FRESH_S)
+
+    def _known(self) -> str:
+        if not self._providers:
+            return "No provider is configured: set OPENAI_API_KEY, SGLANG_BASE_URL or another provider's variable."
+        return f"Configured providers: {', '.join(self._providers)}. `perdure models` lists their models."
