@@ -207,7 +207,7 @@ async def test_a_cancelled_run_ends_at_once_and_frees_the_conversation(world: Wo
     assert await world.runner.cancel(run_id) == "cancelled"
     assert (await world.runner.run(run_id)).status == "cancelled"
     world.model.gate.set()
-    assert [type(event) for event in await world.send("again")][0] is Said
+    assert type((await world.send("again"))[0]) is Said
     assert await world.runner.cancel(run_id) == "ended"
 
 
