@@ -1,0 +1,84 @@
+"""`perdure bench`: what a message, a token and a start cost, beside their budgets."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from perdure.cli.options import AsJson, new_app
+
+if TYPE_CHECKING:
+    from perdure.bench.session import Outcome
+
+app = new_app("Measure a server against its budgets.")
+
+
+@app.command()
+def bench(
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer of everything: about 20 s, rougher figures.")] = False,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", metavar="NAME", help="Only this measurement; may be given more than once."),
+    ] = None,
+    database: Annotated[
+        str | None, typer.Option(help="Database of the server that is started: a new SQLite file when left out.")
+    ] = None,
+    base_url: Annotated[
+        str | None, typer.Option("--base-url", metavar="URL", help="Measure this running server instead of a new one.")
+    ] = None,
+    pid: Annotated[
+        int | None, typer.Option(help="Process of the running server; without it, its CPU and memory are left out.")
+    ] = None,
+    engine_port: Annotated[
+        int, typer.Option(help="With --base-url: where the server finds the scripted engine.")
+    ] = 18_900,
+    model: Annotated[
+        str, typer.Option(metavar="HANDLE", help="The handle that reaches the scripted engine.")
+    ] = "openai/scripted",
+    as_json: AsJson = False,
+) -> None:
+    """Measure a server against a scripted engine that answers at once, so that only the server's own cost is seen.
+
+    Starts both by itself. To measure a server that runs already, start it with OPENAI_BASE_URL=http://127.0.0.1:18900/v1
+    and OPENAI_API_KEY=scripted, and give --base-url and --pid. Exits with status 1 when a budget is missed or a
+    measurement fails.
+    """
+    import os
+
+    import msgspec
+
+    from perdure.bench.probe import QUICK, Plan
+    from perdure.bench.report import as_json as report_json
+    from perdure.bench.report import kept
+    from perdure.bench.session import known, measure_ours, measure_running, setting
+    from perdure.cli.client import ClientError
+    from perdure.cli.show import print_json, progress
+
+    chosen = only or []
+    known(chosen)
+    plan = msgspec.structs.replace(QUICK if quick else Plan(), model=model)
+    if base_url is None:
+        if pid is not None:
+            raise ClientError("--pid goes with --base-url: the process of a server that runs already.")
+        outcome = measure_ours(plan, database=database, only=chosen, progress=progress)
+    else:
+        key = os.environ.get("PERDURE_PASSWORD") or os.environ.get("LETTA_API_KEY")
+        outcome = measure_running(
+            plan, base_url, key=key, pid=pid, engine_port=engine_port, only=chosen, progress=progress
+        )
+    facts = setting(plan, database=database, base_url=base_url)
+    if as_json:
+        print_json(report_json(outcome.figures, facts, outcome.failures))
+    else:
+        _print(outcome, facts)
+    if not kept(outcome.figures, outcome.failures):
+        raise typer.Exit(1)
+
+
+def _print(outcome: "Outcome", facts: dict[str, Any]) -> None:
+    from perdure.bench.report import rows
+    from perdure.cli.show import print_table, warn
+
+    print(", ".join(f"{name} {value}" for name, value in facts.items()))
+    print_table(("what", "measured", "budget", "of budget", "verdict"), rows(outcome.figures))
+    for name, reason in outcome.failures.items():
+        warn(f"{name} could not be measured: {reason}")
