@@ -9,9 +9,11 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from perdure.core.errors import Invalid
-
 DEFAULT_PORT = 8283
+
+
+class SettingsError(Exception):
+    """A setting is wrong; the text names it and says what it should be."""
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -41,14 +43,14 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     @property
     def sqlite_path(self) -> Path:
-        """Where the SQLite file lies. Invalid when `database` is some other kind of URL."""
+        """Where the SQLite file lies. SettingsError when `database` is some other kind of URL."""
         if self.database is None:
             return self.data_dir / "perdure.db"
         if "://" not in self.database:
             return Path(self.database).expanduser()
         scheme, _, rest = self.database.partition("://")
         if scheme.split("+")[0] != "sqlite":
-            raise Invalid(
+            raise SettingsError(
                 f"The database URL's scheme is {scheme!r}; this version keeps its data in SQLite. "
                 "Give a file path or sqlite:///path (PERDURE_DATABASE_URL or --database)."
             )
@@ -62,7 +64,7 @@ def default_data_dir() -> Path:
 
 
 def load_settings(env: Mapping[str, str] = os.environ, **overrides: Any) -> Settings:
-    """Environment first, then `overrides` that are not None. Invalid names the variable that is wrong."""
+    """Environment first, then `overrides` that are not None. SettingsError names the variable that is wrong."""
     values: dict[str, Any] = {"env": dict(env), "data_dir": default_data_dir()}
 
     def take(name: str, key: str, convert: Any = str) -> None:
@@ -72,7 +74,7 @@ def load_settings(env: Mapping[str, str] = os.environ, **overrides: Any) -> Sett
         try:
             values[key] = convert(text)
         except ValueError as error:
-            raise Invalid(f"{name}={text!r} is not valid: {error}") from error
+            raise SettingsError(f"{name}={text!r} is not valid: {error}") from error
 
     take("PERDURE_HOST", "host")
     take("PERDURE_PORT", "port", int)
@@ -94,7 +96,7 @@ def load_settings(env: Mapping[str, str] = os.environ, **overrides: Any) -> Sett
         try:
             values["config"] = tomllib.loads(Path(file).read_text(encoding="utf-8"))
         except (OSError, tomllib.TOMLDecodeError) as error:
-            raise Invalid(f"The configuration file {file} cannot be read: {error}") from error
+            raise SettingsError(f"The configuration file {file} cannot be read: {error}") from error
     return Settings(**values)
 
 

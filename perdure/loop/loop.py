@@ -46,7 +46,11 @@ def committed(turn: Turn, result: StepResult) -> None:
     turn.context.extend(result.messages)
     turn.step_count += 1
     if result.outcome is not None:
-        turn.called.extend((answer.name, _text(answer.content)) for answer in result.outcome.returns)
+        turn.called.extend(
+            (answer.name, _text(answer.content))
+            for answer in result.outcome.returns
+            if answer.tool_call_id not in result.refused
+        )
 
 
 async def _step(turn: Turn) -> AsyncIterator[Sequence[Event] | StepResult]:

@@ -21,6 +21,8 @@ from perdure.tools.schema import check_arguments
 
 log = logging.getLogger(__name__)
 
+LEGACY_AGENT_TYPES = ("memgpt_agent", "memgpt_v2_agent", "split_thread_agent")
+
 
 class Executor:
     """The tools of one run. `blocks` are the agent's blocks when the step begins; the caller renews them."""
@@ -93,7 +95,7 @@ class Executor:
             names = ", ".join(sorted(self._tools)) or "none"
             return _error(call, f"Tool not found: {call.name}. Tools you can call: {names}.")
         try:
-            arguments = arguments_of(call, legacy=self._agent.agent_type.startswith("memgpt"))
+            arguments = arguments_of(call, legacy=self._agent.agent_type in LEGACY_AGENT_TYPES)
             arguments.update(prefilled.get(call.name, {}))
             if (wrong := check_arguments(tool.json_schema.get("parameters", {}), arguments)) is not None:
                 raise ToolError(f"Error executing function {call.name}: ArgumentError: {wrong}")

@@ -1,0 +1,53 @@
+"""The OpenAI double is good enough for the official SDK, so what our translator makes of it counts."""
+
+from collections.abc import Iterator
+
+import pytest
+from openai import APIStatusError, OpenAI
+
+from tests.doubles.openai_chat import OpenAIDouble, calls, failure, text
+
+
+@pytest.fixture
+def double() -> Iterator[OpenAIDouble]:
+    made = OpenAIDouble()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def sdk(double: OpenAIDouble) -> OpenAI:
+    return OpenAI(base_url=double.base_url, api_key="sk-test", max_retries=0)
+
+
+def test_a_whole_answer(double: OpenAIDouble, sdk: OpenAI) -> None:
+    double.script({**calls([("call_1", "roll", {"sides": 6})], content="Rolling."), "reasoning": "hm"})
+    answer = sdk.chat.completions.create(model="gpt-test", messages=[{"role": "user", "content": "Hi"}])
+    choice = answer.choices[0]
+    assert choice.message.content == "Rolling."
+    assert choice.message.tool_calls is not None
+    assert choice.message.tool_calls[0].function.arguments == '{"sides": 6}'
+    assert choice.finish_reason == "tool_calls"
+    assert answer.usage is not None
+    assert answer.usage.total_tokens == 15
+
+
+def test_a_streamed_answer(double: OpenAIDouble, sdk: OpenAI) -> None:
+    double.script(calls([("call_1", "roll", {"sides": 6}), ("call_2", "roll", {"sides": 8})], content="Rolling."))
+    with sdk.chat.completions.stream(
+        model="gpt-test", messages=[{"role": "user", "content": "Hi"}], stream_options={"include_usage": True}
+    ) as stream:
+        answer = stream.get_final_completion()
+    message = answer.choices[0].message
+    assert message.content == "Rolling."
+    assert [call.function.arguments for call in message.tool_calls or []] == ['{"sides": 6}', '{"sides": 8}']
+    assert answer.usage is not None
+    assert answer.usage.prompt_tokens == 10
+
+
+def test_an_error_and_the_models(double: OpenAIDouble, sdk: OpenAI) -> None:
+    double.script(failure(429, {"error": {"message": "slow down", "type": "rate_limit"}}), text("ok"))
+    with pytest.raises(APIStatusError) as refused:
+        sdk.chat.completions.create(model="gpt-test", messages=[{"role": "user", "content": "Hi"}])
+    assert refused.value.status_code == 429
+    assert [model.id for model in sdk.models.list()] == ["gpt-test"]
