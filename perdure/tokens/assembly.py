@@ -5,6 +5,7 @@ template, and only template text can yield control ids.
 """
 
 from bisect import bisect_left
+from collections.abc import Callable
 from typing import NamedTuple
 
 from perdure.core.tokens import Span, Synthesized
@@ -30,11 +31,13 @@ class Assembly:
         self._spans: list[tuple[int, str, int, bool]] = []
         self._synthesized: list[Synthesized] = []
 
-    def template(self, text: str, message_id: str = "", owner: int = SCAFFOLD) -> None:
-        """The template's own text around the message `message_id`."""
+    def template(
+        self, text: str, message_id: str = "", owner: int = SCAFFOLD, *, restore: Callable[[str], str] = str
+    ) -> None:
+        """The template's own text around the message `message_id`. `restore` is applied to what stands between control tokens."""
         for piece in self._tokenizer.split(text):
             if isinstance(piece, str):
-                self._runs.append(_Run(piece, message_id, owner, False))
+                self._runs.append(_Run(restore(piece), message_id, owner, False))
             else:
                 self._flush()
                 self._add([piece], message_id, owner, False)

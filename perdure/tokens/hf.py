@@ -91,7 +91,7 @@ class HfTokenizer:
         found = self._pieces.get(template)
         if found is None:
             found = self._split(template)
-            if len(template) < 4096 and len(self._pieces) < 256:
+            if len(template) < 512 and len(self._pieces) < 256:
                 self._pieces[template] = found
         return found
 

@@ -83,11 +83,11 @@ class TurnsRenderer(ABC):
         retention: Retention = "all",
     ) -> Rendered | NoBridge:
         turns = utterances(new_messages)
-        if retention == "tool_cycle" and any(map(is_query, turns)) and self._has_thoughts(previous_ids):
+        if retention == "tool_cycle" and self._drops_thoughts(turns, previous_ids):
             return NoBridge("thinking_drop", "the template drops earlier thinking when the user speaks again")
         assembly = Assembly(self.tokenizer, opens=False)
         closed = len(previous_ids) > completion_start and previous_ids[-1] == self._end
-        thinking = self._ends_thinking(previous_ids, completion_start)
+        thinking = ends_thinking(self.dialect, previous_ids, completion_start)
         if closed and thinking:
             return NoBridge("renderer_fallback", "the model ended its turn inside its thinking")
         if thinking:
@@ -98,6 +98,9 @@ class TurnsRenderer(ABC):
         self._turns(assembly, turns, "all")
         assembly.template(self._generation_prompt(enable_thinking))
         return assembly.done()
+
+    def _drops_thoughts(self, turns: Sequence[Utterance], previous_ids: Sequence[int]) -> bool:
+        return any(map(is_query, turns)) and has_thoughts(self.tokenizer, self.dialect, previous_ids)
 
     def _system(self, assembly: Assembly, system: str, tools: Sequence[ToolSpec], message_id: str) -> None:
         text = self._system_text(system)
@@ -159,25 +162,28 @@ class TurnsRenderer(ABC):
             assembly.template("\n</tool_response>", answer.message_id, TOOL)
         assembly.template("<|im_end|>\n", answers[-1].message_id, TOOL)
 
-    def _has_thoughts(self, ids: Sequence[int]) -> bool:
-        """Whether a thinking span that is not the template's empty one stands anywhere in the ids."""
-        opened, closed = self.dialect.marker_ids.get("<think>"), self.dialect.marker_ids.get("</think>")
-        if opened is None or closed is None:
-            return False
-        at = find(ids, opened, 0)
-        while at >= 0:
-            end = find(ids, closed, at)
-            if end < 0 or self.tokenizer.decode(ids[at + 1 : min(end, at + 8)]).strip():
-                return True
-            at = find(ids, opened, end)
-        return False
 
-    def _ends_thinking(self, ids: Sequence[int], start: int) -> bool:
-        opened, closed = self.dialect.marker_ids.get("<think>"), self.dialect.marker_ids.get("</think>")
-        if opened is None or closed is None:
-            return False
-        at = rfind(ids, opened, start)
-        return at >= 0 and rfind(ids, closed, at) < 0
+def has_thoughts(tokenizer: Tokenizer, dialect: OutputDialect, ids: Sequence[int]) -> bool:
+    """Whether a thinking span that is not a template's empty one stands anywhere in the ids."""
+    opened, closed = dialect.marker_ids.get("<think>"), dialect.marker_ids.get("</think>")
+    if opened is None or closed is None:
+        return False
+    at = find(ids, opened, 0)
+    while at >= 0:
+        end = find(ids, closed, at)
+        if end < 0 or tokenizer.decode(ids[at + 1 : min(end, at + 8)]).strip():
+            return True
+        at = find(ids, opened, end)
+    return False
+
+
+def ends_thinking(dialect: OutputDialect, ids: Sequence[int], start: int) -> bool:
+    """Whether the answer that begins at `start` ends inside a thinking span."""
+    opened, closed = dialect.marker_ids.get("<think>"), dialect.marker_ids.get("</think>")
+    if opened is None or closed is None:
+        return False
+    at = rfind(ids, opened, start)
+    return at >= 0 and rfind(ids, closed, at) < 0
 
 
 def is_query(turn: Utterance) -> bool:
