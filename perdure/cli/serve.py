@@ -87,7 +87,7 @@ class Banner:
         self._task = asyncio.get_running_loop().create_task(self._describe(server))
 
     async def _describe(self, server: "Server") -> None:
-        _say("tools run", *isolation_note(getattr(server.services.sandbox, "isolation", self._settings.tool_isolation)))
+        _say("tools run", *isolation_note(server.services.sandbox.isolation, server.services.sandbox.warning))
         models, errors = await list_models(server.services.registry)
         handles = [model.handle for model in models if model.kind == "llm"]
         shown = ", ".join(handles[:6]) + (f" and {len(handles) - 6} more" if len(handles) > 6 else "")
@@ -113,10 +113,11 @@ def password_note(settings: "Settings", env: Mapping[str, str]) -> tuple[str, st
     return f"{settings.password}  (made up for this start; PERDURE_PASSWORD sets one)", "yellow"
 
 
-def isolation_note(isolation: str) -> tuple[str, str]:
-    if isolation == "process":
-        return "in processes of their own WITHOUT namespaces: run only tools you trust", "yellow"
-    return f"in a sandbox ({isolation})", ""
+def isolation_note(isolation: str, warning: str | None) -> tuple[str, str]:
+    """(text, style). The sandbox itself says what its isolation does not keep tools from."""
+    if warning is not None:
+        return warning, "yellow"
+    return f"in a sandbox ({isolation} isolation)", ""
 
 
 def url_host(host: str) -> str:

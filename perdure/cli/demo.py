@@ -1,0 +1,69 @@
+"""`perdure demo`: the whole way in one go, on a server of its own that is gone afterwards.
+
+Whatever fails ends the demo with its reason and exit status 1; the server and its model engine are stopped in any case.
+"""
+
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from perdure.cli.options import new_app
+
+app = new_app("Watch the whole thing work.")
+
+EMBEDDED_MODEL = "local/smollm2-135m"
+KEPT_FOLDER = Path(".demo")
+# the demo's server stands alone; what names models and their providers is passed on
+NOT_PASSED_ON = (
+    "PERDURE_HOST",
+    "PERDURE_PORT",
+    "PERDURE_DATA_DIR",
+    "PERDURE_DATABASE_URL",
+    "PERDURE_PASSWORD",
+    "LETTA_SERVER_PASSWORD",
+    "LETTA_SERVER_SECURE",
+)
+
+
+@app.command()
+def demo(
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="HANDLE", help=f"The agent's model. (PERDURE_MODEL, else {EMBEDDED_MODEL})"),
+    ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help=f"Keep the data and the record in {KEPT_FOLDER}/.")] = False,
+) -> None:
+    """Start a server, talk to an agent that remembers and uses a tool, then prove its token record.
+
+    Needs nothing but this installation: the model is a small one that runs here. PERDURE_MODEL names a better one.
+    """
+    from perdure.cli.demo_story import tell
+
+    # SIGTERM has to unwind like Ctrl-C, or the server would outlive us
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    handle = model or os.environ.get("PERDURE_MODEL") or EMBEDDED_MODEL
+    with _folder(keep) as folder:
+        tell(handle, embedded=handle == EMBEDDED_MODEL, folder=folder, env=server_env(os.environ))
+        if keep:
+            print(f"\nKept in {folder}/. Serve it again with: perdure serve --data-dir {folder}")
+
+
+def server_env(env: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in env.items() if name not in NOT_PASSED_ON}
+
+
+@contextmanager
+def _folder(keep: bool) -> Iterator[Path]:
+    if keep:
+        KEPT_FOLDER.mkdir(exist_ok=True)
+        yield KEPT_FOLDER
+        return
+    with tempfile.TemporaryDirectory(prefix="perdure-demo-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
