@@ -101,11 +101,14 @@ def agent_view(agent_id: str, *, pending: bool = False) -> Tx[AgentView]:
     bundle = yield from agent_bundle(agent_id)
     context = yield from _contexts([agent_id])
     message_ids = context[agent_id]
-    waiting = None
-    if pending and message_ids:
-        found = yield from message_by_id(message_ids[-1])
-        waiting = found[1] if found is not None and found[1].role == "approval" and found[1].tool_calls else None
+    waiting = (yield from _pending(message_ids)) if pending else None
     return AgentView(bundle=bundle, message_ids=message_ids, pending=waiting)
+
+
+def _pending(message_ids: Sequence[str]) -> Tx[Message | None]:
+    """The approval request a context ends with, if it does."""
+    found = (yield from message_by_id(message_ids[-1])) if message_ids else None
+    return found[1] if found is not None and found[1].role == "approval" and found[1].tool_calls else None
 
 
 def replace_agent(agent: Agent) -> Tx[int]:
@@ -149,7 +152,9 @@ def delete_agent(agent_id: str) -> Tx[None]:
     yield Query("delete_tags", {"kind": "agent", "entity_id": agent_id})
 
 
-def list_agents(wanted: AgentFilter, page: Page, *, blocks: bool, tools: bool, tags: bool) -> Tx[list[AgentView]]:
+def list_agents(
+    wanted: AgentFilter, page: Page, *, blocks: bool, tools: bool, tags: bool, pending: bool = False
+) -> Tx[list[AgentView]]:
     """One page; the links that were not asked for are left empty."""
     filters = Filters()
     if wanted.name is not None:
@@ -170,10 +175,10 @@ def list_agents(wanted: AgentFilter, page: Page, *, blocks: bool, tools: bool, t
         filters.add("ab.block_id = :block_id", block_id=wanted.block_id)
     rows = yield from list_rows(source, filters, page, what="Agent")
     agents = [agent_from_row(row) for row in rows]
-    return (yield from _views(agents, blocks=blocks, tools=tools, tags=tags))
+    return (yield from _views(agents, blocks=blocks, tools=tools, tags=tags, pending=pending))
 
 
-def _views(agents: Sequence[Agent], *, blocks: bool, tools: bool, tags: bool) -> Tx[list[AgentView]]:
+def _views(agents: Sequence[Agent], *, blocks: bool, tools: bool, tags: bool, pending: bool) -> Tx[list[AgentView]]:
     ids = [agent.id for agent in agents]
     if not ids:
         return []
@@ -184,6 +189,10 @@ def _views(agents: Sequence[Agent], *, blocks: bool, tools: bool, tags: bool) ->
     if tags:
         for agent_id in ids:
             of_tags[agent_id] = yield from tags_of("agent", agent_id)
+    waiting: dict[str, Message | None] = {}
+    if pending:
+        for agent_id in ids:
+            waiting[agent_id] = yield from _pending(contexts.get(agent_id, ()))
     return [
         AgentView(
             bundle=AgentBundle(
@@ -193,6 +202,7 @@ def _views(agents: Sequence[Agent], *, blocks: bool, tools: bool, tags: bool) ->
                 tags=of_tags.get(agent.id, ()),
             ),
             message_ids=contexts.get(agent.id, ()),
+            pending=waiting.get(agent.id),
         )
         for agent in agents
     ]

@@ -16,9 +16,10 @@ _ATTACHED = Source(BLOCK_COLUMNS.format("b"), "blocks", "b", "JOIN agent_blocks 
 
 
 class BlockFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """None: not filtered by. `label` and `name` ask for the exact label; the searches for text it contains."""
+    """None: not filtered by. `label` asks for the exact label, the searches for text that is contained."""
 
     label: str | None = None
+    template_name: str | None = None
     templates_only: bool = False
     tags: tuple[str, ...] = ()
     match_all_tags: bool = False
@@ -115,6 +116,8 @@ def list_blocks(wanted: BlockFilter, page: Page) -> Tx[list[Block]]:
         filters.add("b.label = :label", label=wanted.label)
     if wanted.templates_only:
         filters.add("b.is_template = 1")
+    if wanted.template_name is not None:
+        filters.add("b.template_name = :template_name", template_name=wanted.template_name)
     if not wanted.with_hidden:
         filters.add("b.hidden = 0")
     if wanted.project_id is not None:

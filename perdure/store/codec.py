@@ -80,6 +80,7 @@ def block_params(block: Block) -> dict[str, Any]:
         "project_id": block.extra.get("project_id"),
         "hidden": int(bool(block.hidden)),
         "is_template": int(block.is_template),
+        "template_name": block.extra.get("template_name"),
         "body": _encode(_replace(block, value="")),
     }
 

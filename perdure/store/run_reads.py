@@ -18,13 +18,14 @@ _OF_A_RUN = ("delete_run_events", "delete_run_traces", "delete_run_steps", "dele
 
 
 class RunFilter(Struct, frozen=True, kw_only=True):
-    """None: not filtered by."""
+    """None: not filtered by. `default_conversation`: only runs in agents' own histories."""
 
     agent_ids: tuple[str, ...] | None = None
     statuses: tuple[str, ...] | None = None
     background: bool | None = None
     stop_reason: str | None = None
     conversation_id: str | None = None
+    default_conversation: bool = False
 
 
 ACTIVE = ("created", "running")
@@ -42,6 +43,8 @@ def list_runs(wanted: RunFilter, page: Page) -> Tx[list[Run]]:
         filters.add("r.stop_reason = :stop_reason", stop_reason=wanted.stop_reason)
     if wanted.conversation_id is not None:
         filters.add("r.conversation_id = :conversation_id", conversation_id=wanted.conversation_id)
+    if wanted.default_conversation:
+        filters.add("r.conversation_id = r.agent_id")
     rows = yield from list_rows(_RUNS, filters, page, what="Run")
     return [run_from_row(row) for row in rows]
 

@@ -3,12 +3,15 @@ INSERT INTO blocks (id, label, value, description, created_us, updated_us, body)
 VALUES (:id, :label, :value, :description, :created_us, :updated_us, :body)
 
 -- name: add_block
-INSERT INTO blocks (id, label, value, description, created_us, updated_us, version, project_id, hidden, is_template, body)
-VALUES (:id, :label, :value, :description, :created_us, :updated_us, 1, :project_id, :hidden, :is_template, :body)
+INSERT INTO blocks (id, label, value, description, created_us, updated_us, version, project_id, hidden, is_template,
+                    template_name, body)
+VALUES (:id, :label, :value, :description, :created_us, :updated_us, 1, :project_id, :hidden, :is_template,
+        :template_name, :body)
 
 -- name: change_block
 UPDATE blocks SET label = :label, value = :value, description = :description, updated_us = :updated_us,
-       version = version + 1, project_id = :project_id, hidden = :hidden, is_template = :is_template, body = :body
+       version = version + 1, project_id = :project_id, hidden = :hidden, is_template = :is_template,
+       template_name = :template_name, body = :body
 WHERE id = :id AND version = :version RETURNING version
 
 -- name: block_by_id

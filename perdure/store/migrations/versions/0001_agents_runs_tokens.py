@@ -69,6 +69,7 @@ def _agents() -> None:
         text("project_id", null=True),
         integer("hidden", default=0),
         integer("is_template", default=0),
+        text("template_name", null=True),
         blob("body"),
     )
     op.create_index("blocks_created", "blocks", ["created_us", "id"])

@@ -1,0 +1,141 @@
+"""The ASGI application: routes, one error handler per kind of error, and what every path has in common.
+
+Every path is served under /v1 and /latest, with and without a trailing slash, and never through a redirect.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+import perdure
+from perdure.api.auth import Guard
+from perdure.api.errors import error_response, on_agent_error, on_http_error, on_validation_error
+from perdure.api.services import Services
+from perdure.core.errors import AgentError
+
+COLLECTION_ROOTS = frozenset(
+    f"/v1/{name}"
+    for name in (
+        "agents",
+        "archives",
+        "blocks",
+        "conversations",
+        "folders",
+        "health",
+        "mcp-servers",
+        "messages",
+        "models",
+        "ready",
+        "runs",
+        "steps",
+        "tags",
+        "tools",
+    )
+)
+
+
+def create_app(services: Services, *, extra_routes: Sequence[BaseRoute] | None = None) -> ASGIApp:
+    """`extra_routes` replaces the message and stream routes, which come first in the router."""
+    api = FastAPI(
+        title="Perdure",
+        version=perdure.__version__,
+        description="Stateful agents whose every token is on record, over the Letta V1 API.",
+        redirect_slashes=False,
+        strict_content_type=False,
+        docs_url="/docs",
+        redoc_url=None,
+    )
+    api.state.services = services
+    api.router.routes[:0] = list(extra_routes) if extra_routes is not None else _hot_routes()
+    for router in _routers():
+        api.include_router(router, prefix="/v1")
+    api.add_exception_handler(AgentError, on_agent_error)
+    api.add_exception_handler(RequestValidationError, on_validation_error)
+    api.add_exception_handler(HTTPException, on_http_error)
+    make_openapi = api.openapi
+    api.openapi = lambda: _with_slashes(make_openapi)  # type: ignore[method-assign]
+    return NormalPath(Guard(CatchAll(api), services.settings.password))
+
+
+def _hot_routes() -> list[BaseRoute]:
+    from perdure.api.routes import messages, streams
+
+    return [*messages.routes, *streams.routes]
+
+
+def _routers() -> list[APIRouter]:
+    from perdure.api.routes import (
+        absent,
+        agent_blocks,
+        agent_tools,
+        agents,
+        blocks,
+        health,
+        models,
+        passages,
+        runs,
+        steps,
+        tags,
+        tools,
+    )
+
+    modules = (health, agents, agent_blocks, agent_tools, blocks, tools, models, passages, runs, steps, tags, absent)
+    return [module.router for module in modules]
+
+
+def _with_slashes(make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The document names collection roots as the generated clients call them: with a trailing slash."""
+    document = make()
+    document["paths"] = {
+        f"{path}/" if path in COLLECTION_ROOTS else path: item for path, item in document["paths"].items()
+    }
+    return document
+
+
+class NormalPath:
+    """Makes one spelling of all: /latest becomes /v1, a trailing slash goes."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            path: str = scope["path"]
+            if path.startswith("/latest/"):
+                path = "/v1/" + path.removeprefix("/latest/")
+            if len(path) > 1 and path.endswith("/"):
+                path = path.rstrip("/") or "/"
+            if path != scope["path"]:
+                scope = {**scope, "path": path, "raw_path": path.encode()}
+        await self._app(scope, receive, send)
+
+
+class CatchAll:
+    """Answers what no handler foresaw with a plain 500; its traceback goes to our log once, not to the server's too."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
+        app.add_exception_handler(Exception, _unforeseen)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._app(scope, receive, send)
+        except Exception:
+            if _ANSWERED not in scope:
+                raise
+
+
+_ANSWERED = "perdure.answered"
+
+
+async def _unforeseen(request: Request, error: Exception) -> Response:
+    """Called only while nothing has been sent yet."""
+    request.scope[_ANSWERED] = True
+    return error_response(error)

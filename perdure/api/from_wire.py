@@ -1,0 +1,343 @@
+"""Letta JSON to values: what was validated by `wire/` becomes what `agents/` works with."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import msgspec
+from msgspec import Struct
+
+from perdure.agents.edit_tools import ToolChange, ToolSpec
+from perdure.agents.spec import AgentChange, AgentSpec, BlockChange, BlockSpec
+from perdure.agents.update import with_settings
+from perdure.api.wire.agents import CreateAgent, LLMConfig, UpdateAgent
+from perdure.api.wire.blocks import TEMPLATE_FIELDS, CreateBlock, UpdateBlock
+from perdure.api.wire.tools import CreateTool, UpdateTool
+from perdure.core.agents import DEFAULT_BLOCK_LIMIT, ModelSettings
+from perdure.core.errors import Invalid, ToolError
+from perdure.memory.times import end_us, start_us
+
+
+class _Settings(Struct, kw_only=True):
+    """The model settings of every provider in one; each knows some of them."""
+
+    provider_type: str | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    max_output_tokens: int | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    repetition_penalty: float | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning: dict[str, Any] | None = None
+    thinking: dict[str, Any] | None = None
+    effort: str | None = None
+    enable_thinking: bool | None = None
+    response_format: dict[str, Any] | None = None
+    strict: bool | None = None
+    tool_call_parser: str | None = None
+    return_logprobs: bool | None = None
+    top_logprobs: int | None = None
+    return_token_ids: bool | None = None
+    tokenizer: str | None = None
+
+
+_COPIED = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "max_output_tokens",
+    "seed",
+    "frequency_penalty",
+    "presence_penalty",
+    "repetition_penalty",
+    "parallel_tool_calls",
+    "enable_thinking",
+    "response_format",
+    "strict",
+    "tool_call_parser",
+    "return_logprobs",
+    "top_logprobs",
+    "return_token_ids",
+    "tokenizer",
+)
+_RANGES = {
+    "temperature": (0.0, 10.0),
+    "top_p": (0.0, 1.0),
+    "min_p": (0.0, 1.0),
+    "max_output_tokens": (1, 10_000_000),
+    "top_logprobs": (0, 20),
+}
+
+
+def model_settings(raw: Mapping[str, Any], *, field: str = "model_settings") -> ModelSettings:
+    """Parsed, with `raw` kept. Invalid (422) names the setting that is wrong; unknown ones are kept but not used."""
+    try:
+        given = msgspec.convert(dict(raw), _Settings)
+    except msgspec.ValidationError as error:
+        raise Invalid(_convert_message(str(error), field), status=422) from error
+    for name, (least, most) in _RANGES.items():
+        value = getattr(given, name)
+        if value is not None and not least <= value <= most:
+            raise Invalid(f"{field}.{name}: must be between {least} and {most}, not {value}", status=422)
+    values = {name: value for name in _COPIED if (value := getattr(given, name)) is not None}
+    if given.response_format is not None:
+        check_response_format(given.response_format, f"{field}.response_format")
+    if given.stop is not None:
+        values["stop"] = (given.stop,) if isinstance(given.stop, str) else tuple(given.stop)
+    effort = (given.reasoning or {}).get("reasoning_effort") or given.effort
+    if effort is not None:
+        if not isinstance(effort, str):
+            raise Invalid(f"{field}.reasoning.reasoning_effort: must be a string", status=422)
+        values["reasoning_effort"] = effort
+    if given.thinking is not None and given.enable_thinking is None:
+        values["enable_thinking"] = given.thinking.get("type") != "disabled"
+    return ModelSettings(**values, raw=dict(raw))
+
+
+def _convert_message(message: str, field: str) -> str:
+    """msgspec's "Expected `float`, got `str` - at `$.temperature`" with our field name in front."""
+    reason, _, place = message.partition(" - at `$.")
+    return f"{field}.{place.rstrip('`')}: {reason}" if place else f"{field}: {reason}"
+
+
+def check_response_format(value: Mapping[str, Any], field: str) -> None:
+    kind = value.get("type")
+    if kind not in ("text", "json_object", "json_schema"):
+        raise Invalid(f"{field}.type: must be text, json_object or json_schema, not {kind!r}", status=422)
+    if kind == "json_schema" and not isinstance(value.get("json_schema"), dict):
+        raise Invalid(f"{field}.json_schema: must be an object with `name` and `schema`", status=422)
+
+
+def _settings_of_llm_config(config: LLMConfig) -> dict[str, Any]:
+    given = config.model_dump(
+        include={
+            "temperature",
+            "frequency_penalty",
+            "parallel_tool_calls",
+            "response_format",
+            "strict",
+            "return_logprobs",
+            "top_logprobs",
+            "return_token_ids",
+            "tool_call_parser",
+            "reasoning_effort",
+        },
+        exclude_unset=True,
+        exclude_none=True,
+    )
+    if config.max_tokens is not None:
+        given["max_output_tokens"] = config.max_tokens
+    return given
+
+
+def _handle_of_llm_config(config: LLMConfig) -> str:
+    if config.handle is not None:
+        return config.handle
+    provider = config.provider_name or config.model_endpoint_type
+    return f"{provider}/{config.model}" if provider else config.model
+
+
+def _single_settings(body: CreateAgent | UpdateAgent) -> dict[str, Any]:
+    """Settings that stand beside `model_settings` in the request, under core's names; they win over it."""
+    found: dict[str, Any] = {}
+    if body.llm_config is not None and body.model_settings is None:
+        found |= _settings_of_llm_config(body.llm_config)
+    for name, target in (
+        ("max_tokens", "max_output_tokens"),
+        ("parallel_tool_calls", "parallel_tool_calls"),
+        ("response_format", "response_format"),
+    ):
+        if name in body.model_fields_set and (value := getattr(body, name)) is not None:
+            found[target] = value
+    if "response_format" in found:
+        check_response_format(found["response_format"], "response_format")
+    return found
+
+
+_LOOSE = {"template_id", "base_template_id", "embedding_config"}
+
+
+def _loose_fields(body: CreateAgent | UpdateAgent) -> dict[str, Any]:
+    return {key: value for key in _LOOSE & body.model_fields_set if (value := getattr(body, key)) is not None}
+
+
+def _secrets(body: CreateAgent | UpdateAgent) -> dict[str, str] | None:
+    return body.secrets if body.secrets is not None else body.tool_exec_environment_variables
+
+
+def agent_spec(body: CreateAgent) -> AgentSpec:
+    config = body.llm_config
+    settings = model_settings(body.model_settings or {})
+    if singles := _single_settings(body):
+        settings = with_settings(settings, singles)
+    model = body.model or (_handle_of_llm_config(config) if config is not None else None)
+    return AgentSpec(
+        name=body.name,
+        agent_type=body.agent_type,
+        system=body.system,
+        model=model,
+        embedding=body.embedding,
+        context_window_limit=body.context_window_limit or (config.context_window if config is not None else None),
+        model_settings=settings,
+        description=body.description,
+        metadata=body.metadata or {},
+        memory_blocks=tuple(block_spec(block) for block in body.memory_blocks or ()),
+        block_ids=tuple(body.block_ids or ()),
+        tools=tuple(body.tools or ()),
+        tool_ids=tuple(body.tool_ids or ()),
+        include_base_tools=body.include_base_tools,
+        include_multi_agent_tools=body.include_multi_agent_tools,
+        include_base_tool_rules=body.include_base_tool_rules,
+        tool_rules=tuple(body.tool_rules or ()),
+        tags=tuple(body.tags or ()),
+        secrets=_secrets(body) or {},
+        timezone=body.timezone or "UTC",
+        compaction_settings=compaction_settings(body.compaction_settings),
+        message_buffer_autoclear=body.message_buffer_autoclear,
+        enable_sleeptime=body.enable_sleeptime,
+        hidden=body.hidden,
+        max_files_open=body.max_files_open,
+        per_file_view_window_char_limit=body.per_file_view_window_char_limit,
+        memory_rendering=body.memory_rendering or "recompile",
+        thinking_retention=body.thinking_retention or "all",
+        project_id=body.project_id,
+        extra=_loose_fields(body),
+    )
+
+
+# fields of UpdateAgent that AgentChange has under the same name, and whether null empties them (else it leaves them be)
+_CHANGEABLE = {
+    "name": False,
+    "system": False,
+    "embedding": True,
+    "description": True,
+    "timezone": False,
+    "message_buffer_autoclear": False,
+    "enable_sleeptime": True,
+    "hidden": True,
+    "max_files_open": True,
+    "per_file_view_window_char_limit": True,
+    "memory_rendering": False,
+    "thinking_retention": False,
+    "project_id": True,
+    "last_run_duration_ms": True,
+    "last_stop_reason": True,
+}
+
+
+def agent_change(body: UpdateAgent) -> AgentChange:
+    values: dict[str, Any] = {}
+    for name, clears in _CHANGEABLE.items():
+        if name in body.model_fields_set and ((value := getattr(body, name)) is not None or clears):
+            values[name] = value
+    for name in ("block_ids", "tool_ids", "message_ids", "tool_rules", "tags"):
+        if (value := getattr(body, name)) is not None:
+            values[name] = tuple(value)
+    if "metadata" in body.model_fields_set:
+        values["metadata"] = body.metadata or {}
+    if (secrets := _secrets(body)) is not None:
+        values["secrets"] = secrets
+    if "compaction_settings" in body.model_fields_set:
+        values["compaction_settings"] = compaction_settings(body.compaction_settings)
+    if "last_run_completion" in body.model_fields_set:
+        values["last_run_completed_us"] = time_us(body.last_run_completion, "last_run_completion")
+    config = body.llm_config
+    if body.model is not None or config is not None:
+        values["model"] = body.model or _handle_of_llm_config(cast(LLMConfig, config))
+    limit = body.context_window_limit or (config.context_window if config is not None else None)
+    if limit is not None:
+        values["context_window_limit"] = limit
+    if body.model_settings is not None:
+        values["model_settings"] = model_settings(body.model_settings)
+    return AgentChange(**values, settings_changes=_single_settings(body), extra=_loose_fields(body))
+
+
+def compaction_settings(value: dict[str, Any] | None) -> dict[str, Any] | None:
+    if value is None:
+        return None
+    modes = ("all", "sliding_window", "self_compact_all", "self_compact_sliding_window")
+    if value.get("mode") not in (None, *modes):
+        raise Invalid(f"compaction_settings.mode: must be one of {', '.join(modes)}", status=422)
+    share = value.get("sliding_window_percentage")
+    if share is not None and (isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1):
+        raise Invalid("compaction_settings.sliding_window_percentage: must be a number in (0, 1]", status=422)
+    clip = value.get("clip_chars")
+    if clip is not None and (isinstance(clip, bool) or not isinstance(clip, int) or clip < 1):
+        raise Invalid("compaction_settings.clip_chars: must be a whole number of at least 1, or null", status=422)
+    for key in ("model", "prompt"):
+        if not isinstance(value.get(key), str | None):
+            raise Invalid(f"compaction_settings.{key}: must be a string or null", status=422)
+    if isinstance(nested := value.get("model_settings"), dict):
+        model_settings(cast(dict[str, Any], nested), field="compaction_settings.model_settings")
+    return {"mode": "sliding_window", "clip_chars": 50_000, "prompt_acknowledgement": False, **value}
+
+
+def _template_fields(body: CreateBlock | UpdateBlock) -> dict[str, Any]:
+    return {key: getattr(body, key) for key in TEMPLATE_FIELDS if key in body.model_fields_set}
+
+
+def block_spec(body: CreateBlock) -> BlockSpec:
+    return BlockSpec(
+        label=body.label,
+        value=body.value,
+        limit=body.limit or DEFAULT_BLOCK_LIMIT,
+        description=body.description,
+        read_only=bool(body.read_only),
+        metadata=body.metadata or {},
+        tags=tuple(body.tags or ()),
+        hidden=body.hidden,
+        is_template=bool(body.is_template),
+        extra=_template_fields(body),
+    )
+
+
+def block_change(body: UpdateBlock) -> BlockChange:
+    values: dict[str, Any] = {
+        key: value
+        for key in ("value", "label", "limit", "read_only", "is_template")
+        if (value := getattr(body, key)) is not None
+    }
+    for key in ("description", "hidden"):
+        if key in body.model_fields_set:
+            values[key] = getattr(body, key)
+    if body.metadata is not None:
+        values["metadata"] = body.metadata
+    if body.tags is not None:
+        values["tags"] = tuple(body.tags)
+    return BlockChange(**values, extra=_template_fields(body))
+
+
+def tool_spec(body: CreateTool) -> ToolSpec:
+    given = body.model_dump(exclude_unset=True)
+    given["metadata"] = given.pop("metadata_", None)
+    given["tags"] = tuple(given.get("tags") or ())
+    for key in ("enable_parallel_execution", "allow_network"):
+        given[key] = bool(given.get(key))
+    return ToolSpec(**given)
+
+
+def tool_change(body: UpdateTool) -> ToolChange:
+    """null leaves a field alone, except where nothing is a value of it."""
+    given = body.model_dump(exclude_unset=True)
+    if "metadata_" in given:
+        given["metadata"] = given.pop("metadata_")
+    values = {key: value for key, value in given.items() if value is not None or key in _EMPTIABLE}
+    if "tags" in values:
+        values["tags"] = tuple(values["tags"])
+    return ToolChange(**values)
+
+
+_EMPTIABLE = frozenset({"pip_requirements", "npm_requirements", "default_requires_approval", "metadata"})
+
+
+def time_us(value: str | None, field: str, *, end_of_day: bool = False, timezone: str = "UTC") -> int | None:
+    """An ISO 8601 date or time as microseconds. `end_of_day`: a date alone means its last moment."""
+    try:
+        return end_us(value, field, timezone) if end_of_day else start_us(value, field, timezone)
+    except ToolError as error:
+        raise Invalid(error.message, status=422) from error

@@ -1,0 +1,1 @@
+"""One file a resource: read the request, call what does it, answer its JSON."""
