@@ -35,7 +35,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     default_model: str | None = None
     ping_interval_s: float = 20.0
     max_queued_per_conversation: int = 100
-    trace_limit: int = 65_536
+    trace_limit: int = 16_384
     synchronous: str = "FULL"
     config_file: Path | None = None
     config: dict[str, Any] = field(default_factory=dict)
@@ -87,6 +87,7 @@ def load_settings(env: Mapping[str, str] = os.environ, **overrides: Any) -> Sett
     take("PERDURE_TOKENIZERS", "tokenizers_dir", lambda text: Path(text).expanduser())
     take("PERDURE_ALLOW_PRIVATE_URLS", "allow_private_urls", _flag)
     take("PERDURE_MODEL", "default_model")
+    take("PERDURE_TRACE_LIMIT", "trace_limit", int)
     take("PERDURE_CONFIG", "config_file", lambda text: Path(text).expanduser())
     take("PERDURE_SQLITE_SYNCHRONOUS", "synchronous", _synchronous)
     values.update({key: value for key, value in overrides.items() if value is not None})

@@ -66,6 +66,8 @@ class Contexts:
             self._kept.move_to_end(state.id)
         else:
             context = await self._read(state, bundle)
+            known = {message.id for message in context.messages}
+            context.messages.extend(message for message in inputs or () if message.id not in known)
             self._kept[state.id] = context
             if len(self._kept) > KEPT_CONVERSATIONS:
                 self._kept.popitem(last=False)

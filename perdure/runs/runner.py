@@ -65,7 +65,7 @@ class _Job:
 
 class Runner:
     def __init__(
-        self, store: Store, registry: Registry, sandbox: Sandbox, *, max_queued: int = 100, trace_limit: int = 65_536
+        self, store: Store, registry: Registry, sandbox: Sandbox, *, max_queued: int = 100, trace_limit: int = 16_384
     ) -> None:
         self._store = store
         self._registry = registry
@@ -105,10 +105,13 @@ class Runner:
 
     # -- accepting
 
-    async def submit(self, run: Run, inputs: tuple[Message, ...], otids: tuple[str, ...], *, wait: bool) -> Submitted:
+    async def submit(
+        self, run: Run, inputs: tuple[Message, ...], otids: tuple[str, ...], *, wait: bool, lazy: bool = False
+    ) -> Submitted:
         """Accept a request (D4: once per otid) and start it as soon as its conversation is free.
 
-        Raises NotFound, Conflict (busy and not `wait`), Unavailable. Do not tell the caller before `durable`.
+        Raises NotFound, Conflict (busy and not `wait`), Unavailable. Do not tell the caller before `durable`. `lazy`: nobody
+        is told before the run ends, so its acceptance may share a commit with its first step.
         """
         if self._stopping:
             raise StoreError("The server is shutting down.")
@@ -121,7 +124,8 @@ class Runner:
                 until=now_us() + LEASE_US,
                 wait=wait,
                 max_queued=self._max_queued,
-            )
+            ),
+            lazy=lazy,
         )
         accepted: Accepted = await write.executed
         if accepted.attached:
@@ -348,6 +352,18 @@ class Runner:
             if ended or self._stopping:
                 return
             await asyncio.sleep(0.1)
+
+    async def outcome(self, run_id: str) -> list[Event]:
+        """All events of a run, once it has ended."""
+        runlog = self._logs.get(run_id)
+        if runlog is not None and runlog.base == 0:
+            events = await runlog.until_ended()
+            if events and isinstance(events[-1], LogEnded):
+                return events
+        found: list[Event] = []
+        async for _, batch in self.follow(run_id):
+            found.extend(batch)
+        return found
 
     async def run(self, run_id: str) -> Run:
         """The run as stored. NotFound."""

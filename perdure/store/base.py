@@ -63,8 +63,11 @@ class Store(Protocol):
         """Run the transaction; durable when this returns. Raises what the transaction raised, with nothing written."""
         ...
 
-    def begin_write(self, tx: TxFactory[T]) -> Write:
-        """As `write`, without waiting. Writes begun in order on one connection of the caller commit in that order."""
+    def begin_write(self, tx: TxFactory[T], *, lazy: bool = False) -> Write:
+        """As `write`, without waiting. Writes commit in the order they were begun.
+
+        `lazy`: the commit may wait a few milliseconds to be shared with the next write.
+        """
         ...
 
     async def close(self) -> None: ...

@@ -10,6 +10,7 @@ import logging
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +24,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 MAX_GROUP = 256
+LAZY_S = 0.005
 BUSY_TIMEOUT_S = 10.0
 
 
@@ -44,12 +46,17 @@ def connect(path: str | Path, *, synchronous: str = "FULL") -> sqlite3.Connectio
 class _Job:
     """One transaction on its way through the writer."""
 
-    __slots__ = ("committed", "error", "executed", "result", "tx")
+    __slots__ = ("committed", "error", "executed", "lazy", "result", "tx")
 
     def __init__(
-        self, tx: TxFactory[Any], executed: "asyncio.Future[Any] | None", committed: "asyncio.Future[Any]"
+        self,
+        tx: TxFactory[Any],
+        executed: "asyncio.Future[Any] | None",
+        committed: "asyncio.Future[Any]",
+        lazy: bool,
     ) -> None:
         self.tx = tx
+        self.lazy = lazy
         self.executed = executed
         self.committed = committed
         self.result: Any = None
@@ -80,10 +87,10 @@ class SqliteStore:
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._scan, tx)
 
     async def write(self, tx: TxFactory[T]) -> T:
-        return await self._submit(tx, early=False).committed
+        return await self._submit(tx, early=False, lazy=False).committed
 
-    def begin_write(self, tx: TxFactory[Any]) -> Write:
-        job = self._submit(tx, early=True)
+    def begin_write(self, tx: TxFactory[Any], *, lazy: bool = False) -> Write:
+        job = self._submit(tx, early=True, lazy=lazy)
         # a caller that only wants `executed` must not be blamed for a `committed` nobody reads
         job.committed.add_done_callback(_retrieve)
         assert job.executed is not None
@@ -100,11 +107,11 @@ class SqliteStore:
         for connection in (*self._pool_connections, self._reader, self._writer):
             connection.close()
 
-    def _submit(self, tx: TxFactory[Any], *, early: bool) -> _Job:
+    def _submit(self, tx: TxFactory[Any], *, early: bool, lazy: bool) -> _Job:
         if self._closed:
             raise StoreError("The store is closed: the server is shutting down.")
         loop = self._loop = asyncio.get_running_loop()
-        job = _Job(tx, loop.create_future() if early else None, loop.create_future())
+        job = _Job(tx, loop.create_future() if early else None, loop.create_future(), lazy)
         self._jobs.put(job)
         return job
 
@@ -141,39 +148,70 @@ class SqliteStore:
             raise StoreError(f"SQLite: {type(error).__name__}: {error}") from error
 
     def _write_loop(self) -> None:
+        """Jobs that came meanwhile make one group; a group of only lazy jobs stays open for a moment, for more to join."""
+        group: list[_Job] = []
+        deadline = 0.0
         while True:
-            job = self._jobs.get()
-            group = [] if job is None else [job]
-            while job is not None and len(group) < MAX_GROUP:
-                try:
-                    job = self._jobs.get_nowait()
-                except queue.Empty:
-                    break
-                if job is not None:
-                    group.append(job)
+            jobs, stop = self._next_jobs(deadline - time.monotonic() if group else None)
+            if jobs and not group:
+                deadline = time.monotonic() + LAZY_S
+            if jobs and self._run_jobs(group, jobs) and all(job.lazy for job in group) and not stop:
+                continue
             if group:
-                self._commit_group(group)
-            if job is None:
+                self._commit(group)
+                group = []
+            if stop:
                 return
 
-    def _commit_group(self, group: list[_Job]) -> None:
-        """Run every job in its own savepoint and commit once; a failed commit fails them all."""
-        connection = self._writer
+    def _next_jobs(self, timeout_s: float | None) -> tuple[list[_Job], bool]:
+        """What waits in the queue, at most a group's worth ([] after the timeout), and whether the store is closing."""
         try:
-            connection.execute("BEGIN IMMEDIATE")
-            for job in group:
+            job = self._jobs.get(timeout=None if timeout_s is None else max(timeout_s, 0))
+        except queue.Empty:
+            return [], False
+        jobs: list[_Job] = []
+        while job is not None:
+            jobs.append(job)
+            if len(jobs) >= MAX_GROUP:
+                return jobs, False
+            try:
+                job = self._jobs.get_nowait()
+            except queue.Empty:
+                return jobs, False
+        return jobs, True
+
+    def _run_jobs(self, group: list[_Job], jobs: list[_Job]) -> bool:
+        """Run jobs in the group's transaction, beginning it if need be; False if the database failed them all."""
+        try:
+            if not group:
+                self._writer.execute("BEGIN IMMEDIATE")
+            group.extend(jobs)
+            for job in jobs:
                 self._run_in_savepoint(job)
-            if any(job.executed is not None for job in group):
-                self._post(_settle_executed, group)
-            connection.execute("COMMIT")
         except Exception as error:  # every waiter must be answered, whatever broke
-            log.exception("a group of %d transactions failed", len(group))
-            with contextlib.suppress(sqlite3.Error):
-                connection.execute("ROLLBACK")
-            for job in group:
-                if job.error is None:
-                    job.error = StoreError(f"The database could not commit: {error}")
-        self._post(_settle, group)
+            self._fail(group or jobs, error)
+            group.clear()
+            return False
+        if any(job.executed is not None for job in jobs):
+            self._post(_settle_executed, jobs)
+        return True
+
+    def _commit(self, group: list[_Job]) -> None:
+        try:
+            self._writer.execute("COMMIT")
+        except Exception as error:
+            self._fail(group, error)
+        else:
+            self._post(_settle, group)
+
+    def _fail(self, group: list[_Job], error: Exception) -> None:
+        log.error("a group of %d transactions failed", len(group), exc_info=error)
+        with contextlib.suppress(sqlite3.Error):
+            self._writer.execute("ROLLBACK")
+        for job in group:
+            if job.error is None:
+                job.error = StoreError(f"The database could not commit: {error}")
+        self._post(_settle, list(group))
 
     def _run_in_savepoint(self, job: _Job) -> None:
         connection = self._writer

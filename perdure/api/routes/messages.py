@@ -103,7 +103,7 @@ async def submit(
     )
     inputs, otids = input_messages(body, agent_id=agent_id, conversation_id=conversation_id, run_id=run.id, now=now)
     await check_model(parts, body)
-    return run, await parts.runner.submit(run, inputs, otids, wait=wait)
+    return run, await parts.runner.submit(run, inputs, otids, wait=wait, lazy=not streaming and not background)
 
 
 async def check_model(parts: Services, body: SendRequest) -> None:
@@ -114,9 +114,7 @@ async def check_model(parts: Services, body: SendRequest) -> None:
 
 async def _answer(parts: Services, body: SendRequest, agent_id: str, conversation_id: str) -> Response:
     run, submitted = await submit(parts, body, agent_id, conversation_id, streaming=False, background=False, wait=True)
-    events: list[Any] = []
-    async for _, batch in parts.runner.follow(submitted.run_id):
-        events.extend(batch)
+    events = await parts.runner.outcome(submitted.run_id)
     failed = next((event for event in events if isinstance(event, RunFailed)), None)
     if failed is not None:
         ended = await parts.runner.run(submitted.run_id)

@@ -24,8 +24,9 @@ UPDATE conversations SET active_run_id = :run_id, lease_owner = :owner, lease_un
 WHERE id = :conversation_id AND (active_run_id IS NULL OR lease_until_us < :now OR lease_owner = :dead_owner)
 RETURNING fence
 
--- name: renew_leases
-UPDATE conversations SET lease_until_us = :until WHERE lease_owner = :owner AND active_run_id IS NOT NULL
+-- name: renew_lease
+UPDATE conversations SET lease_until_us = :until
+WHERE id = :conversation_id AND lease_owner = :owner AND active_run_id IS NOT NULL
 
 -- name: fence_check
 UPDATE conversations SET segment_id = COALESCE(:segment_id, segment_id), last_message_us = :now,
@@ -82,10 +83,11 @@ WHERE agent_id = :agent_id AND status IN ('created', 'running') ORDER BY created
 SELECT r.id, r.conversation_id, r.attempts FROM runs r JOIN conversations c ON c.id = r.conversation_id
 WHERE r.status IN ('created', 'running')
   AND (c.active_run_id IS NULL OR c.lease_until_us < :now OR c.lease_owner = :dead_owner)
-ORDER BY r.created_us, r.id LIMIT 100
+ORDER BY +r.created_us, r.id LIMIT 100
 
 -- name: lease_owners
-SELECT DISTINCT lease_owner FROM conversations WHERE active_run_id IS NOT NULL
+SELECT DISTINCT c.lease_owner FROM runs r JOIN conversations c ON c.id = r.conversation_id
+WHERE r.status IN ('created', 'running') AND c.active_run_id IS NOT NULL
 
 -- name: insert_step
 INSERT INTO steps (id, run_id, agent_id, created_us, model, feedback, body)
