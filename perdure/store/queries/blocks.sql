@@ -21,7 +21,7 @@ SELECT id, label, value, description, created_us, updated_us, version, body FROM
 DELETE FROM blocks WHERE id = :id RETURNING id
 
 -- name: delete_block_links
-DELETE FROM agent_blocks WHERE block_id = :id
+DELETE FROM agent_blocks WHERE block_id = :block_id
 
 -- name: count_blocks
 SELECT COUNT(*) FROM blocks WHERE hidden = 0

@@ -15,7 +15,7 @@ SELECT body FROM tools WHERE name = :name
 DELETE FROM tools WHERE id = :id RETURNING id
 
 -- name: delete_tool_links
-DELETE FROM agent_tools WHERE tool_id = :id
+DELETE FROM agent_tools WHERE tool_id = :tool_id
 
 -- name: count_tools
 SELECT COUNT(*) FROM tools
