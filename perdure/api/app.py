@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import perdure
@@ -53,7 +53,8 @@ def create_app(services: Services, *, extra_routes: Sequence[BaseRoute] | None =
         redoc_url=None,
     )
     api.state.services = services
-    api.router.routes[:0] = list(extra_routes) if extra_routes is not None else _hot_routes()
+    hot = list(extra_routes) if extra_routes is not None else _hot_routes()
+    api.router.routes[:0] = hot
     for router in _routers():
         api.include_router(router, prefix="/v1")
     api.add_exception_handler(AgentError, on_agent_error)
@@ -61,7 +62,7 @@ def create_app(services: Services, *, extra_routes: Sequence[BaseRoute] | None =
     api.add_exception_handler(HTTPException, on_http_error)
     make_openapi = api.openapi
     api.openapi = lambda: _with_slashes(make_openapi)  # type: ignore[method-assign]
-    return NormalPath(Guard(CatchAll(api), services.settings.password))
+    return NormalPath(Guard(HotFirst(hot, api, CatchAll(api)), services.settings.password))
 
 
 def _hot_routes() -> list[BaseRoute]:
@@ -115,6 +116,26 @@ class NormalPath:
             if path != scope["path"]:
                 scope = {**scope, "path": path, "raw_path": path.encode()}
         await self._app(scope, receive, send)
+
+
+class HotFirst:
+    """Hands a message route its request before any middleware; all else, and a wrong method, goes to the whole app."""
+
+    def __init__(self, routes: Sequence[BaseRoute], api: FastAPI, rest: ASGIApp) -> None:
+        self._routes = routes
+        self._api = api
+        self._rest = rest
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            for route in self._routes:
+                match, found = route.matches(scope)
+                if match is Match.FULL:
+                    scope.update(found)
+                    scope["app"] = self._api
+                    await route.handle(scope, receive, send)
+                    return
+        await self._rest(scope, receive, send)
 
 
 class CatchAll:

@@ -54,6 +54,11 @@ class StreamRequest(Struct, kw_only=True):
     batch_size: int | None = None
 
 
+class CancelRequest(Struct, kw_only=True):
+    run_ids: list[str] | None = None
+
+
+_cancel = msgspec.json.Decoder(CancelRequest)
 _send = msgspec.json.Decoder(SendRequest)
 _stream = msgspec.json.Decoder(StreamRequest)
 
@@ -85,6 +90,10 @@ def decode_stream(body: bytes) -> StreamRequest:
     if request.starting_after < 0:
         raise wrong("starting_after", "must be 0 or more")
     return request
+
+
+def decode_cancel(body: bytes) -> CancelRequest:
+    return _decode(_cancel, body or b"{}")
 
 
 def _decode(decoder: "msgspec.json.Decoder[Any]", body: bytes) -> Any:

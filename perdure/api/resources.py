@@ -20,8 +20,28 @@ from perdure.tools.sandbox import SandboxResult
 _MINE = {"created_by_id": DEFAULT_USER_ID, "last_updated_by_id": DEFAULT_USER_ID}
 _PROVIDER_TYPES = frozenset(
     {
-        *("anthropic", "azure", "baseten", "bedrock", "cerebras", "chatgpt_oauth", "deepseek", "fireworks", "google_ai"),
-        *("google_vertex", "groq", "hugging-face", "letta", "lmstudio_openai", "minimax", "mistral", "ollama", "openai"),
+        *(
+            "anthropic",
+            "azure",
+            "baseten",
+            "bedrock",
+            "cerebras",
+            "chatgpt_oauth",
+            "deepseek",
+            "fireworks",
+            "google_ai",
+        ),
+        *(
+            "google_vertex",
+            "groq",
+            "hugging-face",
+            "letta",
+            "lmstudio_openai",
+            "minimax",
+            "mistral",
+            "ollama",
+            "openai",
+        ),
         *("together", "vllm", "sglang", "openrouter", "xai", "zai"),
     }
 )

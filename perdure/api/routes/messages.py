@@ -3,16 +3,13 @@
 Plain Starlette routes: this is the server's hot path.
 """
 
-from typing import Any
-
 import msgspec
-from perdure.api.errors import error_response, run_error_response
-from perdure.api.resources import run_state
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from perdure.api.endpoint import route
+from perdure.api.errors import run_error_response
 from perdure.api.message_requests import (
     SendRequest,
     check_not_streaming,
@@ -20,10 +17,11 @@ from perdure.api.message_requests import (
     input_messages,
     run_config,
 )
+from perdure.api.resources import run_state
 from perdure.api.services import Services, services
 from perdure.api.sse import EventStream
 from perdure.api.to_wire import response
-from perdure.core.errors import AgentError, Conflict, Invalid
+from perdure.core.errors import Conflict, Invalid
 from perdure.core.events import RunFailed, RunStopped
 from perdure.core.ids import matches, new_id, now_us
 from perdure.core.runs import Run
@@ -44,40 +42,31 @@ def checked_agent_id(value: str) -> str:
 
 async def send(request: Request) -> ASGIApp:
     """`POST /v1/agents/{agent_id}/messages`: wait for the run, or stream it (`streaming: true`)."""
-    try:
-        agent_id = checked_agent_id(request.path_params["agent_id"])
-        body = decode_send(await request.body())
-        if body.streaming:
-            return await _stream(services(request), body, agent_id, agent_id, wait=True)
-        check_not_streaming(body)
-        return await _answer(services(request), body, agent_id, agent_id)
-    except AgentError as error:
-        return error_response(error)
+    agent_id = checked_agent_id(request.path_params["agent_id"])
+    body = decode_send(await request.body())
+    if body.streaming:
+        return await _stream(services(request), body, agent_id, agent_id, wait=True)
+    check_not_streaming(body)
+    return await _answer(services(request), body, agent_id, agent_id)
 
 
 async def send_stream(request: Request) -> ASGIApp:
     """`POST /v1/agents/{agent_id}/messages/stream` (deprecated): as `send` with `streaming: true`."""
-    try:
-        agent_id = checked_agent_id(request.path_params["agent_id"])
-        body = decode_send(await request.body())
-        return await _stream(services(request), body, agent_id, agent_id, wait=True)
-    except AgentError as error:
-        return error_response(error)
+    agent_id = checked_agent_id(request.path_params["agent_id"])
+    body = decode_send(await request.body())
+    return await _stream(services(request), body, agent_id, agent_id, wait=True)
 
 
 async def send_async(request: Request) -> ASGIApp:
     """`POST /v1/agents/{agent_id}/messages/async`: the run, at once."""
-    try:
-        agent_id = checked_agent_id(request.path_params["agent_id"])
-        body = decode_send(await request.body())
-        parts = services(request)
-        run, submitted = await submit(parts, body, agent_id, agent_id, streaming=False, background=True, wait=True)
-        await submitted.durable
-        if submitted.attached:
-            run = await parts.runner.run(submitted.run_id)
-        return Response(_encode(run_state(run)), media_type="application/json")
-    except AgentError as error:
-        return error_response(error)
+    agent_id = checked_agent_id(request.path_params["agent_id"])
+    body = decode_send(await request.body())
+    parts = services(request)
+    run, submitted = await submit(parts, body, agent_id, agent_id, streaming=False, background=True, wait=True)
+    await submitted.durable
+    if submitted.attached:
+        run = await parts.runner.run(submitted.run_id)
+    return Response(_encode(run_state(run)), media_type="application/json")
 
 
 async def submit(
@@ -151,7 +140,7 @@ async def _stream(
 
 
 routes = [
-    Route("/v1/agents/{agent_id}/messages", send, methods=["POST"], name="send_message"),
-    Route("/v1/agents/{agent_id}/messages/stream", send_stream, methods=["POST"], name="create_agent_message_stream"),
-    Route("/v1/agents/{agent_id}/messages/async", send_async, methods=["POST"], name="create_agent_message_async"),
+    route("POST", "/v1/agents/{agent_id}/messages", send, "send_message"),
+    route("POST", "/v1/agents/{agent_id}/messages/stream", send_stream, "create_agent_message_stream"),
+    route("POST", "/v1/agents/{agent_id}/messages/async", send_async, "create_agent_message_async"),
 ]

@@ -3,19 +3,18 @@
 from typing import Any
 
 import msgspec
-from perdure.api.errors import error_response
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from perdure.api.message_requests import MESSAGE_TYPES, decode_stream, wrong
+from perdure.api.endpoint import route
+from perdure.api.message_requests import MESSAGE_TYPES, decode_cancel, decode_stream, wrong
 from perdure.api.routes.messages import checked_agent_id
 from perdure.api.services import services
 from perdure.api.sse import EventStream
 from perdure.api.to_wire import letta_messages
-from perdure.core.errors import AgentError, Conflict, Invalid, NotFound
+from perdure.core.errors import Conflict, Invalid, NotFound
 from perdure.core.ids import matches, now_us
 from perdure.runs.context import system_message
 from perdure.store import agents, conversations, message_reads, messages
@@ -55,83 +54,71 @@ def _types(query: QueryParams) -> list[str] | None:
 
 async def list_agent_messages(request: Request) -> ASGIApp:
     """`GET /v1/agents/{agent_id}/messages`: a page, oldest first; `order` says which end it is taken from."""
-    try:
-        store = services(request).store
-        agent_id = checked_agent_id(request.path_params["agent_id"])
-        await store.read(lambda: agents.agent_by_id(agent_id))
-        page, types = _page(request.query_params), _types(request.query_params)
-        conversation_id = request.query_params.get("conversation_id")
-        if conversation_id == "default":
-            conversation_id = agent_id
-        found = await store.scan(
-            lambda: message_reads.list_messages(agent_id=agent_id, conversation_id=conversation_id, **page)
-        )
-        return _json(letta_messages(found, types=types))
-    except AgentError as error:
-        return error_response(error)
+    store = services(request).store
+    agent_id = checked_agent_id(request.path_params["agent_id"])
+    await store.read(lambda: agents.agent_by_id(agent_id))
+    page, types = _page(request.query_params), _types(request.query_params)
+    conversation_id = request.query_params.get("conversation_id")
+    if conversation_id == "default":
+        conversation_id = agent_id
+    found = await store.scan(
+        lambda: message_reads.list_messages(agent_id=agent_id, conversation_id=conversation_id, **page)
+    )
+    return _json(letta_messages(found, types=types))
 
 
 async def list_all_messages(request: Request) -> ASGIApp:
     """`GET /v1/messages/`: across agents, a page, oldest first."""
-    try:
-        store = services(request).store
-        page, types = _page(request.query_params), _types(request.query_params)
-        conversation_id = request.query_params.get("conversation_id")
-        found = await store.scan(lambda: message_reads.list_messages(conversation_id=conversation_id, **page))
-        return _json(letta_messages(found, types=types))
-    except AgentError as error:
-        return error_response(error)
+    store = services(request).store
+    page, types = _page(request.query_params), _types(request.query_params)
+    conversation_id = request.query_params.get("conversation_id")
+    found = await store.scan(lambda: message_reads.list_messages(conversation_id=conversation_id, **page))
+    return _json(letta_messages(found, types=types))
 
 
 async def retrieve_message(request: Request) -> ASGIApp:
     """`GET /v1/messages/{message_id}`: the message as the list of parts a client sees."""
-    try:
-        message_id = request.path_params["message_id"]
-        if not matches("message", message_id):
-            raise Invalid(
-                f"message_id: {message_id!r} should match pattern 'message-{{uuid4}}'",
-                status=422,
-                examples=["message-123e4567-e89b-42d3-8456-426614174000"],
-            )
-        found = await services(request).store.read(lambda: messages.message_by_id(message_id))
-        if found is None:
-            raise NotFound(f"Message {message_id} not found")
-        return _json(letta_messages([found[1]]))
-    except AgentError as error:
-        return error_response(error)
+    message_id = request.path_params["message_id"]
+    if not matches("message", message_id):
+        raise Invalid(
+            f"message_id: {message_id!r} should match pattern 'message-{{uuid4}}'",
+            status=422,
+            examples=["message-123e4567-e89b-42d3-8456-426614174000"],
+        )
+    found = await services(request).store.read(lambda: messages.message_by_id(message_id))
+    if found is None:
+        raise NotFound(f"Message {message_id} not found")
+    return _json(letta_messages([found[1]]))
 
 
 async def reset_messages(request: Request) -> ASGIApp:
     """`PATCH /v1/agents/{agent_id}/reset-messages`: an empty history; the token record stays."""
-    try:
-        parts = services(request)
-        agent_id = checked_agent_id(request.path_params["agent_id"])
-        bundle = await parts.store.read(lambda: agents.agent_bundle(agent_id))
-        text = await parts.runner.contexts.compile(bundle, None)
-        revision, now = bundle.agent.revision, now_us()
+    parts = services(request)
+    agent_id = checked_agent_id(request.path_params["agent_id"])
+    bundle = await parts.store.read(lambda: agents.agent_bundle(agent_id))
+    text = await parts.runner.contexts.compile(bundle, None)
+    revision, now = bundle.agent.revision, now_us()
 
-        def reset() -> Tx[None]:
-            state = yield from conversations.conversation_state(agent_id)
-            if state.active_run_id is not None and state.lease_until_us >= now:
-                raise Conflict(
-                    f"Agent {agent_id} is answering a message; cancel run {state.active_run_id} or wait for its end.",
-                    run_id=state.active_run_id,
-                )
-            found = yield from messages.message_by_id(state.head_ids[0]) if state.head_ids else _none()
-            system = system_message(text, agent_id, agent_id, replacing=found[1] if found else None)
-            if found:
-                yield from messages.rewrite_message(system)
-            else:
-                yield from messages.insert_messages((system,))
-            yield from message_reads.delete_messages(agent_id, but=system.id)
-            yield from conversations.set_context(
-                agent_id, (system.id,), cause="reset: messages reset", compiled_revision=revision, now=now
+    def reset() -> Tx[None]:
+        state = yield from conversations.conversation_state(agent_id)
+        if state.active_run_id is not None and state.lease_until_us >= now:
+            raise Conflict(
+                f"Agent {agent_id} is answering a message; cancel run {state.active_run_id} or wait for its end.",
+                run_id=state.active_run_id,
             )
+        found = yield from messages.message_by_id(state.head_ids[0]) if state.head_ids else _none()
+        system = system_message(text, agent_id, agent_id, replacing=found[1] if found else None)
+        if found:
+            yield from messages.rewrite_message(system)
+        else:
+            yield from messages.insert_messages((system,))
+        yield from message_reads.delete_messages(agent_id, but=system.id)
+        yield from conversations.set_context(
+            agent_id, (system.id,), cause="reset: messages reset", compiled_revision=revision, now=now
+        )
 
-        await parts.store.write(reset)
-        return _json(None)
-    except AgentError as error:
-        return error_response(error)
+    await parts.store.write(reset)
+    return _json(None)
 
 
 def _none() -> Tx[None]:
@@ -141,50 +128,40 @@ def _none() -> Tx[None]:
 
 async def resume_stream(request: Request) -> ASGIApp:
     """`POST /v1/runs/{run_id}/stream`: the events after `starting_after`, then live."""
-    try:
-        parts = services(request)
-        body = decode_stream(await request.body())
-        run = await parts.runner.run(request.path_params["run_id"])
-        if not run.background:
-            raise Invalid(f"Run {run.id} was not created in background mode, so it cannot be streamed again.")
-        return EventStream(
-            parts.runner,
-            run,
-            after=body.starting_after,
-            pings=body.include_pings,
-            ping_interval_s=parts.settings.ping_interval_s,
-        )
-    except AgentError as error:
-        return error_response(error)
+    parts = services(request)
+    body = decode_stream(await request.body())
+    run = await parts.runner.run(request.path_params["run_id"])
+    if not run.background:
+        raise Invalid(f"Run {run.id} was not created in background mode, so it cannot be streamed again.")
+    return EventStream(
+        parts.runner,
+        run,
+        after=body.starting_after,
+        pings=body.include_pings,
+        ping_interval_s=parts.settings.ping_interval_s,
+    )
 
 
 async def cancel_messages(request: Request) -> ASGIApp:
     """`POST /v1/agents/{agent_id}/messages/cancel`: run id -> "cancelled"; all active runs unless `run_ids` names some."""
-    try:
-        parts = services(request)
-        agent_id = checked_agent_id(request.path_params["agent_id"])
-        raw = await request.body()
-        body: dict[str, Any] = msgspec.json.decode(raw, type=dict[str, Any]) if raw else {}
-        run_ids = body.get("run_ids")
-        if run_ids is None:
-            active = await parts.store.read(lambda: active_runs(agent_id=agent_id))
-            run_ids = [run_id for run_id, _, _ in active]
-        if not run_ids:
-            raise Conflict(f"Agent {agent_id} has no active runs to cancel.")
-        for run_id in run_ids:
-            await parts.runner.cancel(run_id)
-        return _json(dict.fromkeys(run_ids, "cancelled"))
-    except msgspec.MsgspecError as error:
-        return error_response(Invalid(f"The request body is wrong: {error}", status=422))
-    except AgentError as error:
-        return error_response(error)
+    parts = services(request)
+    agent_id = checked_agent_id(request.path_params["agent_id"])
+    run_ids = decode_cancel(await request.body()).run_ids
+    if run_ids is None:
+        active = await parts.store.read(lambda: active_runs(agent_id=agent_id))
+        run_ids = [run_id for run_id, _, _ in active]
+    if not run_ids:
+        raise Conflict(f"Agent {agent_id} has no active runs to cancel.")
+    for run_id in run_ids:
+        await parts.runner.cancel(run_id)
+    return _json(dict.fromkeys(run_ids, "cancelled"))
 
 
 routes = [
-    Route("/v1/agents/{agent_id}/messages", list_agent_messages, methods=["GET"], name="list_messages"),
-    Route("/v1/agents/{agent_id}/messages/cancel", cancel_messages, methods=["POST"], name="cancel_message"),
-    Route("/v1/agents/{agent_id}/reset-messages", reset_messages, methods=["PATCH"], name="reset_messages"),
-    Route("/v1/messages", list_all_messages, methods=["GET"], name="list_all_messages"),
-    Route("/v1/messages/{message_id}", retrieve_message, methods=["GET"], name="retrieve_message"),
-    Route("/v1/runs/{run_id}/stream", resume_stream, methods=["POST"], name="retrieve_run_stream"),
+    route("GET", "/v1/agents/{agent_id}/messages", list_agent_messages, "list_messages"),
+    route("POST", "/v1/agents/{agent_id}/messages/cancel", cancel_messages, "cancel_message"),
+    route("PATCH", "/v1/agents/{agent_id}/reset-messages", reset_messages, "reset_messages"),
+    route("GET", "/v1/messages", list_all_messages, "list_all_messages"),
+    route("GET", "/v1/messages/{message_id}", retrieve_message, "retrieve_message"),
+    route("POST", "/v1/runs/{run_id}/stream", resume_stream, "retrieve_run_stream"),
 ]
