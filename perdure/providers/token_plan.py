@@ -41,7 +41,7 @@ class Plan(Struct, frozen=True, kw_only=True):
 def make_plan(renderer: Renderer, prompt: Prompt, tokens: TokenStream, handle: str, model_name: str) -> Plan:
     """Extend the stream if that is exact, else begin a new segment for the cause that prevents it. `tokens` is only read."""
     segment = tokens.segment
-    system_sha, tools_sha = _sha(prompt.system.encode()), tools_sha256(prompt.tools)
+    system_sha, tools_sha = _sha(prompt.system.encode("utf-8", "surrogatepass")), tools_sha256(prompt.tools)
     stopped = _break_of(renderer, prompt, tokens, model_name, system_sha, tools_sha)
     if isinstance(stopped, int):
         assert segment is not None

@@ -9,6 +9,7 @@ user turn.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from itertools import groupby, pairwise, takewhile
 from typing import Any
@@ -55,7 +56,7 @@ class GenericRenderer:
         self._template = ChatTemplate(template, model_name, special)
         self.info = RendererInfo("generic", "1", sha256(to_json(dict(special), sort_keys=True)), sha256(template))
         self.dialect = OutputDialect(marker_ids=marker_ids(tokenizer))
-        self.native_tools = '<tool_call>\\n{"name"' in template.replace('\\"', '"') and "<function=" not in template
+        self.native_tools = self._knows_tools()
         self.takes_system = self._takes_system()
         self._end = self._turn_end()
         ends = [*stop_token_ids, *([self._end] if self._end is not None else [])]
@@ -120,6 +121,20 @@ class GenericRenderer:
         thinking: bool | None = None,
     ) -> str:
         return self._template.render(turns, tools, generation=generation, enable_thinking=thinking)
+
+    def _knows_tools(self) -> bool:
+        """Whether the template lists tools and writes calls in the form that we can read back."""
+        call = {"type": "function", "function": {"name": "probe", "arguments": {"at": 1}}}
+        turns = [{"role": "user", "content": _ASKED}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+        try:
+            listed = self.render_text(
+                turns[:1], [tool_object(ToolSpec("probe", "", {"type": "object"}))], generation=False
+            )
+            written = self.render_text(turns, [], generation=False)
+        except Invalid:
+            return False
+        form = r'<tool_call>\s*\{"name": "probe", "arguments": \{"at": 1\}\}\s*</tool_call>'
+        return "probe" in listed and re.search(form, written) is not None
 
     def _takes_system(self) -> bool:
         turns = [{"role": "system", "content": _THOUGHT}, {"role": "user", "content": _ASKED}]

@@ -61,11 +61,9 @@ class HfTokenizer:
     def encode_offsets(self, text: str, *, opens: bool) -> tuple[list[int], list[tuple[int, int]]]:
         if not text:
             return [], []
-        try:
-            encoding = (self._opening if opens else self._later).encode(text, add_special_tokens=False)
-        except UnicodeEncodeError:  # half a surrogate pair is no text: JSON can carry one
+        if not text.isascii():  # half a surrogate pair is no text, but JSON can carry one
             text = _SURROGATE.sub("\ufffd", text)
-            encoding = (self._opening if opens else self._later).encode(text, add_special_tokens=False)
+        encoding = (self._opening if opens else self._later).encode(text, add_special_tokens=False)
         if self._control_ids.isdisjoint(encoding.ids):
             return encoding.ids, encoding.offsets
         return self._spell_out(text, opens=opens)

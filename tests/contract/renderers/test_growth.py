@@ -1,0 +1,133 @@
+"""A conversation only ever grows: whatever is sampled and said, the next prompt begins with all the engine has seen."""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from perdure.core.messages import Message, ToolReturn
+from perdure.core.tokens import ROLES, TokenCall, bytes_to_ids
+from perdure.providers.base import TokenStream
+from perdure.providers.token_exact import extend, restore
+from perdure.tokens.base import Renderer
+from tests.contract.renderers.renderers import RENDERERS
+from tests.doubles.conversations import TOOLS, SaidEngine, answer, call, message, model_of, prompt, texts
+
+_renderer = cache(lambda name: RENDERERS[name]())
+
+rounds = st.lists(
+    st.fixed_dictionaries(
+        {
+            "thought": st.none() | texts,
+            "text": texts,
+            "calls": st.lists(st.tuples(st.sampled_from(["look", "go"]), texts), max_size=2),
+            "ending": st.sampled_from(["stop", "stop", "stop", "cut", "endoftext", "abort"]),
+            "cut": st.integers(0, 30),
+            "said": st.lists(st.tuples(st.sampled_from(["user", "user", "system", "summary"]), texts), max_size=2),
+            "returned": texts,
+        }
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+def _sampled(renderer: Renderer, given_round: dict[str, Any]) -> tuple[list[int], str]:
+    """The ids a model might sample, and how it ends."""
+    tokenizer = renderer.tokenizer
+    ids: list[int] = []
+    parts = [given_round["text"]]
+    if given_round["thought"] is not None:
+        parts = ["<think>", f"\n{given_round['thought']}\n", "</think>", "\n\n", *parts]
+    for name, text in given_round["calls"]:
+        body = f'\n{{"name": "{name}", "arguments": {_json(text)}}}\n'
+        parts += ["<tool_call>", body, "</tool_call>"]
+    for part in parts:
+        marker = tokenizer.special_id(part)
+        ids += (
+            [marker]
+            if marker is not None and part in ("<think>", "</think>", "<tool_call>", "</tool_call>")
+            else tokenizer.encode(part)
+        )
+    ending = given_round["ending"]
+    if ending in ("cut", "abort"):
+        return ids[: given_round["cut"]], "length" if ending == "cut" else "abort"
+    return [*ids, renderer.stop_token_ids[0 if ending == "stop" else -1]], "stop"
+
+
+def _json(text: str) -> str:
+    return '{"at": "' + "".join(char for char in text if char.isalnum() and char.isascii()) + '"}'
+
+
+@pytest.mark.parametrize("name", RENDERERS)
+@given(system=texts, said=rounds)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+async def test_each_prompt_begins_with_the_last_one_and_its_answer(
+    name: str, system: str, said: list[dict[str, Any]]
+) -> None:
+    renderer = _renderer(name)
+    messages: list[Message] = [message("user", "Hello.")]
+    tokens, calls = TokenStream(), []
+    for each in said:
+        engine = SaidEngine([_sampled(renderer, each)])
+        asked = prompt(messages, system=system, tools=TOOLS)
+        done, _ = await call(model_of(engine, renderer), asked, tokens)
+        assert done.capture is not None
+        seen, sent = list(tokens.ids), list(engine.requests[0].ids)
+        if done.capture.segment is None:
+            assert sent[: len(seen)] == seen
+            assert done.capture.call.bridge == "bridge"
+        else:
+            assert done.capture.segment.cause == "root" or _stopped_in_thought(renderer, calls[-1])
+            calls = []
+        _check(renderer, done.capture.call, asked.messages, sent, system)
+        extend(tokens, done.capture)
+        calls.append(done.capture.call)
+        assert list(tokens.ids) == sent + list(bytes_to_ids(done.capture.call.completion_ids))
+        messages = [*messages, answer(asked, done), *_next(done.tool_calls, each)]
+    again = restore(tokens.segment, calls)  # type: ignore[arg-type]
+    assert (again.ids, again.covered, again.last_completion_start) == (
+        tokens.ids,
+        tokens.covered,
+        tokens.last_completion_start,
+    )
+
+
+def _next(calls: Sequence[Any], each: dict[str, Any]) -> list[Message]:
+    new = []
+    if calls:
+        answers = tuple(ToolReturn(one.id, one.name, "success", each["returned"]) for one in calls)
+        new.append(message("tool", tool_returns=answers))
+    return [*new, *(message(role, text) for role, text in each["said"])]
+
+
+def _stopped_in_thought(renderer: Renderer, last: TokenCall) -> bool:
+    text = renderer.tokenizer.decode(bytes_to_ids(last.completion_ids))
+    return last.finish.type == "stop" and "<think>" in text and "</think>" not in text
+
+
+def _check(renderer: Renderer, made: TokenCall, messages: Sequence[Message], sent: list[int], system: str) -> None:
+    delta = list(bytes_to_ids(made.delta_ids))
+    assert made.prompt_len == len(sent)
+    assert sent[len(sent) - len(delta) :] == delta
+    assert sum(span.length for span in made.spans) == len(delta)
+    controls = set(renderer.tokenizer.info.special.values())
+    own: dict[str, str] = {}
+    at = 0
+    for span in made.spans:
+        ids = delta[at : at + span.length]
+        at += span.length
+        assert span.length > 0
+        if span.is_content and ROLES[span.role] != "assistant":
+            assert controls.isdisjoint(ids)
+            own[span.message_id] = own.get(span.message_id, "") + renderer.tokenizer.decode(ids)
+    for one in messages:
+        if one.id in made.message_ids and one.role in ("user", "system", "summary"):
+            tokenizer = renderer.tokenizer  # some vocabularies lack bytes
+            assert tokenizer.decode(tokenizer.encode(one.text.strip())) in own.get(one.id, "")
+    for put_in in made.synthesized:
+        assert 0 < put_in.length <= len(delta) - put_in.at
+        assert put_in.why
