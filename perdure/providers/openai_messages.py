@@ -5,7 +5,7 @@ joined bytes: a long history costs a look-up a message, not an encoding.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -14,6 +14,8 @@ from perdure.core.model import ToolSpec
 from perdure.providers.profiles import ChatProfile
 
 DEFAULT_CACHE_BYTES = 32 * 1024 * 1024
+JOIN_FROM = 16
+JOINED_CONVERSATIONS = 256
 NOT_JSON = "not valid JSON; the model wrote"
 
 _encode = msgspec.json.Encoder().encode
@@ -48,25 +50,52 @@ class ByteCache:
         self._size += size
 
 
+class _Joined(NamedTuple):
+    """The first `count` messages of one list as bytes. `messages` keeps the list's id from being given to another."""
+
+    messages: Sequence[Message]
+    count: int
+    last_id: str
+    joined: bytes
+
+
 class MessageEncoder:
     """Encodes for one provider. `cache` belongs to this encoder alone."""
 
     def __init__(self, profile: ChatProfile, cache: ByteCache | None = None) -> None:
         self._profile = profile
         self._cache = cache or ByteCache()
+        self._joined: dict[int, _Joined] = {}
         self._tools: tuple[Sequence[ToolSpec], bytes] | None = None
 
     def messages(self, system: str, messages: Sequence[Message]) -> bytes:
         """The JSON array of the whole context."""
         pieces: list[bytes] = [_encode({"role": "system", "content": system})] if system else []
-        get = self._cache.get
-        for message in messages:
+        if context := self._context(messages):
+            pieces.append(context)
+        return b"[" + b",".join(pieces) + b"]"
+
+    def _context(self, messages: Sequence[Message]) -> bytes:
+        """The messages, joined. A conversation's list only grows between its calls, so what was joined once is kept."""
+        known = self._joined.pop(id(messages), None)
+        start, joined = 0, b""
+        if known is not None and known.count <= len(messages) and messages[known.count - 1].id == known.last_id:
+            start, joined = known.count, known.joined
+        pieces = [joined] if joined else []
+        get, lasting = self._cache.get, True
+        for message in messages[start:]:
             found = get(message.id)
             if found is None:
                 found = self._encoded(message, messages)
             if found:
                 pieces.append(found)
-        return b"[" + b",".join(pieces) + b"]"
+            lasting = lasting and not _depends_on_context(message)
+        joined = b",".join(pieces)
+        if lasting and len(messages) >= JOIN_FROM:
+            self._joined[id(messages)] = _Joined(messages, len(messages), messages[-1].id, joined)
+            if len(self._joined) > JOINED_CONVERSATIONS:
+                del self._joined[next(iter(self._joined))]
+        return joined
 
     def tools(self, tools: Sequence[ToolSpec]) -> bytes:
         """The JSON array of the tools. The steps of a run share one list, so the last one's bytes are kept."""
@@ -77,7 +106,7 @@ class MessageEncoder:
         return encoded
 
     def _encoded(self, message: Message, context: Sequence[Message]) -> bytes:
-        if message.role == "approval" and not message.tool_calls:
+        if _depends_on_context(message):
             answered = {each.tool_call_id for other in context if other.role == "tool" for each in other.tool_returns}
             return b",".join(_encode(each) for each in _approval_response(message, answered))
         encoded = b",".join(_encode(each) for each in self._objects(message))
@@ -115,6 +144,11 @@ class MessageEncoder:
         if self._profile.parse_arguments and not _is_json_object(arguments):
             arguments = _encode({NOT_JSON: arguments}).decode()
         return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
+
+
+def _depends_on_context(message: Message) -> bool:
+    """An approver's answer shows only where no tool message answers the call."""
+    return message.role == "approval" and not message.tool_calls
 
 
 def _tool(spec: ToolSpec) -> dict[str, Any]:
