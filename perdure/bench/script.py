@@ -22,6 +22,7 @@ from msgspec import Struct
 DIRECTIVE = re.compile(r"\[\[bench ([^\]]*)\]\]")
 NAMED = re.compile(r"-(tokens|pace|delay)(\d+)")
 WORDS = ("the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "while", "seven", "agents", "remember")
+NO_TOOLS = (b"null", b"[]")
 END_OF_TURN = 257
 BYTES_PER_PROMPT_TOKEN = 8  # low, so that no conversation of a benchmark fills its window
 
@@ -56,7 +57,7 @@ class ChatRequest(Struct):
     model: str = ""
     stream: bool = False
     stream_options: StreamOptions | None = None
-    tools: msgspec.Raw | None = None
+    tools: msgspec.Raw = msgspec.Raw(b"null")
 
 
 class GenerateRequest(Struct):
@@ -116,7 +117,7 @@ def chat(body: bytes) -> Reply:
             break
     if script.status != 200:
         return Reply(_encode({"error": {"message": "scripted", "type": "scripted"}}), status=script.status)
-    call = script.tool if script.tool and request.tools is not None and calls_done < script.calls else ""
+    call = script.tool if bytes(request.tools) not in NO_TOOLS and calls_done < script.calls else ""
     prompt = max(1, len(body) // BYTES_PER_PROMPT_TOKEN)
     completion = 20 if call else script.tokens
     usage = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
