@@ -7,7 +7,7 @@ of them where they share its cores. One wrong answer raises LoadError: there are
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import quote
@@ -76,7 +76,7 @@ class Bench:
             connection.close()
 
     @asynccontextmanager
-    async def spending(self) -> AsyncIterator[Spent]:
+    async def spending(self) -> AsyncGenerator[Spent]:
         """What the server spends on the block, with what it still does a moment after."""
         spent = Spent()
         await asyncio.sleep(SETTLE_S)

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 
 from perdure.core.errors import AgentError
@@ -63,7 +63,7 @@ class Child:
 
 
 @contextlib.contextmanager
-def running(command: Sequence[str], *, port: int, env: Mapping[str, str], name: str, log: Path) -> Iterator[Child]:
+def running(command: Sequence[str], *, port: int, env: Mapping[str, str], name: str, log: Path) -> Generator[Child]:
     """Run `command` for the block, in a process group of its own. SIGTERM at the end, SIGKILL to what is left."""
     with log.open("ab") as output:
         process = subprocess.Popen(
@@ -92,7 +92,7 @@ def stop(process: "subprocess.Popen[bytes]", name: str) -> None:
 @contextlib.contextmanager
 def serving(
     env: Mapping[str, str], *options: str, data_dir: Path, timeout_s: float = HEALTHY_TIMEOUT_S
-) -> Iterator[Child]:
+) -> Generator[Child]:
     """`perdure serve` on a free port of this machine for the block, healthy when it begins.
 
     Its log is server.log in `data_dir`. ProcessError with the end of that log if it does not get healthy.
@@ -107,7 +107,7 @@ def serving(
 
 
 @contextlib.contextmanager
-def scripted_engine(*options: str, port: int | None = None) -> Iterator[Child]:
+def scripted_engine(*options: str, port: int | None = None) -> Generator[Child]:
     """The scripted engine as its own process for the block."""
     with tempfile.TemporaryDirectory(prefix="perdure-engine-") as folder:
         port = port or free_port()

@@ -4,7 +4,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -120,7 +120,7 @@ def _measure(outcome: Outcome, bench: Bench, only: Sequence[str], progress: Prog
 
 
 @contextmanager
-def _noting(outcome: Outcome, name: str, progress: Progress) -> Iterator[None]:
+def _noting(outcome: Outcome, name: str, progress: Progress) -> Generator[None]:
     """A measurement that fails is noted with its reason, and the others go on."""
     try:
         with progress(name):

@@ -7,9 +7,10 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -47,7 +48,7 @@ def demo(
     from perdure.cli.demo_story import tell
 
     # SIGTERM has to unwind like Ctrl-C, or the server would outlive us
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, _leave)
     handle = model or os.environ.get("PERDURE_MODEL") or EMBEDDED_MODEL
     with _folder(keep) as folder:
         tell(handle, embedded=handle == EMBEDDED_MODEL, folder=folder, env=server_env(os.environ))
@@ -55,12 +56,16 @@ def demo(
             print(f"\nKept in {folder}/. Serve it again with: perdure serve --data-dir {folder}")
 
 
+def _leave(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
 def server_env(env: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in env.items() if name not in NOT_PASSED_ON}
 
 
 @contextmanager
-def _folder(keep: bool) -> Iterator[Path]:
+def _folder(keep: bool) -> Generator[Path]:
     if keep:
         KEPT_FOLDER.mkdir(exist_ok=True)
         yield KEPT_FOLDER

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
 
@@ -90,7 +90,7 @@ def warn(text: str) -> None:
 
 
 @contextmanager
-def progress(text: str) -> Iterator[None]:
+def progress(text: str) -> Generator[None]:
     """Shows that something is being done, then how long it took. The line says `failed` when the block raises."""
     out = sys.stderr
     started = time.monotonic()
