@@ -3,8 +3,8 @@
 Every path is served under /v1 and /latest, with and without a trailing slash, and never through a redirect.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from functools import cache
 
 from fastapi import APIRouter, FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 import perdure
 from perdure.api.auth import Guard
 from perdure.api.errors import error_response, on_agent_error, on_http_error, on_validation_error
+from perdure.api.openapi import completed
 from perdure.api.services import Services
 from perdure.core.errors import AgentError
 
@@ -61,7 +62,7 @@ def create_app(services: Services, *, extra_routes: Sequence[BaseRoute] | None =
     api.add_exception_handler(RequestValidationError, on_validation_error)
     api.add_exception_handler(HTTPException, on_http_error)
     make_openapi = api.openapi
-    api.openapi = lambda: _with_slashes(make_openapi)  # type: ignore[method-assign]
+    api.openapi = cache(lambda: completed(make_openapi(), hot, COLLECTION_ROOTS))  # type: ignore[method-assign]
     return NormalPath(Guard(HotFirst(hot, api, CatchAll(api)), services.settings.password))
 
 
@@ -89,15 +90,6 @@ def _routers() -> list[APIRouter]:
 
     modules = (health, agents, agent_blocks, agent_tools, blocks, tools, models, passages, runs, steps, tags, absent)
     return [module.router for module in modules]
-
-
-def _with_slashes(make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The document names collection roots as the generated clients call them: with a trailing slash."""
-    document = make()
-    document["paths"] = {
-        f"{path}/" if path in COLLECTION_ROOTS else path: item for path, item in document["paths"].items()
-    }
-    return document
 
 
 class NormalPath:
