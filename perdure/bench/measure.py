@@ -132,7 +132,7 @@ async def stream(bench: Bench) -> list[Figure]:
     await stream_once(connection, agent_id, burst, tokens)
     async with bench.spending() as ahead:
         seen = [await stream_once(connection, agent_id, burst, tokens) for _ in range(bench.plan.streams)]
-    alone_streams = max(1, bench.plan.streams // 4)
+    alone_streams = max(1, bench.plan.streams // 10)
     async with bench.spending() as alone:
         for _ in range(alone_streams):
             await stream_once(connection, agent_id, directive(tokens=tokens, pace=1000), tokens)
@@ -158,7 +158,7 @@ async def many_streams(bench: Bench) -> list[Figure]:
         return await asyncio.gather(*(stream_once(*pair, text, expected) for pair in pairs))
 
     async with bench.spending() as burst:
-        rounds = [await together(16, directive(tokens=tokens), tokens) for _ in range(max(1, bench.plan.streams // 2))]
+        rounds = [await together(16, directive(tokens=tokens), tokens) for _ in range(max(1, bench.plan.streams // 10))]
     figures = bench.figures({"stream.events": tokens * 16 * len(rounds) / burst.wall_s})
     for count in (16, 64):
         async with bench.spending() as spent:

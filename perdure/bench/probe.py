@@ -15,7 +15,7 @@ from urllib.parse import quote
 import msgspec
 from msgspec import Struct
 
-from perdure.bench.load import Connection, LoadError, StreamTimes, Target
+from perdure.bench.load import Answer, Connection, LoadError, StreamTimes, Target
 from perdure.bench.process import cpu_s
 from perdure.bench.report import Figure
 
@@ -33,7 +33,7 @@ class Plan(Struct, frozen=True):
     agents: int = 100
     concurrency: tuple[int, ...] = (1, 8, 32, 128)
     load_s: float = 4.0
-    streams: int = 10
+    streams: int = 40
     stream_tokens: int = 500
     history: tuple[int, ...] = (10, 100, 1000)
     history_messages: int = 100
@@ -45,7 +45,7 @@ QUICK = Plan(
     tool_messages=40,
     agents=30,
     load_s=1.0,
-    streams=4,
+    streams=10,
     history=(10, 100),
     history_messages=40,
 )
@@ -121,9 +121,18 @@ async def send(connection: Connection, agent_id: str, text: str, *, tool_calls: 
     body = answer.body
     if answer.status != 200 or b'"end_turn"' not in body:
         raise LoadError(f"A message was answered with {answer.status}: {body[:300]!r}")
-    if tool_calls and body.count(b'"status":"success"') < tool_calls:
-        raise LoadError(f"The tool did not succeed: {body[:600]!r}")
+    if tool_calls:
+        _check_tools(answer, tool_calls)
     return answer.took_s
+
+
+def _check_tools(answer: Answer, expected: int) -> None:
+    returns = [each for each in answer.json()["messages"] if each["message_type"] == "tool_return_message"]
+    failed = [each["tool_return"] for each in returns if each["status"] != "success"]
+    if failed or len(returns) != expected:
+        raise LoadError(
+            f"{len(returns)} of {expected} tool calls returned; failed: {'; '.join(failed)[:500] or 'none'}"
+        )
 
 
 async def stream_once(connection: Connection, agent_id: str, text: str, tokens: int) -> StreamTimes:
