@@ -33,6 +33,9 @@ class Server:
 
     async def start(self) -> None:
         await ensure_builtin_tools(self.services.store)
+        await self.services.sandbox.start()
+        if self.services.sandbox.warning is not None:
+            log.warning("%s", self.services.sandbox.warning)
         self.services.runner.start()
 
     async def stop(self) -> None:
