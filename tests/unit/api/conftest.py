@@ -1,0 +1,49 @@
+"""The application without a socket: real store, a fixed registry, no runner and no sandbox."""
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import httpx
+import pytest
+
+from perdure.agents.builtin_tools import ensure_builtin_tools
+from perdure.api.app import create_app
+from perdure.api.services import Services
+from perdure.config import Settings
+from perdure.store.sqlite import SqliteStore
+from tests.doubles.fixed_registry import FixedRegistry, info
+
+Connect = Callable[..., httpx.AsyncClient]
+
+
+@pytest.fixture
+async def connect(store: SqliteStore, tmp_path: Path) -> AsyncIterator[Connect]:
+    """Makes clients of an application with these settings."""
+    await ensure_builtin_tools(store)
+    opened: list[httpx.AsyncClient] = []
+
+    def make(*, routes: Any = (), headers: dict[str, str] | None = None, **settings: Any) -> httpx.AsyncClient:
+        parts = Services(
+            settings=Settings(data_dir=tmp_path, **settings),
+            store=store,
+            registry=FixedRegistry(info("openai/small"), info("openai/embed", kind="embedding")),
+            sandbox=cast(Any, SimpleNamespace(isolation="strict", warning=None)),
+            runner=cast(Any, None),
+        )
+        app = create_app(parts, extra_routes=routes)
+        client = httpx.AsyncClient(
+            transport=httpx.ASGITransport(cast(Any, app)), base_url="http://test", headers=headers or {}
+        )
+        opened.append(client)
+        return client
+
+    yield make
+    for client in opened:
+        await client.aclose()
+
+
+@pytest.fixture
+def http(connect: Connect) -> httpx.AsyncClient:
+    return connect()
