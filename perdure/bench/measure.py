@@ -1,6 +1,7 @@
 """The measurements: each loads a server in one way and tells what that cost it, as figures named in `report.BUDGETS`."""
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -179,15 +180,21 @@ async def many_streams(bench: Bench) -> list[Figure]:
 async def history(bench: Bench) -> list[Figure]:
     """What a message costs after so many others: the prompt itself grows, nothing else may."""
     costs: dict[int, float] = {}
+    (connection,) = await bench.connect(1)
     for length in bench.plan.history:
-        (agent_id,) = await bench.create_agents(1)
-        (connection,) = await bench.connect(1)
-        for _ in range(length // 2):
-            await send(connection, agent_id, PLAIN)
-        times, spent = await one_after_another(bench, agent_id, PLAIN, bench.plan.history_messages)
-        costs[length] = spent.cpu_s / len(times) * 1e3
+        # several agents, a few messages to each, so that measuring does not lengthen what is measured by much
+        each = max(5, length // 10)
+        ids = await bench.create_agents(math.ceil(bench.plan.history_messages / each))
+        for agent_id in ids:
+            for _ in range(length // 2):
+                await send(connection, agent_id, PLAIN)
+        async with bench.spending() as spent:
+            for agent_id in ids:
+                for _ in range(each):
+                    await send(connection, agent_id, PLAIN)
+        costs[length] = spent.cpu_s / (each * len(ids)) * 1e3
     values = {f"history.{length}": cost for length, cost in costs.items()}
-    if 10 in costs and 1000 in costs and costs[10]:
+    if costs.get(10) and 1000 in costs:
         values["history.ratio"] = costs[1000] / costs[10]
     return bench.figures(values, messages=bench.plan.history_messages)
 
