@@ -29,9 +29,9 @@ def list_runs(
         print_json(found)
         return
     rows = [
-        (r["id"], r.get("agent_id"), r.get("status"), r.get("stop_reason"), took(r), r.get("created_at")) for r in found
+        (r["id"], r.get("status"), r.get("stop_reason"), took(r), r.get("created_at"), r.get("agent_id")) for r in found
     ]
-    print_table(("id", "agent", "status", "stop reason", "took", "created"), rows, empty="No runs.")
+    print_table(("id", "status", "stop reason", "took", "created", "agent"), rows, empty="No runs.")
 
 
 @app.command("show")

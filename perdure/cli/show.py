@@ -5,10 +5,12 @@ What models, tools or servers wrote goes through `printable` first: it cannot mo
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any, TextIO
 
 STYLES = {
@@ -21,6 +23,8 @@ STYLES = {
     "magenta": "35",
     "cyan": "36",
 }
+
+WIRE_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?[+-]\d\d:\d\d")
 
 
 def is_terminal(out: TextIO | None = None) -> bool:
@@ -69,9 +73,10 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty:
 
     table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
     for name in columns:
-        table.add_column(name, overflow="fold")
+        # an id is there to be copied: whole or not at all
+        table.add_column(name, overflow="fold", no_wrap=name == "id")
     for line in cells:
-        table.add_row(*(Text(cell) for cell in line))
+        table.add_row(*(Text(_short_time(cell)) for cell in line))
     Console().print(table)
 
 
@@ -115,6 +120,13 @@ def _spinner(text: str) -> Any:
     from rich.status import Status
 
     return Status(text, console=Console(stderr=True))
+
+
+def _short_time(cell: str) -> str:
+    """A wire time as a person reads it in a table, to the minute in this machine's zone; other text unchanged."""
+    if WIRE_TIME.fullmatch(cell) is None:
+        return cell
+    return datetime.fromisoformat(cell).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
 def _cell(value: Any) -> str:

@@ -47,3 +47,13 @@ def test_progress_says_done_or_failed(capsys: Any) -> None:
 def test_printable_keeps_words_and_drops_control() -> None:
     assert show.printable("a\tb\nç 漢") == "a\tb\nç 漢"
     assert show.printable("a\x1b[31mb\x7f") == "a\ufffd[31mb\ufffd"
+
+
+def test_ids_stay_whole_and_times_are_short_in_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stdout", terminal)
+    monkeypatch.setenv("COLUMNS", "60")
+    run_id = "run-dc261ecb-5b4e-480d-b9c3-dc21005cb282"
+    show.print_table(("id", "created"), [(run_id, "2026-11-21T05:25:09.324943+00:00")])
+    text = terminal.getvalue()
+    assert run_id in text and ":09.3" not in text and "2026-11-2" in text
