@@ -1,0 +1,167 @@
+"""SGLang's own `/generate` with token ids, as a TokenEngine.
+
+Invariant: ids go in and ids come out; text is never asked for. Each id comes with the engine's own logprob of it, and what was
+read of a stream is held against the engine's own last word where that repeats everything.
+"""
+
+import asyncio
+import uuid
+from array import array
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import msgspec
+
+from perdure.core.errors import ProviderError
+from perdure.core.tokens import LogprobSemantics
+from perdure.parsing.sse import SseParser
+from perdure.providers.base import TokenBatch, TokenDone, TokenRequest
+from perdure.providers.http import Endpoint, Http
+from perdure.providers.sglang_frames import Generation, Scored
+from perdure.providers.token_ids import check_ids, json_ids, with_ids
+
+_encode = msgspec.json.Encoder().encode
+_decode_scored = msgspec.json.Decoder(Scored).decode
+
+# Our setting, its name among the sampling parameters. An unknown one is refused, so only what is set is sent.
+_SAMPLING = (
+    ("temperature", "temperature"),
+    ("top_p", "top_p"),
+    ("top_k", "top_k"),
+    ("min_p", "min_p"),
+    ("frequency_penalty", "frequency_penalty"),
+    ("presence_penalty", "presence_penalty"),
+    ("repetition_penalty", "repetition_penalty"),
+    ("seed", "sampling_seed"),
+)
+
+
+class SGLang:
+    """`endpoint` is the server's root, beside `/v1`. Logprobs are after temperature and penalties, before top-k and top-p."""
+
+    kind = "sglang"
+    logprob_semantics: LogprobSemantics = "temperature"
+
+    def __init__(self, http: Http, endpoint: Endpoint) -> None:
+        self._http = http
+        self._endpoint = endpoint
+        self._aborting: set[asyncio.Task[None]] = set()
+
+    @property
+    def base_url(self) -> str:
+        return self._endpoint.base_url
+
+    async def generate(self, request: TokenRequest) -> AsyncGenerator[TokenBatch | TokenDone, None]:
+        check_ids(self._endpoint.name, request.ids, request.vocab_size)
+        ids = json_ids(request.ids)
+        sent: list[tuple[str, bytes]] = []
+
+        def fresh() -> bytes:
+            """A request id is used once: an engine may still hold it from an attempt that failed."""
+            rid = uuid.uuid4().hex if sent else request.request_id
+            sent.append((rid, with_ids(_encode(_fields(request, rid)), b'"input_ids"', ids)))
+            return sent[-1][1]
+
+        generation = Generation(self._endpoint.name, want_top=request.top_logprobs > 0)
+        ended = False
+        try:
+            async with await self._http.open(self._endpoint, "/generate", fresh) as response:
+                parser = SseParser()
+                while not parser.done and (data := await response.read()):
+                    if batch := generation.take(parser.feed(data)):
+                        yield batch
+                if batch := generation.take(parser.finish()):
+                    yield batch
+                response.leave()
+                rid, body = sent[-1]
+                done = generation.done(rid, body)
+                ended = True
+            yield done
+        finally:
+            if sent and not ended:
+                self._abort(sent[-1][0])
+
+    async def score(self, model: str, ids: "array[int]", start: int, vocab_size: int) -> list[float]:
+        """By prefill: one request, whatever the length."""
+        check_ids(self._endpoint.name, ids, vocab_size)
+        if start < 1:
+            raise ValueError("start: the first id of a prompt has no logprob; begin at 1 or later.")
+        fields = {
+            "rid": uuid.uuid4().hex,
+            "return_logprob": True,
+            "logprob_start_len": start - 1,
+            "sampling_params": {"max_new_tokens": 1, "temperature": 0},
+        }
+        body = with_ids(_encode(fields), b'"input_ids"', json_ids(ids))
+        raw = await self._http.call(self._endpoint, "/generate", body, retry=False)
+        try:
+            rows = _decode_scored(raw).meta_info.input_token_logprobs[start - len(ids) :]
+        except msgspec.DecodeError as cause:
+            raise ProviderError(f"{self._endpoint.name} sent logprobs that cannot be read: {cause}.") from cause
+        told = [token_id for _, token_id, _ in rows]
+        logprobs = [logprob for logprob, _, _ in rows if logprob is not None]
+        if told != ids[start:].tolist() or len(logprobs) != len(told):
+            raise ProviderError(f"{self._endpoint.name} scored other ids than it was given.")
+        return logprobs
+
+    async def info(self) -> dict[str, Any]:
+        """`/model_info`: model_path, tokenizer_path, weight_version and so on."""
+        try:
+            raw = await self._http.call(self._endpoint, "/model_info", method="GET", retry=False, timeout_s=5.0)
+        except ProviderError as error:
+            if error.status not in (404, 405):
+                raise
+            raw = await self._http.call(self._endpoint, "/get_model_info", method="GET", retry=False, timeout_s=5.0)
+        try:
+            return msgspec.json.decode(raw, type=dict[str, Any])
+        except msgspec.DecodeError as cause:
+            raise ProviderError(f"{self._endpoint.name} answered /model_info with something else: {cause}.") from cause
+
+    async def close(self) -> None:
+        """Wait for the aborts under way."""
+        await asyncio.gather(*self._aborting, return_exceptions=True)
+
+    def _abort(self, rid: str) -> None:
+        """Tell the engine to stop. The dropped connection says it too, but a proxy between may not pass that on."""
+        task = asyncio.get_running_loop().create_task(self._send_abort(rid))
+        self._aborting.add(task)
+        task.add_done_callback(self._aborting.discard)
+
+    async def _send_abort(self, rid: str) -> None:
+        body = _encode({"rid": rid, "abort_all": False})
+        try:
+            await self._http.call(self._endpoint, "/abort_request", body, retry=False, timeout_s=5.0)
+        except ProviderError:
+            return  # it is gone, and the generation with it
+
+
+def _fields(request: TokenRequest, rid: str) -> dict[str, Any]:
+    """The request but for the ids. `ignore_eos` is never set: it would switch the stop ids off too."""
+    sampling: dict[str, Any] = {
+        "max_new_tokens": request.max_tokens,
+        "stop_token_ids": request.stop_token_ids,
+        "skip_special_tokens": False,
+        "spaces_between_special_tokens": False,
+        "no_stop_trim": True,
+    }
+    for ours, theirs in _SAMPLING:
+        if (value := getattr(request, ours)) is not None:
+            sampling[theirs] = value
+    if request.grammar is not None:
+        sampling |= _grammar(request.grammar)
+    fields: dict[str, Any] = {"rid": rid, "stream": True, "return_logprob": True, "sampling_params": sampling}
+    if request.top_logprobs:
+        fields["top_logprobs_num"] = request.top_logprobs
+    return fields
+
+
+def _grammar(grammar: dict[str, Any]) -> dict[str, Any]:
+    match grammar["kind"]:
+        case "json_schema":
+            return {"json_schema": _encode(grammar["schema"]).decode()}
+        case "regex":
+            return {"regex": grammar["pattern"]}
+        case "gbnf":
+            return {"ebnf": grammar["grammar"]}
+        case kind:
+            raise ProviderError(f"SGLang takes no grammar of kind {kind!r}.", kind="llm_bad_request")
