@@ -116,8 +116,10 @@ class TokenEngine(Protocol):
     """An engine that continues ids. Never sends an id outside [0, vocab_size): raises ProviderError(llm_bad_request) first."""
 
     kind: str
-    base_url: str
     logprob_semantics: LogprobSemantics
+
+    @property
+    def base_url(self) -> str: ...
 
     def generate(self, request: TokenRequest) -> AsyncIterator[TokenBatch | TokenDone]:
         """Ends with one TokenDone, or raises ProviderError. Closing the iterator aborts the generation in the engine."""

@@ -37,6 +37,10 @@ class ChatProvider:
         self._listed_at: float | None = None
 
     @property
+    def base_url(self) -> str | None:
+        return self.endpoint.base_url
+
+    @property
     def any_model(self) -> bool:
         """A model it does not list may be there all the same."""
         configured = self.config.options.any_model
@@ -70,7 +74,11 @@ class ChatProvider:
         return None, listed
 
     async def model(self, name: str) -> Model:
-        return self.chat(name)
+        return (await self.open(name, (await self.find(name))[0], None))[0]
+
+    async def open(self, name: str, info: ModelInfo | None, tokenizer: str | None) -> tuple[Model, str | None]:
+        """The model, and why its tokens are not on record where they could be. `tokenizer`: where an agent says it is."""
+        return self.chat(name), None
 
     def chat(self, name: str, *, not_exact: str | None = None) -> Model:
         return OpenAIChat(

@@ -112,15 +112,24 @@ class Http:
         return session
 
     async def open(
-        self, endpoint: Endpoint, path: str, body: bytes | None = None, *, method: str = "POST", retry: bool = True
+        self,
+        endpoint: Endpoint,
+        path: str,
+        body: bytes | Callable[[], bytes] | None = None,
+        *,
+        method: str = "POST",
+        retry: bool = True,
     ) -> "Answer":
-        """Send and wait for a 200. Raises ProviderError for anything else, after the retries it is worth."""
+        """Send and wait for a 200. Raises ProviderError for anything else, after the retries it is worth.
+
+        `body` as a function is asked for the body of each attempt, where two may not be the same.
+        """
         attempts = endpoint.retries.attempts if retry else 1
         attempt = 0
         while True:
             attempt += 1
             try:
-                return await self._once(endpoint, path, body, method)
+                return await self._once(endpoint, path, body() if callable(body) else body, method)
             except ProviderError as error:
                 wait_s = _wait_s(error, attempt, endpoint.retries)
                 if attempt >= attempts or wait_s is None:

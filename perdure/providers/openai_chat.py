@@ -4,7 +4,7 @@ Invariant: text, tool calls and their arguments pass verbatim both ways. Closing
 the generation.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import msgspec
@@ -65,7 +65,7 @@ class OpenAIChat:
 
     async def stream(
         self, prompt: Prompt, tokens: TokenStream | None = None
-    ) -> AsyncIterator[Sequence[Chunk | ModelDone]]:
+    ) -> AsyncGenerator[Sequence[Chunk | ModelDone], None]:
         body = self.body(prompt)
         answer = ChatAnswer(self._endpoint.name)
         async with await self._http.open(self._endpoint, self._path, body) as response:

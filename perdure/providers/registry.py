@@ -21,7 +21,9 @@ from perdure.providers.configs import (
     unique,
 )
 from perdure.providers.endpoint import ChatProvider
+from perdure.providers.engines import EngineProvider, LocalProvider, Places, places_of
 from perdure.providers.http import Http
+from perdure.providers.profiles import profile_of
 
 __all__ = [
     "ProviderConfig",
@@ -54,6 +56,17 @@ class _Kept(Struct, frozen=True):
     until: float | None
 
 
+AnyProvider = ChatProvider | LocalProvider
+
+
+def _provider(config: ProviderConfig, http: Http, places: Places) -> AnyProvider:
+    if config.kind == "local":
+        return LocalProvider(config, http, places)
+    if profile_of(config.kind).token_api is not None:
+        return EngineProvider(config, http, places)
+    return ChatProvider(config, http)
+
+
 class Registry:
     """Every configured provider. `errors`: by name, what was wrong with those that could not be listed last time.
 
@@ -70,11 +83,8 @@ class Registry:
     ) -> None:
         self.errors: dict[str, AgentError] = {}
         self._http = http or Http()
-        self._tokenizers_dir = tokenizers_dir
-        self._env = env or {}
-        self._providers = {
-            config.name: ChatProvider(config, self._http) for config in unique(configs) if config.base_url
-        }
+        places = places_of(tokenizers_dir, env or {})
+        self._providers = {config.name: _provider(config, self._http, places) for config in unique(configs)}
         self._kept: dict[tuple[str, str | None], _Kept] = {}
         self._locks = {name: asyncio.Lock() for name in self._providers}
 
@@ -115,13 +125,13 @@ class Registry:
         await self._http.close()
 
     async def _gather(self, *, fresh: bool, timeout_s: float) -> list[ModelInfo]:
-        async def ask(provider: ChatProvider) -> list[ModelInfo]:
+        async def ask(provider: AnyProvider) -> list[ModelInfo]:
             try:
                 async with asyncio.timeout(timeout_s):
                     found = await (provider.list_models() if fresh else provider.models())
             except TimeoutError:
                 error: AgentError = ProviderError(
-                    f"{provider.name} did not list its models within {timeout_s:g} s ({provider.endpoint.base_url}).",
+                    f"{provider.name} did not list its models within {timeout_s:g} s ({provider.base_url}).",
                     kind="llm_timeout",
                 )
             except AgentError as failure:
@@ -151,8 +161,10 @@ class Registry:
             more = f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
             raise NotFound(f"{provider_name} has no model {name!r} (handle {handle}). It has: {shown}{more}.")
         true_name = info.name if info is not None else name
-        resolved = Resolved(provider.chat(true_name), true_name, provider_name, provider.endpoint.base_url, info)
-        return _Kept(resolved, None if info is not None else time.monotonic() + FALLBACK_FRESH_S)
+        model, not_exact = await provider.open(true_name, info, tokenizer)
+        resolved = Resolved(model, true_name, provider_name, provider.base_url, info, not_exact)
+        lasting = info is not None and not_exact is None
+        return _Kept(resolved, None if lasting else time.monotonic() + FALLBACK_FRESH_S)
 
     def _known(self) -> str:
         if not self._providers:
