@@ -5,6 +5,7 @@ token of the model is only that id; one that the model has no token for is found
 """
 
 import codecs
+import re
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
@@ -46,6 +47,10 @@ class MarkerReader:
             dialect.marker_ids[text]: (text, mark) for text, mark in texts.items() if text in dialect.marker_ids
         }
         self._by_text: dict[str, Mark] = {text: mark for text, mark in texts.items() if text not in dialect.marker_ids}
+        longest_first = sorted(self._by_text, key=len, reverse=True)
+        self._marker = re.compile("|".join(map(re.escape, longest_first)))
+        self._reach = max(map(len, longest_first), default=1) - 1
+        self._firsts = {marker[0] for marker in longest_first}
         self._tokenizer = tokenizer
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
@@ -74,7 +79,7 @@ class MarkerReader:
         return pieces
 
     def feed_text(self, text: str) -> list[Piece]:
-        """The same for an engine that gives text alone."""
+        """The same for an engine that gives text alone; its dialect has no marker ids."""
         self.length += len(text)
         return list(self._scan(text, final=False))
 
@@ -82,12 +87,14 @@ class MarkerReader:
         return list(self._scan(self._flush_bytes(), final=True))
 
     def index_at(self, char: int) -> int:
-        """The first id whose text goes beyond this character; the number of ids if none does."""
-        return bisect_left(self.ends, char + 1)
+        """How many ids it takes to write all that stands before this character."""
+        return min(bisect_left(self.ends, char) + 1, len(self.ends)) if char else 0
 
     def _flush_bytes(self) -> str:
         left = self._decoder.decode(b"", True)
-        self.length += len(left)
+        if left:
+            self.length += len(left)
+            self.ends[-1] = self.length
         return left
 
     def _scan(self, new: str, *, final: bool) -> Iterator[Piece]:
@@ -99,27 +106,26 @@ class MarkerReader:
                 yield Piece(text, self.length - len(text))
             return
         base, start = self.length - len(text), 0
-        while (found := self._next_marker(text, start)) is not None:
-            at, marker = found
+        for found in self._marker.finditer(text):
+            at = found.start()
             if at > start:
                 yield Piece(text[start:at], base + start)
-            yield Piece(marker, base + at, self._by_text[marker])
-            start = at + len(marker)
+            yield Piece(found[0], base + at, self._by_text[found[0]])
+            start = found.end()
         stop = len(text) if final else len(text) - self._partial(text, start)
         if stop > start:
             yield Piece(text[start:stop], base + start)
         self._held = text[stop:]
 
-    def _next_marker(self, text: str, start: int) -> tuple[int, str] | None:
-        found = [(at, marker) for marker in self._by_text if (at := text.find(marker, start)) >= 0]
-        return min(found, key=lambda hit: (hit[0], -len(hit[1])), default=None)
-
     def _partial(self, text: str, start: int) -> int:
         """How many characters at the end could be the beginning of a marker."""
+        tail = text[max(start, len(text) - self._reach) :]
+        if not any(first in tail for first in self._firsts):
+            return 0
         longest = 0
         for marker in self._by_text:
-            for size in range(min(len(marker) - 1, len(text) - start), longest, -1):
-                if text.endswith(marker[:size]):
+            for size in range(min(len(marker) - 1, len(tail)), longest, -1):
+                if tail.endswith(marker[:size]):
                     longest = size
                     break
         return longest

@@ -104,7 +104,7 @@ class OutputParser:
         return self._take(self._reader.feed(ids))
 
     def feed_text(self, text: str) -> list[Chunk]:
-        """For an engine that gives text alone; markers are then found in the text, whatever the dialect's ids."""
+        """For an engine that gives text alone; its dialect has no marker ids."""
         return self._take(self._reader.feed_text(text))
 
     def finish(self) -> ParsedOutput:
