@@ -7,6 +7,7 @@ burst is one write, a paced token a write of its own at its own time.
 import argparse
 import asyncio
 import signal
+from collections.abc import Sequence
 from typing import Any, cast
 
 import httptools
@@ -102,8 +103,7 @@ class EngineProtocol(asyncio.Protocol):
         self._timer = self._loop.call_at(started + (at + 1) / reply.pace, self._pace, reply, at + 1, started)
 
 
-def answers_to_get(tokenizer_path: str) -> dict[str, bytes]:
-    names = ("scripted", "scripted-tokens500")
+def answers_to_get(tokenizer_path: str, names: Sequence[str]) -> dict[str, bytes]:
     card = {"object": "model", "owned_by": "perdure", "max_model_len": CONTEXT_LENGTH, "context_length": CONTEXT_LENGTH}
     models = _encode({"object": "list", "data": [{"id": name, **card} for name in names]})
     info = _encode(
@@ -128,13 +128,13 @@ def answers_to_get(tokenizer_path: str) -> dict[str, bytes]:
     }
 
 
-async def serve(port: int, tokenizer_path: str) -> None:
+async def serve(port: int, tokenizer_path: str, names: Sequence[str]) -> None:
     """Answer on `port` of this machine until SIGTERM."""
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    gets = answers_to_get(tokenizer_path)
+    gets = answers_to_get(tokenizer_path, names)
     server = await loop.create_server(lambda: EngineProtocol(gets), "127.0.0.1", port, backlog=1024)
     async with server:
         await stopped.wait()
@@ -158,8 +158,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m perdure.bench.engine", description="The scripted engine.")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--tokenizer", default="", help="the tokenizer folder /model_info tells of")
+    parser.add_argument("--model", action="append", default=["scripted"], help="another name to list")
     options = parser.parse_args()
-    run(serve(options.port, options.tokenizer))
+    run(serve(options.port, options.tokenizer, options.model))
 
 
 def run(main: Any) -> Any:
