@@ -135,12 +135,11 @@ async def run_source(
     pip_requirements: list[dict[str, Any]],
 ) -> tuple[str, SandboxResult]:
     """Run a function that is no stored tool: (its name, what came of it)."""
-    if name is None:
-        name = schema_of(source_code, "python", json_schema, args_json_schema)["name"]
+    function = name or str(schema_of(source_code, "python", json_schema, args_json_schema)["name"])
     result = await sandbox.run(
-        source=source_code, function=name, args=dict(args), env=dict(env), pip_requirements=pip_requirements
+        source=source_code, function=function, args=dict(args), env=dict(env), pip_requirements=pip_requirements
     )
-    return name, result
+    return function, result
 
 
 def _result(result: SandboxResult) -> ToolResult:

@@ -1,116 +1,17 @@
 """Letta JSON to values: what was validated by `wire/` becomes what `agents/` works with."""
 
-from collections.abc import Mapping
 from typing import Any, cast
-
-import msgspec
-from msgspec import Struct
 
 from perdure.agents.edit_tools import ToolChange, ToolSpec
 from perdure.agents.spec import AgentChange, AgentSpec, BlockChange, BlockSpec
 from perdure.agents.update import with_settings
+from perdure.api.model_settings import check_response_format, model_settings
 from perdure.api.wire.agents import CreateAgent, LLMConfig, UpdateAgent
 from perdure.api.wire.blocks import TEMPLATE_FIELDS, CreateBlock, UpdateBlock
 from perdure.api.wire.tools import CreateTool, UpdateTool
-from perdure.core.agents import DEFAULT_BLOCK_LIMIT, ModelSettings
+from perdure.core.agents import DEFAULT_BLOCK_LIMIT
 from perdure.core.errors import Invalid, ToolError
 from perdure.memory.times import end_us, start_us
-
-
-class _Settings(Struct, kw_only=True):
-    """The model settings of every provider in one; each knows some of them."""
-
-    provider_type: str | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    max_output_tokens: int | None = None
-    seed: int | None = None
-    stop: str | list[str] | None = None
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
-    repetition_penalty: float | None = None
-    parallel_tool_calls: bool | None = None
-    reasoning: dict[str, Any] | None = None
-    thinking: dict[str, Any] | None = None
-    effort: str | None = None
-    enable_thinking: bool | None = None
-    response_format: dict[str, Any] | None = None
-    strict: bool | None = None
-    tool_call_parser: str | None = None
-    return_logprobs: bool | None = None
-    top_logprobs: int | None = None
-    return_token_ids: bool | None = None
-    tokenizer: str | None = None
-
-
-_COPIED = (
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "max_output_tokens",
-    "seed",
-    "frequency_penalty",
-    "presence_penalty",
-    "repetition_penalty",
-    "parallel_tool_calls",
-    "enable_thinking",
-    "response_format",
-    "strict",
-    "tool_call_parser",
-    "return_logprobs",
-    "top_logprobs",
-    "return_token_ids",
-    "tokenizer",
-)
-_RANGES = {
-    "temperature": (0.0, 10.0),
-    "top_p": (0.0, 1.0),
-    "min_p": (0.0, 1.0),
-    "max_output_tokens": (1, 10_000_000),
-    "top_logprobs": (0, 20),
-}
-
-
-def model_settings(raw: Mapping[str, Any], *, field: str = "model_settings") -> ModelSettings:
-    """Parsed, with `raw` kept. Invalid (422) names the setting that is wrong; unknown ones are kept but not used."""
-    try:
-        given = msgspec.convert(dict(raw), _Settings)
-    except msgspec.ValidationError as error:
-        raise Invalid(_convert_message(str(error), field), status=422) from error
-    for name, (least, most) in _RANGES.items():
-        value = getattr(given, name)
-        if value is not None and not least <= value <= most:
-            raise Invalid(f"{field}.{name}: must be between {least} and {most}, not {value}", status=422)
-    values = {name: value for name in _COPIED if (value := getattr(given, name)) is not None}
-    if given.response_format is not None:
-        check_response_format(given.response_format, f"{field}.response_format")
-    if given.stop is not None:
-        values["stop"] = (given.stop,) if isinstance(given.stop, str) else tuple(given.stop)
-    effort = (given.reasoning or {}).get("reasoning_effort") or given.effort
-    if effort is not None:
-        if not isinstance(effort, str):
-            raise Invalid(f"{field}.reasoning.reasoning_effort: must be a string", status=422)
-        values["reasoning_effort"] = effort
-    if given.thinking is not None and given.enable_thinking is None:
-        values["enable_thinking"] = given.thinking.get("type") != "disabled"
-    return ModelSettings(**values, raw=dict(raw))
-
-
-def _convert_message(message: str, field: str) -> str:
-    """msgspec's "Expected `float`, got `str` - at `$.temperature`" with our field name in front."""
-    reason, _, place = message.partition(" - at `$.")
-    return f"{field}.{place.rstrip('`')}: {reason}" if place else f"{field}: {reason}"
-
-
-def check_response_format(value: Mapping[str, Any], field: str) -> None:
-    kind = value.get("type")
-    if kind not in ("text", "json_object", "json_schema"):
-        raise Invalid(f"{field}.type: must be text, json_object or json_schema, not {kind!r}", status=422)
-    if kind == "json_schema" and not isinstance(value.get("json_schema"), dict):
-        raise Invalid(f"{field}.json_schema: must be an object with `name` and `schema`", status=422)
 
 
 def _settings_of_llm_config(config: LLMConfig) -> dict[str, Any]:
@@ -326,7 +227,7 @@ def tool_change(body: UpdateTool) -> ToolChange:
     given = body.model_dump(exclude_unset=True)
     if "metadata_" in given:
         given["metadata"] = given.pop("metadata_")
-    values = {key: value for key, value in given.items() if value is not None or key in _EMPTIABLE}
+    values: dict[str, Any] = {key: value for key, value in given.items() if value is not None or key in _EMPTIABLE}
     if "tags" in values:
         values["tags"] = tuple(values["tags"])
     return ToolChange(**values)

@@ -1,50 +1,17 @@
-"""Agents, blocks, tools, runs, steps, models and passages as Letta JSON. Messages and events: `to_wire.py`."""
+"""Agents, blocks, tools, models and passages as Letta JSON. Runs and steps: `run_resources.py`; messages: `to_wire.py`."""
 
 from typing import Any
 
-import msgspec
-
-from perdure.agents.run_tool import ToolResult
+from perdure.api.model_settings import llm_config, shown_settings
 from perdure.api.paging import EVERYTHING, Relations
 from perdure.api.to_wire import iso, letta_messages
-from perdure.core.agents import Agent, Block, ModelSettings, Tool
-from perdure.core.ids import DEFAULT_USER_ID, new_id, now_us
-from perdure.core.messages import Message, ToolReturn
-from perdure.core.runs import Run, Step, Usage
+from perdure.core.agents import Agent, Block, Tool
+from perdure.core.ids import DEFAULT_USER_ID
 from perdure.providers.base import ModelInfo
 from perdure.store.agents import AgentView
 from perdure.store.codec import Passage
-from perdure.store.steps import Trace
-from perdure.tools.sandbox import SandboxResult
 
-_MINE = {"created_by_id": DEFAULT_USER_ID, "last_updated_by_id": DEFAULT_USER_ID}
-_PROVIDER_TYPES = frozenset(
-    {
-        *(
-            "anthropic",
-            "azure",
-            "baseten",
-            "bedrock",
-            "cerebras",
-            "chatgpt_oauth",
-            "deepseek",
-            "fireworks",
-            "google_ai",
-        ),
-        *(
-            "google_vertex",
-            "groq",
-            "hugging-face",
-            "letta",
-            "lmstudio_openai",
-            "minimax",
-            "mistral",
-            "ollama",
-            "openai",
-        ),
-        *("together", "vllm", "sglang", "openrouter", "xai", "zai"),
-    }
-)
+MINE = {"created_by_id": DEFAULT_USER_ID, "last_updated_by_id": DEFAULT_USER_ID}
 
 
 def agent_state(view: AgentView, shown: Relations = EVERYTHING) -> dict[str, Any]:
@@ -52,7 +19,7 @@ def agent_state(view: AgentView, shown: Relations = EVERYTHING) -> dict[str, Any
     agent = view.bundle.agent
     blocks = [block_json(block) for block in view.bundle.blocks] if shown.blocks else []
     secrets = [_secret(agent, key, value) for key, value in agent.secrets.items()] if shown.secrets else []
-    settings = model_settings(agent)
+    settings = shown_settings(agent)
     return {
         "id": agent.id,
         "name": agent.name,
@@ -105,7 +72,7 @@ def agent_state(view: AgentView, shown: Relations = EVERYTHING) -> dict[str, Any
         "thinking_retention": agent.thinking_retention,
         "created_at": iso(agent.created_us),
         "updated_at": iso(agent.updated_us),
-        **_MINE,
+        **MINE,
     }
 
 
@@ -125,85 +92,8 @@ def _secret(agent: Agent, key: str, value: str) -> dict[str, Any]:
         "value_enc": None,
         "created_at": iso(agent.created_us),
         "updated_at": iso(agent.updated_us),
-        **_MINE,
+        **MINE,
     }
-
-
-def _provider_type(agent: Agent) -> str:
-    facts = agent.extra.get("model") or {}
-    for candidate in (
-        agent.model_settings.raw.get("provider_type"),
-        facts.get("provider_name"),
-        facts.get("endpoint_type"),
-    ):
-        if candidate in _PROVIDER_TYPES:
-            return candidate
-    return "openai"
-
-
-def model_settings(agent: Agent) -> dict[str, Any]:
-    """As they were sent, with what was not said filled in by what is done without it."""
-    settings = agent.model_settings
-    found: dict[str, Any] = {
-        "provider_type": _provider_type(agent),
-        "parallel_tool_calls": settings.parallel_tool_calls,
-        "strict": settings.strict,
-        "response_format": settings.response_format,
-        **settings.raw,
-    }
-    for key in _SHOWN_SETTINGS:
-        if (value := getattr(settings, key)) is not None:
-            found.setdefault(key, value)
-    if settings.reasoning_effort is not None and "effort" not in found:
-        found.setdefault("reasoning", {"reasoning_effort": settings.reasoning_effort})
-    return found
-
-
-_SHOWN_SETTINGS = ("max_output_tokens", "temperature", "frequency_penalty", "tool_call_parser", "top_logprobs")
-
-
-def llm_config(agent: Agent) -> dict[str, Any]:
-    """The deprecated view of the model and its settings."""
-    facts: dict[str, Any] = agent.extra.get("model") or {}
-    settings = agent.model_settings
-    provider, _, name = agent.model.partition("/")
-    found: dict[str, Any] = {
-        "model": name,
-        "display_name": name,
-        "handle": agent.model,
-        "model_endpoint_type": facts.get("endpoint_type") or "openai",
-        "model_endpoint": facts.get("endpoint"),
-        "model_wrapper": None,
-        "provider_name": facts.get("provider_name") or provider,
-        "provider_category": "base",
-        "context_window": agent.context_window,
-        "put_inner_thoughts_in_kwargs": False,
-        "max_tokens": settings.max_output_tokens,
-        "enable_reasoner": settings.enable_thinking is not False,
-        "reasoning_effort": settings.reasoning_effort,
-        "max_reasoning_tokens": _thinking_budget(settings),
-        "effort": settings.raw.get("effort"),
-        "verbosity": settings.raw.get("verbosity"),
-        "frequency_penalty": settings.frequency_penalty,
-        "compatibility_type": None,
-        "tier": None,
-        "parallel_tool_calls": settings.parallel_tool_calls,
-        "response_format": settings.response_format,
-        "strict": settings.strict,
-        "return_logprobs": settings.return_logprobs,
-        "top_logprobs": settings.top_logprobs,
-        "return_token_ids": settings.return_token_ids,
-        "tool_call_parser": settings.tool_call_parser,
-    }
-    if settings.temperature is not None:
-        found["temperature"] = settings.temperature
-    return found
-
-
-def _thinking_budget(settings: ModelSettings) -> int:
-    thinking = settings.raw.get("thinking")
-    budget = thinking.get("budget_tokens") if isinstance(thinking, dict) else None
-    return budget if isinstance(budget, int) else 0
 
 
 def block_json(block: Block) -> dict[str, Any]:
@@ -226,7 +116,7 @@ def block_json(block: Block) -> dict[str, Any]:
         "deployment_id": extra.get("deployment_id"),
         "entity_id": extra.get("entity_id"),
         "preserve_on_migration": extra.get("preserve_on_migration", False),
-        **_MINE,
+        **MINE,
     }
 
 
@@ -248,166 +138,8 @@ def tool_json(tool: Tool) -> dict[str, Any]:
         "enable_parallel_execution": tool.enable_parallel_execution,
         "metadata_": tool.metadata,
         "project_id": None,
-        **_MINE,
+        **MINE,
     }
-
-
-def run_state(run: Run) -> dict[str, Any]:
-    config = run.config
-    metadata = dict(run.metadata or {})
-    if run.error:
-        metadata["error"] = run.error
-    return {
-        "id": run.id,
-        "agent_id": run.agent_id,
-        "conversation_id": None if run.conversation_id == run.agent_id else run.conversation_id,
-        "status": run.status,
-        "stop_reason": run.stop_reason,
-        "background": run.background,
-        "created_at": iso(run.created_us),
-        "completed_at": iso(run.completed_us),
-        "metadata": metadata or None,
-        "request_config": {
-            "use_assistant_message": config.use_assistant_message,
-            "assistant_message_tool_name": config.assistant_message_tool_name,
-            "assistant_message_tool_kwarg": config.assistant_message_tool_kwarg,
-            "include_return_message_types": _list_or_none(config.include_return_message_types),
-        },
-        "callback_url": config.callback_url,
-        "callback_sent_at": metadata.get("callback_sent_at"),
-        "callback_status_code": metadata.get("callback_status_code"),
-        "callback_error": metadata.get("callback_error"),
-        "ttft_ns": run.ttft_ns,
-        "total_duration_ns": run.total_duration_ns,
-        "base_template_id": None,
-    }
-
-
-def _list_or_none(values: tuple[str, ...] | None) -> list[str] | None:
-    return None if values is None else list(values)
-
-
-def run_usage(usage: Usage) -> dict[str, Any]:
-    return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.total_tokens,
-        "prompt_tokens_details": _prompt_details(usage),
-        "completion_tokens_details": _completion_details(usage),
-    }
-
-
-def _prompt_details(usage: Usage) -> dict[str, Any] | None:
-    if usage.cached_input_tokens is None and usage.cache_write_tokens is None:
-        return None
-    return {
-        "cached_tokens": usage.cached_input_tokens,
-        "cache_read_tokens": None,
-        "cache_creation_tokens": usage.cache_write_tokens,
-    }
-
-
-def _completion_details(usage: Usage) -> dict[str, Any] | None:
-    return None if usage.reasoning_tokens is None else {"reasoning_tokens": usage.reasoning_tokens}
-
-
-def run_metrics(run: Run, tools_used: list[str]) -> dict[str, Any]:
-    return {
-        "id": run.id,
-        "agent_id": run.agent_id,
-        "project_id": None,
-        "run_start_ns": run.created_us * 1000,
-        "run_ns": run.total_duration_ns,
-        "num_steps": run.step_count,
-        "tools_used": tools_used,
-        "template_id": None,
-        "base_template_id": None,
-    }
-
-
-def step_json(step: Step) -> dict[str, Any]:
-    usage = step.usage
-    return {
-        "id": step.id,
-        "origin": None,
-        "provider_id": None,
-        "run_id": step.run_id,
-        "agent_id": step.agent_id,
-        "provider_name": step.provider_name,
-        "provider_category": "base",
-        "model": step.model,
-        "model_handle": step.model_handle,
-        "model_endpoint": step.model_endpoint,
-        "context_window_limit": step.context_window,
-        "completion_tokens": usage.completion_tokens,
-        "prompt_tokens": usage.prompt_tokens,
-        "total_tokens": usage.total_tokens,
-        "cached_input_tokens": usage.cached_input_tokens,
-        "cache_write_tokens": usage.cache_write_tokens,
-        "reasoning_tokens": usage.reasoning_tokens,
-        "completion_tokens_details": _completion_details(usage),
-        "prompt_tokens_details": _prompt_details(usage),
-        "stop_reason": step.stop_reason,
-        "tags": list(step.tags),
-        "tid": None,
-        "trace_id": step.trace_id,
-        "request_id": None,
-        "messages": [],
-        "feedback": step.feedback,
-        "project_id": None,
-        "error_type": step.error_type,
-        "error_data": step.error_data,
-        "status": step.status,
-        "created_at": iso(step.created_us),
-        "not_exact": step.not_exact,
-    }
-
-
-def step_metrics(step: Step) -> dict[str, Any]:
-    return {
-        "id": step.id,
-        "provider_id": None,
-        "run_id": step.run_id,
-        "agent_id": step.agent_id,
-        "step_start_ns": step.step_start_ns,
-        "llm_request_start_ns": step.llm_request_start_ns,
-        "llm_request_ns": step.llm_request_ns,
-        "tool_execution_ns": step.tool_execution_ns,
-        "step_ns": step.step_ns,
-        "ttft_ns": step.ttft_ns,
-        "base_template_id": None,
-        "template_id": None,
-        "project_id": None,
-    }
-
-
-def provider_trace(step: Step, trace: Trace) -> dict[str, Any]:
-    return {
-        "id": f"provider_trace-{step.id.removeprefix('step-')}",
-        "request_json": _kept_json(trace.request),
-        "response_json": _kept_json(trace.response),
-        "step_id": step.id,
-        "agent_id": step.agent_id,
-        "agent_tags": None,
-        "call_type": "agent_step",
-        "run_id": step.run_id,
-        "source": None,
-        "org_id": None,
-        "compaction_settings": None,
-        "llm_config": None,
-        "billing_context": None,
-        "created_at": iso(trace.created_us),
-        "updated_at": iso(trace.created_us),
-        **_MINE,
-    }
-
-
-def _kept_json(data: bytes) -> Any:
-    """The stored JSON; what was cut for size is shown as the text it is."""
-    try:
-        return msgspec.json.decode(data)
-    except msgspec.DecodeError:
-        return {"truncated": data.decode("utf-8", "replace")}
 
 
 def model_json(info: ModelInfo) -> dict[str, Any]:
@@ -482,31 +214,5 @@ def passage_json(passage: Passage) -> dict[str, Any]:
         "embedding_config": None,
         "created_at": iso(passage.created_us),
         "updated_at": iso(passage.created_us),
-        **_MINE,
+        **MINE,
     }
-
-
-def execution_result(result: ToolResult) -> dict[str, Any]:
-    return {
-        "status": result.status,
-        "func_return": result.value,
-        "agent_state": None,
-        "stdout": result.stdout,
-        "stderr": result.stderr,
-        "sandbox_config_fingerprint": None,
-    }
-
-
-def tool_return_message(name: str, result: SandboxResult) -> dict[str, Any]:
-    """What a tool run from its source answers: a tool_return_message of no conversation."""
-    text = result.value if result.status == "success" else (result.error or "The tool failed.")
-    answer = ToolReturn(
-        tool_call_id=new_id("call"),
-        name=name,
-        status=result.status,
-        content=text,
-        stdout=tuple(result.stdout) or None,
-        stderr=tuple(result.stderr) or None,
-    )
-    message = Message(id=new_id("message"), role="tool", created_us=now_us(), tool_returns=(answer,))
-    return letta_messages([message])[0] | {"name": name}

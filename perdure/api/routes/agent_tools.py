@@ -10,7 +10,8 @@ from perdure.agents import edit_tools
 from perdure.agents.run_tool import run_tool_of_agent
 from perdure.api.errors import json_response
 from perdure.api.paging import AgentId, ToolId, is_old_client
-from perdure.api.resources import agent_state, execution_result, tool_json
+from perdure.api.resources import agent_state, tool_json
+from perdure.api.run_resources import execution_result
 from perdure.api.services import services
 from perdure.api.wire.tools import AgentToolsQuery, RunTool, SetApproval
 from perdure.core.agents import Tool

@@ -17,7 +17,7 @@ from perdure.api.message_requests import (
     input_messages,
     run_config,
 )
-from perdure.api.resources import run_state
+from perdure.api.run_resources import run_state
 from perdure.api.services import Services, services
 from perdure.api.sse import EventStream
 from perdure.api.to_wire import response

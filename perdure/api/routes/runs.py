@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from perdure.api.errors import json_response
 from perdure.api.paging import Order, Page100
-from perdure.api.resources import run_metrics, run_state, run_usage, step_json
+from perdure.api.run_resources import run_metrics, run_state, run_usage, step_json
 from perdure.api.services import services
 from perdure.api.to_wire import letta_messages
 from perdure.core.errors import NotFound

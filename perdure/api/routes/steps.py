@@ -10,8 +10,8 @@ from starlette.responses import Response
 from perdure.api.errors import json_response
 from perdure.api.from_wire import time_us
 from perdure.api.paging import Order, Page100, PageQuery, StepId
-from perdure.api.resources import provider_trace, step_json, step_metrics
 from perdure.api.routes.runs import cut
+from perdure.api.run_resources import provider_trace, step_json, step_metrics
 from perdure.api.services import services
 from perdure.api.to_wire import letta_messages
 from perdure.core.messages import Message

@@ -12,7 +12,8 @@ from perdure.agents.run_tool import run_source
 from perdure.api.errors import json_response
 from perdure.api.from_wire import tool_change, tool_spec
 from perdure.api.paging import ToolId
-from perdure.api.resources import tool_json, tool_return_message
+from perdure.api.resources import tool_json
+from perdure.api.run_resources import tool_return_message
 from perdure.api.services import services
 from perdure.api.wire.tools import CreateTool, ListToolsQuery, RunToolFromSource, SearchTools, ToolType, UpdateTool
 from perdure.core.errors import Invalid

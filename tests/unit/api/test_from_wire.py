@@ -5,9 +5,8 @@ from typing import Any
 import pytest
 from msgspec import UNSET
 
-from perdure.api.from_wire import agent_change, agent_spec, block_change, model_settings, time_us, tool_change
-from perdure.api.resources import llm_config
-from perdure.api.resources import model_settings as shown_settings
+from perdure.api.from_wire import agent_change, agent_spec, block_change, time_us, tool_change
+from perdure.api.model_settings import llm_config, model_settings, shown_settings
 from perdure.api.wire.agents import CreateAgent, UpdateAgent
 from perdure.api.wire.blocks import UpdateBlock
 from perdure.api.wire.tools import UpdateTool
