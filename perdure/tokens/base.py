@@ -24,7 +24,7 @@ class Tokenizer(Protocol):
         """Ids of ordinary text. A special token's text inside it is spelt out in ordinary tokens, never its control id."""
         ...
 
-    def encode_offsets(self, text: str, *, opens: bool) -> tuple[list[int], list[tuple[int, int]]]:
+    def encode_offsets(self, text: str, *, opens: bool) -> tuple[list[int], Sequence[tuple[int, int]]]:
         """`encode`, and the characters [start, end) each id stands for. `opens`: nothing stands before the text."""
         ...
 

@@ -16,6 +16,8 @@ from tokenizers import Tokenizer as Engine
 from perdure.core.errors import Invalid
 from perdure.core.tokens import TokenizerInfo
 
+LONG_TEXT = 8192
+
 _MARKUP = re.compile(r"[<>\[\]|{}]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -58,14 +60,15 @@ class HfTokenizer:
     def encode(self, text: str) -> list[int]:
         return self.encode_offsets(text, opens=True)[0]
 
-    def encode_offsets(self, text: str, *, opens: bool) -> tuple[list[int], list[tuple[int, int]]]:
+    def encode_offsets(self, text: str, *, opens: bool) -> tuple[list[int], Sequence[tuple[int, int]]]:
         if not text:
             return [], []
         if not text.isascii():  # half a surrogate pair is no text, but JSON can carry one
             text = _SURROGATE.sub("\ufffd", text)
-        encoding = (self._opening if opens else self._later).encode(text, add_special_tokens=False)
-        if self._control_ids.isdisjoint(encoding.ids):
-            return encoding.ids, encoding.offsets
+        encoding = _encode(self._opening if opens else self._later, text)
+        ids: list[int] = encoding.ids
+        if self._control_ids.isdisjoint(ids):
+            return ids, _Offsets(encoding)
         return self._spell_out(text, opens=opens)
 
     def _spell_out(self, text: str, *, opens: bool) -> tuple[list[int], list[tuple[int, int]]]:
@@ -76,7 +79,7 @@ class HfTokenizer:
         bounds = sorted({0, len(text), *cuts})
         for start, end in pairwise(bounds):
             engine = self._opening if opens and start == 0 else self._later
-            encoding = engine.encode(text[start:end], add_special_tokens=False)
+            encoding = _encode(engine, text[start:end])
             ids.extend(encoding.ids)
             offsets.extend((start + a, start + b) for a, b in encoding.offsets)
         if not self._control_ids.isdisjoint(ids):
@@ -135,6 +138,26 @@ class HfTokenizer:
 
     def special_id(self, token: str) -> int | None:
         return self._control.get(token)
+
+
+class _Offsets(Sequence[tuple[int, int]]):
+    """The characters of each id, looked up one by one: few are asked for, and a list of all would take long."""
+
+    def __init__(self, encoding: Any) -> None:
+        self._encoding = encoding
+
+    def __len__(self) -> int:
+        return len(self._encoding)
+
+    def __getitem__(self, at: Any) -> Any:
+        return self._encoding.token_to_chars(at) if isinstance(at, int) else [self[one] for one in range(len(self))[at]]
+
+
+def _encode(engine: Engine, text: str) -> Any:
+    """Only the call for batches lets other threads run meanwhile."""
+    if len(text) < LONG_TEXT:
+        return engine.encode(text, add_special_tokens=False)
+    return engine.encode_batch([text], add_special_tokens=False)[0]
 
 
 def from_json(data: bytes, *, name: str, vocab_size: int | None = None, revision: str | None = None) -> HfTokenizer:

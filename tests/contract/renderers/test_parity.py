@@ -67,7 +67,7 @@ def own_qwen3() -> Tokenizer:
 
 @given(system=words, messages=conversations(), with_tools=st.booleans(), thinking=st.sampled_from([None, True, False]))
 @settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 )
 def test_qwen3_equals_its_own_template(
     own_qwen3: Tokenizer, system: str, messages: list[Message], with_tools: bool, thinking: bool | None
@@ -114,7 +114,7 @@ def test_qwen3_is_recognised_and_the_generic_renderer_agrees_with_it() -> None:
 
 
 @given(system=words, messages=conversations())
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_smollm2_equals_its_own_template(system: str, messages: list[Message]) -> None:
     found = smollm2()
     assert found.chat_template is not None
