@@ -16,6 +16,7 @@ from perdure.api.paging import AgentId, relations
 from perdure.api.resources import agent_state
 from perdure.api.services import services
 from perdure.api.wire.agents import CreateAgent, ListAgentsQuery, RecompileQuery, RetrieveAgentQuery, UpdateAgent
+from perdure.core.errors import Invalid
 from perdure.core.ids import DEFAULT_USER_ID, now_us
 from perdure.core.messages import Message
 from perdure.store import agents as agent_store
@@ -47,7 +48,11 @@ async def create(request: Request, body: CreateAgent) -> Response:
 def _first_messages(items: list[dict[str, Any]] | None) -> tuple[Message, ...]:
     if not items:
         return ()
-    found, _ = input_messages(SendRequest(messages=items), agent_id="", conversation_id="", run_id="", now=now_us())
+    try:
+        found, _ = input_messages(SendRequest(messages=items), agent_id="", conversation_id="", run_id="", now=now_us())
+    except Invalid as error:
+        message = error.message.replace("messages[", "initial_message_sequence[", 1)
+        raise Invalid(message, status=error.status) from error
     return found
 
 

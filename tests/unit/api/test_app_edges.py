@@ -93,7 +93,7 @@ async def test_what_is_not_there_is_404(http: httpx.AsyncClient) -> None:
         (b'{"model": "openai/small", "model_settings": {"top_p": 3}}', "model_settings.top_p: must be between"),
         (b'{"model": "openai/small", "tool_rules": [{"type": "exit_loop"}]}', "tool_rules[0].tool_name"),
         (b'{"model": "openai/small", "name": "a/b"}', "name: "),
-        (b'{"model": "openai/small", "initial_message_sequence": [{"role": "user"}]}', "messages[0].content"),
+        (b'{"model": "openai/small", "initial_message_sequence": [{"role": "user"}]}', "initial_message_sequence[0].content"),
     ],
 )
 async def test_a_wrong_body_is_told_where_it_is_wrong(http: httpx.AsyncClient, body: bytes, said: str) -> None:
