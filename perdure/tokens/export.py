@@ -4,6 +4,7 @@ A line that cannot be read is an `Unreadable` that says where in the record the 
 position in a line of a megabyte helps nobody.
 """
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import msgspec
 
 from perdure.core.errors import AgentError
-from perdure.tokens.record import SCHEMA
+from perdure.tokens.record import ARRAYS, SCHEMA
 
 encode_line = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
@@ -46,7 +47,7 @@ def _load_line(line: bytes, number: int) -> dict[str, Any]:
         offset = _damage_at(line, str(error))
         path = locate(line, offset)
         raise Unreadable(
-            f"Line {number} is not JSON: damaged at {path or 'its start'} (byte {offset} of the line): {error}.",
+            f"Line {number} is not JSON: damaged at or just before {path or 'its start'} (byte {offset} of the line): {error}.",
             line=number,
             path=path,
         ) from error
@@ -65,10 +66,24 @@ def _damage_at(line: bytes, complaint: str) -> int:
     except UnicodeDecodeError as error:
         return error.start
     found = re.search(r"\(byte (\d+)\)", complaint)
-    return min(int(found[1]), len(line)) if found else len(line)
+    if found is None:
+        return _too_large_at(line) if "out of range" in complaint else len(line)
+    at = int(found[1])
+    # of a letter that is taken for the beginning of true, false or null the parser complains some bytes later
+    word = next((near for near in range(max(at - 6, 1), at) if line[near] in b"tfn" and line[near - 1] in b",[:"), None)
+    return at if word is None or line[word:].startswith((b"true", b"false", b"null")) else word
 
 
-_SCALAR_END = re.compile(rb"[,\]}]")
+_EXPONENT = re.compile(rb"(?<=[,:\[])-?[0-9.]+[eE][+-]?[0-9]+")
+
+
+def _too_large_at(line: bytes) -> int:
+    """Where the first number stands that no float holds."""
+    large = (found.start() for found in _EXPONENT.finditer(line) if math.isinf(float(found[0])))
+    return next(large, len(line))
+
+
+_ENTRY = re.compile(rf"(?:segments|calls)\[\d+\]\.(?:{'|'.join(ARRAYS)})\[\d+\]")
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 
@@ -78,6 +93,7 @@ def locate(line: bytes, offset: int) -> str | None:
     It walks the text before the byte, which is sound, so damage at or after the byte does not matter.
     """
     stack: list[str | int | None] = []
+    closed: str | None = None  # damage right after a bracket made that bracket of an entry
     at = 0
     while at < len(line) and at <= offset:
         byte = line[at : at + 1]
@@ -86,15 +102,20 @@ def locate(line: bytes, offset: int) -> str | None:
         elif byte == b"[":
             stack.append(0)
         elif byte in b"]}":
+            if at == offset:
+                break
             if stack:
+                closed = _path(stack)
                 stack.pop()
         elif byte == b",":
             if at == offset:
                 break
             if stack:
                 top = stack[-1]
+                closed = None if isinstance(top, int) else closed
                 stack[-1] = top + 1 if isinstance(top, int) else None
         elif byte == b'"':
+            closed = None
             found = _STRING.match(line, at)
             if found is None or found.end() > offset:
                 break
@@ -102,7 +123,9 @@ def locate(line: bytes, offset: int) -> str | None:
                 stack[-1] = found[0][1:-1].decode(errors="replace")
             at = found.end() - 1
         at += 1
-    return _path(stack) or None
+    path = closed or _path(stack)
+    entry = _ENTRY.match(path)
+    return (entry[0] if entry else path) or None
 
 
 def _path(stack: Sequence[str | int | None]) -> str:

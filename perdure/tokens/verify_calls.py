@@ -186,7 +186,7 @@ def _says_call(text: str, name: str, arguments: str) -> bool:
     if not isinstance(said, dict):
         return False
     given = said.get("arguments", said.get("parameters", {}))
-    return said.get("name") == name and (given == ran or given == arguments)
+    return said.get("name") == name and given in (ran, arguments)
 
 
 def _check_messages(

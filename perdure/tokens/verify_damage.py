@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from perdure.tokens.record import ARRAYS, Rollout, SegmentRecord
-from perdure.tokens.seal import call_digest, chain_start, first_check, record_seal, rows_of, token_check
+from perdure.tokens.seal import call_digest, chain_start, first_check, is_float32, record_seal, rows_of, token_check
 from perdure.tokens.verify_report import Findings
 
 NAMES = ("token_ids", "logprobs", "loss_mask", "call_index", "message_index", "role", "is_content", "version")
@@ -124,11 +124,20 @@ def _in_range(rollout: Rollout, segment: SegmentRecord, found: Findings) -> bool
 def check_values(rollout: Rollout, found: Findings) -> None:
     """D7: one check value a token. A segment's first mismatch is told in detail: which entry changed, and from what."""
     for at, segment in enumerate(rollout.segments):
+        _check_float32(segment, found)
         found.looked("D7", len(segment.check))
         bad = [position for position, said in enumerate(_mismatches(segment)) if said is not None]
         for position in bad:
             told = _diagnosis(rollout, segment, position) if position == bad[0] else UNFIT
             found.bad("D7", told, segment=at, position=position)
+
+
+def _check_float32(segment: SegmentRecord, found: Findings) -> None:
+    """L8: what lies between two float32 values rounds to one of them, so no check value sees it."""
+    found.looked("L8", len(segment.logprobs))
+    for at, logprob in enumerate(segment.logprobs):
+        if logprob is not None and not is_float32(logprob):
+            found.bad("L8", f"its logprob {logprob!r} is no float32 value", segment=segment.index, position=at)
 
 
 def _first_break(segment: SegmentRecord) -> int:

@@ -73,7 +73,7 @@ def _check_versions(call: Call, found: Findings, segment: int) -> bool:
 def _check_parent(
     rollout: Rollout, segment: SegmentRecord, parent: SegmentRecord | None, calls: Sequence[Call], found: Findings
 ) -> bool:
-    """P3, P4. True if the shared prefix is there and the parent's entries may be inherited."""
+    """P3, P4. True if the segment has its parent's entries for the ids they share."""
     at = segment.index
     if segment.cause == "root":
         message = "a root segment has no parent"
@@ -85,24 +85,24 @@ def _check_parent(
             found.note("A segment's parent is outside this record (one run's export): its shared prefix is unchecked.")
         return False
     offset = segment.parent_offset
-    earlier = parent.index < at and calls != []
-    if not found.expect("P3", earlier, "a segment comes after its parent and holds a call", segment=at):
+    fits = 0 <= offset <= min(len(segment.token_ids), len(parent.token_ids), calls[0].prompt_len)
+    message = f"says it shares {offset} ids with its parent, more than either has before its first call"
+    if not found.expect("P4", fits, message, segment=at):
         return False
     common = _common(segment.token_ids, parent.token_ids, offset)
-    ok = found.expect(
-        "P4", common == offset, f"differs from its parent before id {offset}", segment=at, position=_at(segment, common)
-    )
-    before = [c for c in rollout.calls if c.segment_index == parent.index and c.index < calls[0].index]
+    message = f"differs from its parent before id {offset}"
+    same = found.expect("P4", common == offset, message, segment=at, position=_at(segment, common))
+    before = [call for call in rollout.calls if call.segment_index == parent.index and call.index < calls[0].index]
     held = before[-1].start + before[-1].length if before else 0
     limit = min(held, calls[0].prompt_len)
     true = _common(segment.token_ids[:limit], parent.token_ids[:held], limit)
     message = f"says it shares {offset} ids with its parent; it shares {true}"
-    ok &= found.expect("P3", offset == true or not ok, message, segment=at)
+    found.expect("P3", offset == true or not same, message, segment=at)
     began, first = segment.created_at, calls[0]
-    asked = max((c.t_queue or 0 for c in rollout.calls if c.index < first.index), default=0)
+    asked = max((call.t_queue or 0 for call in rollout.calls if call.index < first.index), default=0)
     timely = asked <= began and (first.t_last is None or began <= first.t_last)
     found.expect("P3", timely, "began before the call before it, or after its own first call", segment=at)
-    return ok
+    return True
 
 
 def _at(segment: SegmentRecord, position: int) -> int:

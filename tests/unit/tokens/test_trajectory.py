@@ -2,13 +2,13 @@
 
 import msgspec
 import pytest
-from tests.unit.tokens.trajectory_ledger import END, TOKENIZER, Ledger, conversation, score
 
 from perdure.core.errors import StoreError
 from perdure.core.tokens import bytes_to_floats, bytes_to_ids, floats_to_bytes
 from perdure.tokens.export import Unreadable, dump_jsonl, load_jsonl, locate
 from perdure.tokens.trajectory import rollouts_of
 from perdure.tokens.verify import verify, verify_bytes
+from tests.unit.tokens.trajectory_ledger import END, TOKENIZER, Ledger, conversation, score
 
 
 @pytest.fixture
