@@ -8,17 +8,17 @@ from collections.abc import Collection, Sequence
 import msgspec
 from msgspec import Struct
 
-from perdure.core.agents import Agent, AgentBundle, Conversation
-from perdure.core.errors import NotFound
+from perdure.core.agents import Agent, AgentBundle, Block, Conversation, Tool
+from perdure.core.errors import Conflict, NotFound
 from perdure.core.messages import Message
-from perdure.store.base import Built, Query, Tx
-from perdure.store.blocks import attach_block, block_by_id, blocks_of_agent, blocks_of_agents, create_block
-from perdure.store.codec import AGENT_COLUMNS, agent_from_row, agent_params
+from perdure.store.base import Built, Many, Query, Tx
+from perdure.store.blocks import block_by_id, blocks_of_agent, blocks_of_agents
+from perdure.store.codec import AGENT_COLUMNS, agent_from_row, agent_params, block_params
 from perdure.store.conversations import create_conversation
 from perdure.store.listing import Filters, Page, Source, contains, list_rows
 from perdure.store.messages import insert_messages, message_by_id
 from perdure.store.tags import add_tags, filter_by_tags, tags_of
-from perdure.store.tools import attach_tool, tool_by_id, tools_of_agent, tools_of_agents
+from perdure.store.tools import tool_by_id, tools_of_agent, tools_of_agents
 
 _AGENTS = Source(AGENT_COLUMNS.format("a"), "agents", "a")
 _AGENTS_OF_BLOCK = Source(AGENT_COLUMNS.format("a"), "agents", "a", "JOIN agent_blocks ab ON ab.agent_id = a.id")
@@ -61,19 +61,42 @@ def create_agent(
     """
     agent = bundle.agent
     yield Query("insert_agent", agent_params(agent))
-    for block in bundle.blocks:
-        if block.id in new_blocks:
-            yield from create_block(block)
-        else:
-            block = yield from block_by_id(block.id)
-        yield from attach_block(agent.id, block)
-    for tool in bundle.tools:
-        yield from tool_by_id(tool.id)
-        yield from attach_tool(agent.id, tool.id)
+    yield from _create_blocks(agent.id, bundle.blocks, new_blocks)
+    yield from _attach_tools(agent.id, bundle.tools)
     yield from add_tags("agent", agent.id, bundle.tags)
     conversation = Conversation(id=agent.id, agent_id=agent.id)
     yield from create_conversation(conversation, system_message, agent.revision, agent.created_us)
     yield from insert_messages(first_messages)
+
+
+def _create_blocks(agent_id: str, blocks: Sequence[Block], new: Collection[str]) -> Tx[None]:
+    yield Many("add_block", [block_params(block) for block in blocks if block.id in new])
+    attached: dict[str, str] = {}
+    for block in blocks:
+        if block.id in new:
+            yield from add_tags("block", block.id, block.tags)
+        else:
+            block = yield from block_by_id(block.id)
+        if block.label in attached:
+            raise Conflict(f"Two blocks are labelled {block.label!r}. An agent's blocks need different labels.")
+        attached[block.label] = block.id
+    links = [
+        {"agent_id": agent_id, "block_id": block_id, "label": label, "position": at}
+        for at, (label, block_id) in enumerate(attached.items(), 1)
+    ]
+    yield Many("attach_block_at", links)
+
+
+def _attach_tools(agent_id: str, tools: Sequence[Tool]) -> Tx[None]:
+    """Links only tools that are still there, so a missing one shows in the count."""
+    if not tools:
+        return
+    links = [{"agent_id": agent_id, "tool_id": tool.id, "position": at} for at, tool in enumerate(tools, 1)]
+    yield Many("attach_tool_at", links)
+    rows = yield Query("count_agent_tools", {"agent_id": agent_id})
+    if rows[0][0] != len(tools):
+        for tool in tools:
+            yield from tool_by_id(tool.id)
 
 
 def agent_by_id(agent_id: str) -> Tx[Agent]:

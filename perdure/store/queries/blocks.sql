@@ -55,3 +55,6 @@ WHERE mine.block_id = :block_id LIMIT 1
 
 -- name: agents_of_block
 SELECT agent_id FROM agent_blocks WHERE block_id = :block_id ORDER BY agent_id
+
+-- name: attach_block_at
+INSERT INTO agent_blocks (agent_id, block_id, label, position) VALUES (:agent_id, :block_id, :label, :position)

@@ -40,3 +40,10 @@ WHERE id IN (SELECT agent_id FROM agent_tools WHERE tool_id = :tool_id)
 
 -- name: built_in_tools
 SELECT body FROM tools WHERE tool_type NOT IN ('custom', 'external_mcp')
+
+-- name: attach_tool_at
+INSERT INTO agent_tools (agent_id, tool_id, position)
+SELECT :agent_id, id, :position FROM tools WHERE id = :tool_id
+
+-- name: count_agent_tools
+SELECT COUNT(*) FROM agent_tools WHERE agent_id = :agent_id
