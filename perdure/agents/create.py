@@ -104,11 +104,11 @@ def _linked(spec: AgentSpec) -> Tx[tuple[tuple[Tool, ...], tuple[Block, ...]]]:
 
 
 def base_tool_names(spec: AgentSpec) -> list[str]:
+    """`enable_sleeptime` changes nothing here: as long as no sleeptime agent keeps the memory, the agent does so itself."""
     return base_tools_for(
         spec.agent_type,
         include_base_tools=spec.include_base_tools,
         include_multi_agent_tools=spec.include_multi_agent_tools,
-        enable_sleeptime=spec.enable_sleeptime,
     )
 
 

@@ -32,7 +32,7 @@ class PageQuery(BaseModel):
 
     before: str | None = None
     after: str | None = None
-    limit: int | None = Field(50, ge=0, le=10_000)
+    limit: int | None = Field(50, ge=0)
     order: Order = "desc"
 
     def page(self, order_by: str = "created_us") -> Page:
@@ -46,7 +46,7 @@ class PageQuery(BaseModel):
 
 
 class Page100(PageQuery):
-    limit: int | None = Field(100, ge=0, le=10_000)
+    limit: int | None = Field(100, ge=0)
 
 
 class Relations(BaseModel):

@@ -36,7 +36,7 @@ class CreatePassage(BaseModel):
 class ListPassagesQuery(BaseModel):
     after: str | None = None
     before: str | None = None
-    limit: int | None = Field(100, ge=0, le=10_000)
+    limit: int | None = Field(100, ge=0)
     search: str | None = None
     ascending: bool | None = True
 

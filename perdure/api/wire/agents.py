@@ -115,7 +115,7 @@ class ListAgentsQuery(RetrieveAgentQuery):
     match_all_tags: bool = False
     before: str | None = None
     after: str | None = None
-    limit: int | None = Field(50, ge=0, le=10_000)
+    limit: int | None = Field(50, ge=0)
     query_text: str | None = None
     project_id: str | None = None
     template_id: str | None = None

@@ -94,4 +94,4 @@ class ListToolsQuery(PageQuery):
 
 
 class AgentToolsQuery(PageQuery):
-    limit: int | None = Field(10, ge=0, le=10_000)
+    limit: int | None = Field(10, ge=0)
