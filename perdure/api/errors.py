@@ -53,6 +53,8 @@ def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | Non
 
 def error_response(error: Exception) -> Response:
     """The answer to a request that ended in `error`. Anything that is not one of ours is logged and answered with 500."""
+    if (wrong := _unstorable(error)) is not None:
+        return validation_response(wrong)
     match error:
         case Invalid(status=422):
             return validation_response(error.message, error.examples)
@@ -78,6 +80,16 @@ def error_response(error: Exception) -> Response:
         case _:
             log.error("A request failed unexpectedly", exc_info=error)
             return json_response(UNKNOWN, 500)
+
+
+def _unstorable(error: BaseException) -> str | None:
+    """What no field's own check finds: numbers and text that cannot be stored."""
+    inner = error.__cause__ if isinstance(error, StoreError) else error
+    if isinstance(inner, OverflowError):
+        return "A number in the request is too large (more than 64 bits)."
+    if isinstance(inner, UnicodeEncodeError):
+        return "A text in the request is not valid Unicode: it holds half of a surrogate pair."
+    return None
 
 
 def _detail(error: AgentError, status: int, headers: Mapping[str, str] | None = None) -> Response:

@@ -23,6 +23,7 @@ PassageId = Annotated[str, _id("passage")]
 StepId = Annotated[str, _id("step")]
 
 Order = Literal["asc", "desc"]
+Limit = Annotated[int | None, Field(ge=0, le=2**31 - 1)]
 
 
 class PageQuery(BaseModel):
@@ -32,7 +33,7 @@ class PageQuery(BaseModel):
 
     before: str | None = None
     after: str | None = None
-    limit: int | None = Field(50, ge=0)
+    limit: Limit = 50
     order: Order = "desc"
 
     def page(self, order_by: str = "created_us") -> Page:
@@ -46,7 +47,7 @@ class PageQuery(BaseModel):
 
 
 class Page100(PageQuery):
-    limit: int | None = Field(100, ge=0)
+    limit: Limit = 100
 
 
 class Relations(BaseModel):

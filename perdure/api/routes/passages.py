@@ -10,7 +10,7 @@ from starlette.responses import Response
 from perdure.agents import archive
 from perdure.api.errors import json_response
 from perdure.api.from_wire import time_us
-from perdure.api.paging import AgentId, PassageId
+from perdure.api.paging import AgentId, Limit, PassageId
 from perdure.api.resources import passage_json
 from perdure.api.services import services
 from perdure.core.errors import Invalid
@@ -36,7 +36,7 @@ class CreatePassage(BaseModel):
 class ListPassagesQuery(BaseModel):
     after: str | None = None
     before: str | None = None
-    limit: int | None = Field(100, ge=0)
+    limit: Limit = 100
     search: str | None = None
     ascending: bool | None = True
 

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from perdure.api.paging import Order
+from perdure.api.paging import Limit, Order
 from perdure.api.wire.blocks import CreateBlock
 from perdure.core.agents import AgentType, MemoryRendering, ThinkingRetention
 
@@ -115,7 +115,7 @@ class ListAgentsQuery(RetrieveAgentQuery):
     match_all_tags: bool = False
     before: str | None = None
     after: str | None = None
-    limit: int | None = Field(50, ge=0)
+    limit: Limit = 50
     query_text: str | None = None
     project_id: str | None = None
     template_id: str | None = None

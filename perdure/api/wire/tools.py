@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from perdure.api.paging import PageQuery
+from perdure.api.paging import Limit, PageQuery
 from perdure.core.agents import DEFAULT_RETURN_CHAR_LIMIT
 
 ToolType = Literal[
@@ -94,4 +94,4 @@ class ListToolsQuery(PageQuery):
 
 
 class AgentToolsQuery(PageQuery):
-    limit: int | None = Field(10, ge=0)
+    limit: Limit = 10

@@ -1,5 +1,6 @@
 """What all paths have in common: spellings, passwords, ids, wrong bodies, and errors nobody foresaw."""
 
+import json
 from typing import Any
 
 import httpx
@@ -93,7 +94,10 @@ async def test_what_is_not_there_is_404(http: httpx.AsyncClient) -> None:
         (b'{"model": "openai/small", "model_settings": {"top_p": 3}}', "model_settings.top_p: must be between"),
         (b'{"model": "openai/small", "tool_rules": [{"type": "exit_loop"}]}', "tool_rules[0].tool_name"),
         (b'{"model": "openai/small", "name": "a/b"}', "name: "),
-        (b'{"model": "openai/small", "initial_message_sequence": [{"role": "user"}]}', "initial_message_sequence[0].content"),
+        (
+            b'{"model": "openai/small", "initial_message_sequence": [{"role": "user"}]}',
+            "initial_message_sequence[0].content",
+        ),
     ],
 )
 async def test_a_wrong_body_is_told_where_it_is_wrong(http: httpx.AsyncClient, body: bytes, said: str) -> None:
@@ -111,6 +115,17 @@ async def test_json_needs_no_content_type_and_unknown_fields_are_ignored(http: h
 async def test_a_wrong_parameter_is_named(http: httpx.AsyncClient, query: str) -> None:
     answer = await http.get(f"/v1/agents/?{query}")
     assert answer.status_code == 422 and query.partition("=")[0] in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [({"metadata": {"k": "\ud800"}}, "Unicode"), ({"last_run_duration_ms": 2**64}, "too large")],
+)
+async def test_what_cannot_be_stored_is_a_wrong_request(http: httpx.AsyncClient, fields: Any, said: str) -> None:
+    created = (await http.post("/v1/agents/", json={"model": "openai/small"})).json()
+    answer = await http.patch(f"/v1/agents/{created['id']}", content=json.dumps(fields))
+    assert answer.status_code == 422 and said in answer.json()["detail"]
+    assert (await http.get(f"/v1/blocks/?connected_to_agents_count_gt={2**64}")).status_code == 422
 
 
 async def test_an_unforeseen_error_is_logged_and_tells_nothing(
