@@ -40,12 +40,15 @@ def verify(
             continue
         _count(rollout, report)
         _check_one(rollout, record, found, tokenizer)
-        if score is not None:
+        if score is not None and report.violation_count:
+            # an engine is never sent ids that a damaged record made up
+            found.note("L5 is unchecked from the first violation on: a damaged record is not sent to an engine.")
+        elif score is not None:
             rescore(rollout, found, score, differences)
     if score is None:
         report.notes.append("L5 (logprobs recomputed) is unchecked: no engine was given.")
     report.logprobs = judge(differences, tolerance)
-    if score is not None and report.logprobs is None:
+    if score is not None and report.logprobs is None and not report.violation_count:
         report.notes.append("L5: the engine was given, and no call's logprobs can be compared with it.")
     _check_ids(rollouts, report)
     return report

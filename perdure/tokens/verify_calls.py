@@ -41,7 +41,7 @@ def _check_copies(call: Call, segment: SegmentRecord, found: Findings) -> None:
         at = call.start + offset
         if not 0 <= at < len(segment.token_ids):
             return
-        where = {"segment": segment.index, "position": at, "call_id": call.call_id}
+        where: dict[str, Any] = {"segment": segment.index, "position": at, "call_id": call.call_id}
         if token_id != segment.token_ids[at]:
             found.bad("L3", f"the call says id {token_id}, the segment {segment.token_ids[at]}", **where)
         if logprob != segment.logprobs[at]:
@@ -53,7 +53,11 @@ def _check_logprobs(call: Call, found: Findings) -> None:
     found.looked("L2", call.length)
     found.looked("L8", call.length)
     for offset, logprob in enumerate(call.logprobs):
-        where = {"segment": call.segment_index, "position": call.start + offset, "call_id": call.call_id}
+        where: dict[str, Any] = {
+            "segment": call.segment_index,
+            "position": call.start + offset,
+            "call_id": call.call_id,
+        }
         if logprob is None or not math.isfinite(logprob):
             found.bad("L2", "has no finite logprob", **where)
         elif logprob > SLACK or logprob <= FILLER:
@@ -63,7 +67,8 @@ def _check_logprobs(call: Call, found: Findings) -> None:
 
 
 def _check_finish(rollout: Rollout, call: Call, found: Findings) -> None:
-    finish, where = call.finish, {"segment": call.segment_index, "call_id": call.call_id}
+    finish = call.finish
+    where: dict[str, Any] = {"segment": call.segment_index, "call_id": call.call_id}
     last = call.start + call.length - 1
     position = last if 0 <= last < len(rollout.segments[call.segment_index].token_ids) else None
     if finish.type == "stop" and isinstance(finish.matched, int):
@@ -77,7 +82,7 @@ def _check_finish(rollout: Rollout, call: Call, found: Findings) -> None:
     if finish.type == "abort":
         message = "was aborted and is to be trained"
         found.expect("F3", not call.trainable or rollout.status == "aborted", message, **where)
-    stops = set(call.sampling.get("stop_token_ids") or ())
+    stops: set[Any] = set(call.sampling.get("stop_token_ids") or ())
     if isinstance(finish.matched, int):
         stops.add(finish.matched)
     found.looked("F4", call.length)
@@ -150,7 +155,7 @@ def _check_text(rollout: Rollout, found: Findings, tokenizer: Tokenizer) -> None
         info = segment.tokenizer or rollout.tokenizer
         if info is None or info.sha256 != tokenizer.info.sha256:
             continue
-        where = {"segment": call.segment_index, "call_id": call.call_id}
+        where: dict[str, Any] = {"segment": call.segment_index, "call_id": call.call_id}
         if call.text_sha256 is not None:
             text = tokenizer.decode(call.token_ids)
             same = call.text_sha256 in (_sha256(text), _sha256(tokenizer.decode(_without_stop(call))))

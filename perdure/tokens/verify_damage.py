@@ -6,6 +6,7 @@ What comes out of here safely has the schema's types and arrays of equal length;
 import hmac
 import re
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -166,16 +167,16 @@ def _mismatches(segment: SegmentRecord) -> Iterator[int | None]:
 
 def _diagnosis(rollout: Rollout, segment: SegmentRecord, at: int) -> str:
     """Which single entry would have to be another for the check value to hold."""
-    row = list(next(iter_row for i, iter_row in enumerate(rows_of(segment)) if i == at))
+    row: tuple[Any, ...] = next(islice(rows_of(segment), at, None))
     before = segment.check[at - 1] & 0xFFFFFFFF if at else first_check(segment.segment_id)
     recorded = segment.check[at]
     for index, values in _candidates(rollout, segment, at):
         for value in values:
-            if value != row[index] and token_check(before, *row[:index], value, *row[index + 1 :]) == recorded:
+            if value != row[index] and token_check(before, *(*row[:index], value, *row[index + 1 :])) == recorded:
                 return f"{NAMES[index]} is {row[index]} and was {value} when the record was written"
     if at + 1 < len(segment.check):
         computed = token_check(before, *row)
-        following = next(iter_row for i, iter_row in enumerate(rows_of(segment)) if i == at + 1)
+        following = next(islice(rows_of(segment), at + 1, None))
         if computed is not None and token_check(computed, *following) == segment.check[at + 1]:
             return f"the check value itself is damaged: it is {recorded}, the token's entries give {computed}"
     return UNFIT

@@ -44,30 +44,26 @@ def comparable(call: Call) -> str | None:
 
 
 def rescore(rollout: Rollout, found: Findings, score: Score, differences: Differences) -> None:
-    """One forward pass a segment, from its first own call that can be compared."""
+    """One forward pass a call that can be compared: an engine without prompt logprobs pays for each id it scores."""
     skipped: dict[str, int] = {}
-    for segment in rollout.segments:
-        calls: list[Call] = []
-        for call in rollout.calls:
-            if call.segment_index == segment.index:
-                why = comparable(call)
-                if why is None:
-                    calls.append(call)
-                else:
-                    skipped[why] = skipped.get(why, 0) + call.length
-        if not calls:
+    for call in rollout.calls:
+        why = comparable(call)
+        if why is not None:
+            skipped[why] = skipped.get(why, 0) + call.length
             continue
+        if not call.length:
+            continue
+        segment = rollout.segments[call.segment_index]
         model = segment.model or rollout.model
-        start, end = calls[0].start, calls[-1].start + calls[-1].length
-        scored = score(model.handle, segment.token_ids[:end], start)
-        if len(scored) != end - start:
-            raise AgentError(f"The engine scored {len(scored)} ids where {end - start} were asked for.")
-        for call in calls:
-            found.looked("L5", call.length)
-            for at in range(call.start, call.start + call.length):
-                recorded = segment.logprobs[at]
-                if recorded is not None:
-                    differences.add(abs(recorded - scored[at - start]), found, segment.index, at, call)
+        end = call.start + call.length
+        scored = score(model.handle, segment.token_ids[:end], call.start)
+        if len(scored) != call.length:
+            raise AgentError(f"The engine scored {len(scored)} ids where {call.length} were asked for.")
+        found.looked("L5", call.length)
+        for at, again in enumerate(scored, call.start):
+            recorded = segment.logprobs[at]
+            if recorded is not None:
+                differences.add(abs(recorded - again), found, segment.index, at, call)
     for why, tokens in skipped.items():
         found.note(f"L5 is unchecked for {tokens} tokens: they {why}.")
 

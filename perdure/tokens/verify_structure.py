@@ -4,6 +4,7 @@ the calls alone and compared, token by token, so that a wrong entry is named eve
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from perdure.tokens.record import ASSISTANT, Call, Rollout, SegmentRecord
 from perdure.tokens.verify_report import Findings
@@ -27,7 +28,7 @@ def _check_intervals(segment: SegmentRecord, calls: Sequence[Call], found: Findi
     """T2, T3, P1, P2: the calls tile the segment. False if they do not: nothing can be derived from them then."""
     size, end, sound = len(segment.token_ids), 0, True
     for call in calls:
-        at = {"segment": segment.index, "call_id": call.call_id}
+        at: dict[str, Any] = {"segment": segment.index, "call_id": call.call_id}
         stop = call.start + call.length
         inside = end <= call.delta_start <= call.start <= stop <= size
         sound &= found.expect("T2", inside, f"ids [{call.start}, {stop}) are not after {end} and within {size}", **at)

@@ -1,0 +1,80 @@
+"""The token record over HTTP: `traj/1` lines of an agent, a conversation or a run, and rescoring by the engine itself."""
+
+from array import array
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.types import ASGIApp
+
+from perdure.api.endpoint import route
+from perdure.api.errors import json_response
+from perdure.api.services import services
+from perdure.core.errors import Invalid
+from perdure.providers.token_exact import TokenExactModel
+from perdure.runs.trajectories import rollouts
+from perdure.tokens.export import dump_jsonl
+
+NDJSON = "application/x-ndjson"
+_WANTED = ("agent_id", "run_id", "conversation_id")
+
+
+async def export(request: Request) -> ASGIApp:
+    """`GET /v1/trajectories?agent_id=|run_id=|conversation_id=`: one rollout a line, as each is read."""
+    wanted = {name: value for name in _WANTED if (value := request.query_params.get(name))}
+    made = rollouts(services(request).store, **wanted)
+    # the first is read before the answer begins, so that what is wrong still has a status of its own
+    first = await anext(made, None)
+    if first is None:
+        return Response(b"", media_type=NDJSON)
+    return StreamingResponse(_lines(first, made), media_type=NDJSON)
+
+
+async def _lines(first: dict[str, Any], rest: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:
+    yield dump_jsonl([first])
+    async for rollout in rest:
+        yield dump_jsonl([rollout])
+
+
+class RescoreRequest(Struct, frozen=True):
+    """Score `token_ids[start:]` by the model `handle`, each id given all before it."""
+
+    handle: str
+    token_ids: list[int]
+    start: int
+
+
+_decode = msgspec.json.Decoder(RescoreRequest).decode
+
+
+async def rescore(request: Request) -> ASGIApp:
+    """`POST /v1/trajectories/rescore`: raw logprobs from one forward pass of the engine."""
+    try:
+        body = _decode(await request.body())
+    except msgspec.DecodeError as error:
+        raise Invalid(f"{error}. Send {{handle, token_ids, start}}.", status=422) from error
+    if not 1 <= body.start <= len(body.token_ids):
+        raise Invalid(
+            f"start: {body.start} is not in [1, {len(body.token_ids)}]: the first id has nothing before it.", status=422
+        )
+    resolved = await services(request).registry.resolve(body.handle, require_exact=True)
+    model = resolved.model
+    if not isinstance(model, TokenExactModel):
+        raise Invalid(f"handle: {body.handle} takes text, not token ids; it cannot score a token record.")
+    vocab_size = model.renderer.tokenizer.info.vocab_size
+    # an id outside the vocabulary ends some engines
+    wrong = next((at for at, token_id in enumerate(body.token_ids) if not 0 <= token_id < vocab_size), None)
+    if wrong is not None:
+        message = f"token_ids[{wrong}]: {body.token_ids[wrong]} is not in the vocabulary of {vocab_size} ids."
+        raise Invalid(message, status=422)
+    logprobs = await model.engine.score(resolved.name, array("i", body.token_ids), body.start, vocab_size)
+    return json_response({"logprobs": logprobs})
+
+
+routes = [
+    route("GET", "/v1/trajectories", export, "export_trajectories"),
+    route("POST", "/v1/trajectories/rescore", rescore, "rescore_tokens"),
+]

@@ -1,0 +1,225 @@
+"""`perdure trajectory`: the token record of an agent or a run, exported and verified.
+
+Exit status of `verify`: 0 all holds, 1 something does not, 2 the file (or the engine asked) cannot be read.
+"""
+
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from perdure.cli.client import Client, ClientError, connect
+from perdure.cli.options import BaseUrl, new_app
+from perdure.cli.show import paint, print_fields, print_json, print_table, progress, use_colour
+from perdure.core.errors import AgentError
+
+if TYPE_CHECKING:
+    from perdure.tokens.base import Tokenizer
+    from perdure.tokens.verify_report import Report
+
+app = new_app("Export the token record of an agent or a run, and verify one.", no_args_is_help=True)
+
+EXACT_ONLY = "Only engines that take and give token ids (SGLang, vLLM, llama.cpp, the embedded model) leave one."
+
+
+@app.command("export")
+def export_trajectory(
+    target: Annotated[str, typer.Argument(metavar="AGENT|RUN", help="An agent's id or name, or a run's id.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write there, not to standard output.")
+    ] = None,
+    base_url: BaseUrl = None,
+    database: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Read this SQLite file, without a server.", show_default=False)
+    ] = None,
+) -> None:
+    """Write every rollout as one line of JSON (schema traj/1). The same record gives the same bytes."""
+    if base_url is not None and database is not None:
+        raise ClientError("Give --base-url or --database, not both.")
+    data = _from_database(database, target) if database is not None else _from_server(connect(base_url), target)
+    if not data:
+        raise ClientError(f"{target} has no token record. {EXACT_ONLY}")
+    if output is None:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+        return
+    # whole or not at all: a file cut between two lines would still verify
+    partial = output.with_name(output.name + ".partial")
+    try:
+        partial.write_bytes(data)
+        partial.replace(output)
+    except OSError as error:
+        raise ClientError(f"{output} cannot be written: {error.strerror}.") from error
+    print(f"{output}: {data.count(bytes([10]))} rollouts, {len(data):,} bytes", file=sys.stderr)
+
+
+def _from_server(client: Client, target: str) -> bytes:
+    if target.startswith("run-"):
+        return client.get_bytes("/v1/trajectories", run_id=target)
+    if target.startswith("conv-"):
+        return client.get_bytes("/v1/trajectories", conversation_id=target)
+    from perdure.cli.agents import find_agent
+
+    return client.get_bytes("/v1/trajectories", agent_id=find_agent(client, target)["id"])
+
+
+def _from_database(file: Path, target: str) -> bytes:
+    import asyncio
+
+    from perdure.runs.trajectories import rollouts_of_either
+    from perdure.store.migrate import sqlite_is_current
+    from perdure.store.sqlite import SqliteStore
+    from perdure.tokens.export import dump_jsonl
+
+    if not file.is_file():
+        raise ClientError(
+            f"There is no file {file}. Give the server's database, by default perdure.db in its data directory."
+        )
+    if not sqlite_is_current(file):
+        raise ClientError(
+            f"{file} has another version's schema. Start `perdure serve` on it once to bring it up to date."
+        )
+
+    async def read() -> bytes:
+        store = SqliteStore(file, readers=1)
+        try:
+            return dump_jsonl([rollout async for rollout in rollouts_of_either(store, target)])
+        finally:
+            await store.close()
+
+    return asyncio.run(read())
+
+
+@app.command("verify")
+def verify_trajectory(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An export.")],
+    engine: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Recompute logprobs by this llama.cpp or SGLang server.", show_default=False),
+    ] = None,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            "--server",
+            "--base-url",
+            metavar="URL",
+            help="Recompute logprobs by the engines of this running Perdure.",
+            show_default=False,
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(metavar="PLACE", help="A model folder, tokenizer.json or .gguf: checks ids against text too."),
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(min=0.0, help="Largest mean logprob difference; ten times it for the 99th percentile.")
+    ] = 0.02,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Check every invariant an export can be held to, and name the first bad token."""
+    try:
+        report = _verified(file, engine, server, tokenizer, tolerance)
+    except OSError as error:
+        _stop(f"{file} cannot be read: {error.strerror}.", as_json)
+    except AgentError as error:
+        _stop(f"{file}: {error.message}", as_json)
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        _print_report(report)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+def _stop(message: str, as_json: bool) -> NoReturn:
+    if as_json:
+        print_json({"ok": False, "error": message})
+    print(f"perdure: {message}", file=sys.stderr)
+    raise typer.Exit(2)
+
+
+def _verified(file: Path, engine: str | None, server: str | None, place: Path | None, tolerance: float) -> "Report":
+    from perdure.tokens.export import load_jsonl
+    from perdure.tokens.verify import verify
+
+    if engine is not None and server is not None:
+        raise ClientError("give --engine or --server, not both.")
+    data = file.read_bytes()
+    rollouts = load_jsonl(data)
+    tokenizer = _tokenizer(place) if place is not None else None
+    recomputing = engine or server
+    shown = progress(f"Recomputing logprobs by {recomputing}") if recomputing else nullcontext()
+    with shown, _scorer(engine, server, rollouts) as score:
+        return verify(rollouts, tokenizer=tokenizer, score=score, tolerance=tolerance, source=data)
+
+
+@contextmanager
+def _scorer(engine: str | None, server: str | None, rollouts: list[dict[str, Any]]) -> Generator[Any]:
+    if engine is not None:
+        from perdure.cli.scoring import engine_score
+
+        with engine_score(engine, rollouts) as score:
+            yield score
+    elif server is not None:
+        from perdure.cli.scoring import server_score
+
+        yield server_score(server)
+    else:
+        yield None
+
+
+def _tokenizer(place: Path) -> "Tokenizer":
+    from perdure.tokens.base import TokenizerNotFound
+    from perdure.tokens.discovery import load
+
+    try:
+        found = load(place, place.name)
+    except TokenizerNotFound as error:
+        raise ClientError(str(error)) from error
+    if found is None:
+        raise ClientError(f"there is no tokenizer.json or .gguf at {place}.")
+    return found.tokenizer
+
+
+def _print_report(report: "Report") -> None:
+    from perdure.tokens.verify_report import MEANING
+
+    colour = use_colour()
+    print_fields(
+        [
+            ("rollouts", report.rollouts),
+            ("segments", report.segments),
+            ("calls", report.calls),
+            ("tokens", report.tokens),
+            ("sampled tokens", report.sampled_tokens),
+            ("trainable tokens", report.trainable_tokens),
+            ("drift", f"{report.drift} prompts rebuilt without a declared cause"),
+            ("declared fallbacks", report.fallbacks),
+        ]
+    )
+    if (stats := report.logprobs) is not None:
+        text = f"mean {stats.mean:.3g}, p99 {stats.p99:.3g}, max {stats.max:.3g} over {stats.tokens} tokens"
+        print_fields([("logprob difference", f"{text} (tolerance {stats.tolerance:g})")])
+    print()
+    broken = {violation.invariant for violation in report.violations}
+    rows = [
+        (name, MEANING[name], times, "VIOLATED" if name in broken else "holds")
+        for name, times in sorted(report.checked.items())
+    ]
+    print_table(("invariant", "meaning", "checked", "result"), rows)
+    for note in report.notes:
+        print(paint(f"not checked: {note}", "yellow", colour=colour))
+    for violation in report.violations:
+        print(f"{paint(violation.invariant, 'bold red', colour=colour)}  {violation.place}: {violation.message}")
+    if report.violation_count > len(report.violations):
+        print(f"... and {report.violation_count - len(report.violations)} more of the same kinds")
+    if report.ok:
+        checks = sum(report.checked.values())
+        print(paint(f"OK: {len(report.checked)} invariants hold in {checks:,} checks", "bold green", colour=colour))
+        return
+    print(paint(f"NOT OK: {report.violation_count} violations", "bold red", colour=colour))
+    if (first := report.first_bad_token) is not None:
+        print(paint(f"first bad token: {first.place}: {first.message}", "bold red", colour=colour))
