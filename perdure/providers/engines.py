@@ -23,13 +23,14 @@ from perdure.providers.llamacpp import LlamaCpp
 from perdure.providers.local import LocalEngine, LocalModel, local_model
 from perdure.providers.profiles import profile_of
 from perdure.providers.sglang import SGLang
-from perdure.providers.token_exact import TokenExactModel
+from perdure.providers.token_exact import DEFAULT_MAX_TOKENS, TokenExactModel
 from perdure.providers.vllm import VLLM
 from perdure.tokens.base import Renderer, TokenizerNotFound
 from perdure.tokens.discovery import default_hf_cache, find_tokenizer
 from perdure.tokens.families import renderer_for
 
 SEARCH_TIMEOUT_S = 60.0
+LOCAL_MAX_TOKENS = 512  # a small model on a CPU rambles on, and nobody waits for four thousand tokens of it
 ASK_TIMEOUT_S = 5.0
 
 
@@ -212,4 +213,5 @@ def exact_model(
         handle=f"{provider}/{name}",
         context_window=info.context_window if info is not None else None,
         engine_version=version,
+        default_max_tokens=LOCAL_MAX_TOKENS if provider == "local" else DEFAULT_MAX_TOKENS,
     )

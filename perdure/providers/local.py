@@ -143,7 +143,7 @@ class LocalEngine:
             "name": self.model.name,
             "window": self.model.window,
             "slots": SLOTS,
-            "threads": max(1, (os.cpu_count() or 2) // 2) if (os.cpu_count() or 2) > 4 else os.cpu_count() or 2,
+            "threads": max(1, (os.cpu_count() or 2) // 2),  # its threads spin: with a core short, all of them crawl
             "cache_mib": CACHE_MIB,
             "api_key": key,
         }
