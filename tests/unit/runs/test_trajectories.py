@@ -1,0 +1,163 @@
+"""Real runs on a token engine leave rollouts that verify: steps, tool calls, memory edits, truncated answers, cuts."""
+
+from array import array
+from collections.abc import AsyncIterator
+
+import pytest
+
+from perdure.agents.builtin_tools import ensure_builtin_tools
+from perdure.agents.recompile import first_system_message
+from perdure.core.agents import Agent, AgentBundle, Block
+from perdure.core.errors import Invalid, NotFound
+from perdure.core.ids import new_id, now_us
+from perdure.core.messages import Message, TextPart
+from perdure.core.runs import Run, RunConfig
+from perdure.providers.scripted import Completion, ScriptedEngine
+from perdure.providers.token_exact import TokenExactModel
+from perdure.runs.runner import Runner
+from perdure.runs.trajectories import rollouts, rollouts_of_either, status_of
+from perdure.store import agents
+from perdure.store.sqlite import SqliteStore
+from perdure.store.tools import find_tool
+from perdure.tokens.export import dump_jsonl
+from perdure.tokens.qwen3 import Qwen3Renderer
+from perdure.tokens.verify import verify_bytes
+from perdure.tokens.verify_report import Report
+from tests.doubles.models import OneModel
+from tests.doubles.tokenizers import small_tokenizer
+
+ARGUMENTS = '{"label": "human", "new_string": "likes \\"tea\\"\\n☕"}'
+INSERT = f'<tool_call>\n{{"name": "memory_insert", "arguments": {ARGUMENTS}}}\n</tool_call>'
+
+
+class World:
+    """One agent on a scripted engine."""
+
+    def __init__(self, store: SqliteStore, agent: Agent) -> None:
+        self.store = store
+        self.agent = agent
+        tokenizer = small_tokenizer()
+        stop = tokenizer.special_id("<|im_end|>")
+        assert stop is not None
+        self.engine = ScriptedEngine(tokenizer, stop_token_id=stop)
+        self.tokenizer = tokenizer
+        model = TokenExactModel(
+            self.engine, Qwen3Renderer(tokenizer), provider_name="sglang", model_name="m", handle="sglang/m"
+        )
+        self.runner = Runner(store, OneModel(model), None)  # type: ignore[arg-type]
+
+    async def send(self, text: str) -> str:
+        now, agent_id = now_us(), self.agent.id
+        run = Run(
+            id=new_id("run"), agent_id=agent_id, conversation_id=agent_id, status="created", created_us=now,
+            config=RunConfig(include_pings=False),
+        )  # fmt: skip
+        message = Message(
+            id=new_id("message"), role="user", created_us=now, content=(TextPart(text),), agent_id=agent_id,
+            conversation_id=agent_id, run_id=run.id,
+        )  # fmt: skip
+        submitted = await self.runner.submit(run, (message,), (), wait=True)
+        async for _ in self.runner.follow(submitted.run_id):
+            pass
+        return submitted.run_id
+
+    async def export(self, **wanted: str) -> bytes:
+        return dump_jsonl([rollout async for rollout in rollouts(self.store, **wanted)])
+
+    def verified(self, data: bytes) -> Report:
+        """By a forward pass over the ids alone, as an engine does it."""
+        size = self.tokenizer.info.vocab_size
+        lm_logprob = _model(size)
+
+        def score(handle: str, ids: list[int], start: int) -> list[float]:
+            context = array("i", ids)
+            return [lm_logprob(context[:at], context[at]) for at in range(start, len(context))]
+
+        return verify_bytes(data, tokenizer=self.tokenizer, score=score, tolerance=1e-5)
+
+
+def _model(size: int):
+    from perdure.providers.scripted import HashModel
+
+    return HashModel(size).logprob
+
+
+@pytest.fixture
+async def world(store: SqliteStore) -> AsyncIterator[World]:
+    await ensure_builtin_tools(store)
+    tool = await store.read(lambda: find_tool("memory_insert"))
+    assert tool is not None
+    now = now_us()
+    agent = Agent(id=new_id("agent"), name="test", system="You are a test.", model="sglang/m", created_us=now)
+    block = Block(id=new_id("block"), label="human", value="Ada", created_us=now, updated_us=now)
+    bundle = AgentBundle(agent=agent, blocks=(block,), tools=(tool,))
+    system = first_system_message(bundle)
+    await store.write(lambda: agents.create_agent(bundle, new_blocks=[block.id], system_message=system))
+    made = World(store, agent)
+    made.runner.start()
+    yield made
+    await made.runner.stop()
+
+
+async def test_a_conversation_with_tools_and_memory_edits_verifies_whole(world: World) -> None:
+    world.engine.completions.extend(
+        [
+            Completion(text=f"<think>\nhm\n</think>\n\n{INSERT}", versions=(("7", 9), ("8", 200))),
+            Completion(text="Noted \"tea\" <b>&amp;</b> 'ünïcode' ☕\n"),
+            Completion(text="Cut", finish="length"),
+            Completion(text="<think>\nagain\n</think>\n\nBye."),
+        ]
+    )
+    runs = [await world.send(text) for text in ("I like tea ☕", "  And?\n<|im_end|>", "bye")]
+    data = await world.export(agent_id=world.agent.id)
+    report = world.verified(data)
+    assert report.violations == []
+    assert (report.rollouts, report.calls, report.drift) == (1, 4, 0)
+    # the edited block is compiled into the next request's prompt: a declared new segment
+    assert report.segments == 2
+    assert report.trainable_tokens == report.sampled_tokens > 100
+    assert report.logprobs is not None and report.logprobs.tokens == report.sampled_tokens
+    assert {"X1", "X3", "X4", "S1", "P4", "L5"} <= set(report.checked)
+    assert await world.export(agent_id=world.agent.id) == data
+    for run_id in runs:
+        alone = world.verified(await world.export(run_id=run_id))
+        assert alone.violations == []
+
+
+async def test_a_run_is_told_by_its_id(world: World) -> None:
+    run_id = await world.send("hello")
+    await world.send("more")
+    for wanted, calls in ((run_id, 1), (world.agent.id, 2)):
+        made = [rollout async for rollout in rollouts_of_either(world.store, wanted)]
+        assert [len(rollout["calls"]) for rollout in made] == [calls]
+        assert made[0]["status"] == "completed"
+
+
+async def test_what_is_unknown_or_unclear_is_an_error(world: World) -> None:
+    with pytest.raises(NotFound):
+        await world.export(agent_id="agent-00000000-0000-4000-8000-000000000000")
+    with pytest.raises(NotFound):
+        await world.export(run_id="run-00000000-0000-4000-8000-000000000000")
+    with pytest.raises(Invalid, match="exactly one"):
+        await world.export()
+    with pytest.raises(Invalid, match="begins with"):
+        [rollout async for rollout in rollouts_of_either(world.store, "something")]
+
+
+async def test_a_conversation_without_tokens_gives_nothing(world: World) -> None:
+    assert await world.export(agent_id=world.agent.id) == b""
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "wanted"),
+    [
+        ("completed", "end_turn", "completed"),
+        ("completed", "max_steps", "truncated"),
+        ("failed", "max_tokens_exceeded", "truncated"),
+        ("failed", "llm_api_error", "failed"),
+        ("cancelled", "cancelled", "aborted"),
+        ("running", None, "incomplete"),
+    ],
+)
+def test_a_runs_end_is_the_rollouts(status: str, reason: str | None, wanted: str) -> None:
+    assert status_of(status, reason) == wanted
