@@ -15,9 +15,7 @@ from perdure.store import agents as agent_store
 from perdure.store import tools as tool_store
 from perdure.store.base import Tx
 from perdure.tools.registry import BUILTIN_TOOLS
-from perdure.tools.schema import schema_from_source
-
-MAX_NAME = 48
+from perdure.tools.schema import schema_from_source, validate_json_schema
 
 
 class ToolSpec(Struct, frozen=True, kw_only=True):
@@ -121,26 +119,10 @@ def schema_of(
     if json_schema is None:
         if source_type != "python":
             raise Invalid(f"json_schema: is needed for {source_type} tools; only Python's can be read from the source.")
-        schema = schema_from_source(source_code, args_json_schema)
-    else:
-        schema = {"description": "", "parameters": {"type": "object", "properties": {}}, **json_schema}
-        if args_json_schema is not None:
-            schema["parameters"] = args_json_schema
-    _check_schema(schema)
-    return schema
-
-
-def _check_schema(schema: dict[str, Any]) -> None:
-    name = schema.get("name")
-    if not isinstance(name, str) or not name:
-        raise Invalid("json_schema.name: must be the tool's name")
-    if len(name) > MAX_NAME:
-        raise Invalid(f"The tool's name {name!r} has {len(name)} characters; at most {MAX_NAME} are allowed.")
-    if not all(char.isalnum() or char in "_-" for char in name) or not name.isascii():
-        raise Invalid(f"The tool's name {name!r} may only have letters, digits, _ and -.")
-    parameters = schema.get("parameters")
-    if not isinstance(parameters, dict) or parameters.get("type", "object") != "object":
-        raise Invalid("json_schema.parameters: must be the JSON schema of an object")
+        return schema_from_source(source_code, args_json_schema=args_json_schema)
+    if args_json_schema is not None:
+        json_schema = {**json_schema, "parameters": args_json_schema}
+    return validate_json_schema(json_schema)
 
 
 def _check_not_built_in(name: str) -> None:

@@ -7,10 +7,10 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-from perdure.agents.edit_tools import attached_tool, schema_of
+from perdure.agents.edit_tools import attached_tool
 from perdure.agents.recompile import recompile_agents
 from perdure.core.agents import AgentBundle, Tool
-from perdure.core.errors import Invalid, ToolError
+from perdure.core.errors import Invalid
 from perdure.core.ids import new_id, now_us
 from perdure.core.messages import TextPart, ToolCall, ToolReturn
 from perdure.runs.search import StoreSearch
@@ -23,7 +23,7 @@ from perdure.tools.base import PassageInsert
 from perdure.tools.builtin import BuiltinTools
 from perdure.tools.executor import Executor
 from perdure.tools.sandbox import Sandbox, SandboxResult
-from perdure.tools.schema import check_arguments
+from perdure.tools.schema import check_arguments, schema_from_source
 
 
 class ToolResult(Struct, frozen=True, kw_only=True):
@@ -48,10 +48,7 @@ async def run_tool_of_agent(
 
 
 def _check(tool: Tool, args: Mapping[str, Any]) -> None:
-    try:
-        wrong = check_arguments(tool.json_schema.get("parameters", {}), dict(args))
-    except ToolError as error:
-        wrong = error.message
+    wrong = check_arguments(tool.json_schema.get("parameters", {}), dict(args))
     if wrong is not None:
         raise Invalid(f"args: {wrong}", status=422)
 
@@ -130,12 +127,10 @@ async def run_source(
     *,
     name: str | None,
     env: Mapping[str, str],
-    json_schema: dict[str, Any] | None,
-    args_json_schema: dict[str, Any] | None,
     pip_requirements: list[dict[str, Any]],
 ) -> tuple[str, SandboxResult]:
-    """Run a function that is no stored tool: (its name, what came of it)."""
-    function = name or str(schema_of(source_code, "python", json_schema, args_json_schema)["name"])
+    """Run a function that is no stored tool, by default the last one: (its name, what came of it)."""
+    function = str(schema_from_source(source_code, name, args_json_schema={"type": "object", "properties": {}})["name"])
     result = await sandbox.run(
         source=source_code, function=function, args=dict(args), env=dict(env), pip_requirements=pip_requirements
     )

@@ -106,10 +106,8 @@ async def run_from_source(request: Request, body: RunToolFromSource) -> Response
         services(request).sandbox,
         body.source_code,
         body.args,
-        name=body.name,
+        name=body.name or (body.json_schema or {}).get("name"),
         env=body.env_vars,
-        json_schema=body.json_schema,
-        args_json_schema=body.args_json_schema,
         pip_requirements=requirements,
     )
     return json_response(tool_return_message(name, result))

@@ -188,9 +188,9 @@ async def test_built_in_tools_are_not_replaced_changed_or_deleted(ready: SqliteS
     [
         ({"source_code": "x", "source_type": "typescript"}, "json_schema: is needed"),
         ({"source_code": "x", "json_schema": {"name": "n" * 49}}, "at most 48"),
-        ({"source_code": "x", "json_schema": {"name": "a b"}}, "only have letters"),
+        ({"source_code": "x", "json_schema": {"name": "a b"}}, "may only have the letters"),
         ({"source_code": "x", "json_schema": {"parameters": {}}}, "json_schema.name"),
-        ({"source_code": "x", "json_schema": {"name": "a", "parameters": []}}, "json_schema.parameters"),
+        ({"source_code": "x", "json_schema": {"name": "a", "parameters": [1]}}, "json_schema.parameters"),
     ],
 )
 async def test_a_tool_without_a_usable_schema_is_refused(ready: SqliteStore, spec: dict[str, Any], text: str) -> None:
