@@ -67,9 +67,9 @@ def create_app(services: Services, *, extra_routes: Sequence[BaseRoute] | None =
 
 
 def _hot_routes() -> list[BaseRoute]:
-    from perdure.api.routes import messages, streams
+    from perdure.api.routes import messages, streams, trajectories
 
-    return [*messages.routes, *streams.routes]
+    return [*messages.routes, *streams.routes, *trajectories.routes]
 
 
 def _routers() -> list[APIRouter]:

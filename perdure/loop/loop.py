@@ -131,8 +131,8 @@ def _prompt(turn: Turn, constraint: rules.Allowed, step_id: str, message_id: str
         step_id=step_id,
         system_message_id=turn.system.id,
         thinking_retention=agent.thinking_retention,
-        want_logprobs=config.return_logprobs or agent.model_settings.return_logprobs,
-        top_logprobs=config.top_logprobs if config.top_logprobs is not None else agent.model_settings.top_logprobs,
+        want_logprobs=config.return_logprobs,
+        top_logprobs=config.top_logprobs,
     )
 
 

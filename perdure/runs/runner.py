@@ -13,8 +13,10 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
+from perdure.core.agents import ModelSettings
 from perdure.core.errors import AgentError, LeaseLost, NotFound, ProviderError, StoreError
 from perdure.core.events import Event, LogEnded
 from perdure.core.ids import now_us
@@ -198,6 +200,7 @@ class Runner:
     async def _drive(self, worker: Worker, accepted: Accepted, inputs: tuple[Message, ...] | None) -> None:
         run = worker.run
         context = await self.contexts.load(accepted, inputs)
+        run = worker.run = as_agent_wants(run, context.bundle.agent.model_settings)
         turn, executor = await self._turn(run, context)
         await worker.drive(turn, context, executor)
 
@@ -387,6 +390,19 @@ class Runner:
         elif outcome == "cancelled" and (runlog := self._logs.get(run_id)) is not None:
             runlog.abandon()
         return "cancelled" if outcome != "ended" else "ended"
+
+
+def as_agent_wants(run: Run, settings: ModelSettings) -> Run:
+    """What an agent's settings ask of all its runs counts as asked by the request."""
+    if not (settings.return_token_ids or settings.return_logprobs):
+        return run
+    config = msgspec.structs.replace(
+        run.config,
+        return_token_ids=run.config.return_token_ids or settings.return_token_ids,
+        return_logprobs=run.config.return_logprobs or settings.return_logprobs,
+        top_logprobs=run.config.top_logprobs if run.config.top_logprobs is not None else settings.top_logprobs,
+    )
+    return msgspec.structs.replace(run, config=config)
 
 
 def is_dead(owner: str) -> bool:

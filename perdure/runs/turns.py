@@ -9,6 +9,9 @@ from typing import Any
 
 from perdure.core.messages import Message, TextPart, ToolReturn
 from perdure.core.tokens import TokenCall, bytes_to_floats, bytes_to_ids
+from perdure.store import ledger
+from perdure.store.base import Tx
+from perdure.store.messages import messages_of_run
 
 
 def assistant_turn(call: TokenCall, prompt_ids: Sequence[int], message: Message | None) -> dict[str, Any]:
@@ -86,3 +89,14 @@ def turns_of_run(
         if message.role == "tool":
             turns.extend(tool_turns(message, message.step_id))
     return turns
+
+
+def stored_turns(run_id: str) -> Tx[list[dict[str, Any]]]:
+    """The turns of a run, from the ledger; [] where no engine gave token ids."""
+    calls = yield from ledger.calls_of_run(run_id)
+    segments: list[Sequence[TokenCall]] = []
+    for segment_id in dict.fromkeys(call.segment_id for call in calls):
+        found = yield from ledger.segment_with_calls(segment_id)
+        if found is not None:
+            segments.append(found[1])
+    return turns_of_run(run_id, segments, (yield from messages_of_run(run_id)))

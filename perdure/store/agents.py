@@ -106,6 +106,12 @@ def agent_by_id(agent_id: str) -> Tx[Agent]:
     return agent_from_row(rows[0])
 
 
+def wants_token_ids(agent_id: str) -> Tx[bool]:
+    """Whether the agent's settings ask for the token record of all its runs; False for one that is gone."""
+    rows = yield Query("agent_by_id", {"id": agent_id})
+    return bool(rows) and agent_from_row(rows[0]).model_settings.return_token_ids
+
+
 def check_agent(agent_id: str) -> Tx[None]:
     """NotFound unless there is such an agent."""
     if not (yield Query("agent_exists", {"id": agent_id})):

@@ -26,6 +26,7 @@ from perdure.core.events import RunFailed, RunStopped
 from perdure.core.ids import matches, new_id, now_us
 from perdure.core.runs import Run
 from perdure.runs.runner import Submitted
+from perdure.store import agents
 
 _encode = msgspec.json.Encoder().encode
 
@@ -91,14 +92,18 @@ async def submit(
         metadata={"run_type": "send_message"},
     )
     inputs, otids = input_messages(body, agent_id=agent_id, conversation_id=conversation_id, run_id=run.id, now=now)
-    await check_model(parts, body)
+    await check_model(parts, body, agent_id)
     return run, await parts.runner.submit(run, inputs, otids, wait=wait, lazy=not streaming and not background)
 
 
-async def check_model(parts: Services, body: SendRequest) -> None:
-    """What must fail before anything is accepted: an override nobody serves."""
-    if body.override_model is not None:
-        await parts.registry.resolve(body.override_model)
+async def check_model(parts: Services, body: SendRequest, agent_id: str) -> None:
+    """What must fail before anything is accepted: a model nobody serves, or one that cannot do what is asked of it."""
+    if body.override_model is None and not body.return_token_ids:
+        return
+    agent = await parts.store.read(lambda: agents.agent_by_id(agent_id))
+    await parts.registry.resolve(
+        body.override_model or agent.model, settings=agent.model_settings, require_exact=body.return_token_ids
+    )
 
 
 async def _answer(parts: Services, body: SendRequest, agent_id: str, conversation_id: str) -> Response:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
+import msgspec
 from fastapi import APIRouter, Query
 from pydantic import Field
 from starlette.requests import Request
@@ -16,7 +17,8 @@ from perdure.api.to_wire import letta_messages
 from perdure.core.errors import NotFound
 from perdure.core.messages import Message
 from perdure.core.runs import Run, Step
-from perdure.store import run_reads
+from perdure.runs.turns import stored_turns
+from perdure.store import agents, run_reads
 from perdure.store import runs as run_store
 from perdure.store.base import Tx
 from perdure.store.listing import Page
@@ -79,7 +81,15 @@ def _conversation(query: ListRunsQuery) -> str | None:
 
 @router.get("/{run_id}", operation_id="retrieve_run")
 async def retrieve(request: Request, run_id: str) -> Response:
-    return json_response(run_state(await services(request).store.read(lambda: run_store.run_by_id(run_id))))
+    """`metadata.result.turns` is the run's token record, where the request or its agent asked for token ids."""
+    store = services(request).store
+    run = await store.read(lambda: run_store.run_by_id(run_id))
+    if run.config.return_token_ids or await store.read(lambda: agents.wants_token_ids(run.agent_id)):
+        turns = await store.scan(lambda: stored_turns(run_id))
+        metadata = dict(run.metadata or {})
+        metadata["result"] = {**metadata.get("result", {}), "turns": turns}
+        run = msgspec.structs.replace(run, metadata=metadata)
+    return json_response(run_state(run))
 
 
 @router.delete("/{run_id}", operation_id="delete_run")
