@@ -1,7 +1,8 @@
-"""What the demo does, in order: a server, an agent, three messages, and the proof of what was recorded.
+"""What the demo does, in order: a server, an agent, a few messages, and the proof of what was recorded.
 
-The embedded model is too small to choose tools, so its agent's rules name the tool a message must call and a grammar keeps
-the call well-formed; what it writes into the call is its own. Other models get no rules.
+The embedded model is too small to choose tools or to talk about what they returned, so its agent's rules name the tool a
+message must call, a grammar keeps the call well-formed, and the turn ends with it; what the model writes into the call is
+its own. Other models get no rules.
 """
 
 import sys
@@ -23,40 +24,46 @@ from perdure.cli.stream_view import StreamSummary, show_stream
 
 SERVER_START_TIMEOUT_S = 60.0
 MAX_STEPS = 3
-ANSWER_TOKENS = 96
+ANSWER_TOKENS = 48
 
-SYSTEM = (
-    "You are a friendly assistant with a memory. Answer in one short sentence. "
-    "Use memory_insert to remember what the human tells about themselves."
-)
+SYSTEM = """You are Sam, a friendly assistant. Answer in one short sentence.
+When the human says something about themselves, call memory_insert. For example, when the human says "My name is Bob.", call:
+<tool_call>
+{"name": "memory_insert", "arguments": {"label": "human", "new_string": "Bob"}}
+</tool_call>"""
 MEMORY = [
-    {"label": "human", "value": "What I know about the human:"},
+    {"label": "human", "value": "The human's name:"},
     {"label": "persona", "value": "I am Sam. I answer in one short sentence."},
 ]
 TOOL_NAME = "fahrenheit_to_celsius"
 TOOL_SOURCE = f'''
-def {TOOL_NAME}(fahrenheit: float) -> str:
+def {TOOL_NAME}(fahrenheit: int) -> str:
     """Convert a temperature from degrees Fahrenheit to degrees Celsius.
 
     Args:
-        fahrenheit (float): The temperature in degrees Fahrenheit.
+        fahrenheit (int): The temperature in degrees Fahrenheit.
     """
-    return f"{{fahrenheit:g}} F is {{(fahrenheit - 32) * 5 / 9:.1f}} C"
+    return f"{{fahrenheit}} F is {{(fahrenheit - 32) * 5 / 9:.1f}} C"
 '''
 
 
 class Message(Struct, frozen=True):
-    """`tool`: the call it should lead to; `args`: what of the call a small model is spared."""
+    """`tool`: the call it should lead to; `args`: what of the call a small model is spared.
+
+    `forget_first`: the conversation is cleared before it, so that only memory can know what was said.
+    """
 
     text: str
     tool: str | None = None
     args: dict[str, Any] | None = None
+    forget_first: bool = False
 
 
 STORY = (
-    Message("My name is Ada and I live in Paris.", "memory_insert", {"label": "human", "insert_line": -1}),
-    Message("It is 68 degrees Fahrenheit here. What is 68 Fahrenheit in Celsius?", TOOL_NAME),
-    Message("What is my name, and in which city do I live?"),
+    Message("My name is Ada.", "memory_insert", {"label": "human", "insert_line": -1}),
+    Message("Convert 68 fahrenheit to celsius.", TOOL_NAME),
+    Message("What is my name?", forget_first=True),
+    Message("Thank you! What is the capital of France?"),
 )
 
 
@@ -80,10 +87,15 @@ def _tell(client: Client, server: Child, handle: str, *, embedded: bool, folder:
     _heading("An agent with two memory blocks and a Python tool")
     agent_id = _create(client, handle)
     _show_memory(client, agent_id)
+    rules: list[dict[str, Any]] = []
     for number, message in enumerate(STORY, 1):
         _heading(f"Message {number} of {len(STORY)}")
-        if embedded:
-            client.patch(f"/v1/agents/{segment(agent_id)}", {"tool_rules": rules_for(message)})
+        if embedded and rules_for(message) != rules:
+            rules = rules_for(message)
+            client.patch(f"/v1/agents/{segment(agent_id)}", {"tool_rules": rules})
+        if message.forget_first:
+            client.patch(f"/v1/agents/{segment(agent_id)}/reset-messages", {})
+            print("The conversation is cleared. Only memory can know what was said in it.")
         _send(client, agent_id, message, must_call=embedded, first=number == 1)
         if message.tool == "memory_insert":
             _show_memory(client, agent_id)
@@ -92,13 +104,13 @@ def _tell(client: Client, server: Child, handle: str, *, embedded: bool, folder:
 
 
 def rules_for(message: Message) -> list[dict[str, Any]]:
-    """The tool rules that make a model call the message's tool, once and first."""
+    """The tool rules that make a model begin and end its turn with one call of the message's tool."""
     if message.tool is None:
         return []
     first: dict[str, Any] = {"type": "run_first", "tool_name": message.tool}
     if message.args is not None:
         first["args"] = message.args
-    return [first, {"type": "max_count_per_step", "tool_name": message.tool, "max_count_limit": 1}]
+    return [first, {"type": "exit_loop", "tool_name": message.tool}]
 
 
 def _check_offered(client: Client, handle: str) -> None:

@@ -33,10 +33,10 @@ def test_the_demos_server_gets_providers_but_no_address_or_password() -> None:
     assert server_env(env) == {"OPENAI_API_KEY": "k", "PERDURE_MODEL": "m"}
 
 
-def test_rules_force_one_call_and_then_let_go() -> None:
+def test_rules_make_a_turn_of_one_call() -> None:
     assert demo_story.rules_for(ROLL) == [
         {"type": "run_first", "tool_name": "roll_dice", "args": {"sides": 6}},
-        {"type": "max_count_per_step", "tool_name": "roll_dice", "max_count_limit": 1},
+        {"type": "exit_loop", "tool_name": "roll_dice"},
     ]
     assert demo_story.rules_for(demo_story.Message("hello")) == []
 
@@ -44,7 +44,7 @@ def test_rules_force_one_call_and_then_let_go() -> None:
 def test_the_demos_tool_does_what_it_says() -> None:
     namespace: dict[str, Any] = {}
     exec(demo_story.TOOL_SOURCE, namespace)
-    assert namespace[demo_story.TOOL_NAME](68.0) == "68 F is 20.0 C"
+    assert namespace[demo_story.TOOL_NAME](68) == "68 F is 20.0 C"
 
 
 @pytest.mark.parametrize(
