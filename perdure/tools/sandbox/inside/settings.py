@@ -1,0 +1,34 @@
+"""How one sandbox confines its calls: what the server decided, sent to the zygote as JSON when it starts."""
+
+import json
+from typing import Any, NamedTuple
+
+
+class Settings(NamedTuple):
+    """`namespaces`: the zygote may make namespaces, so each call gets its own (strict isolation).
+
+    `uids`: (first, how many) user ids to give to calls in turn; None: calls keep the zygote's.
+    `home`: where a call's private folder is made if it has no mount of its own. `readable`, `writable`: for Landlock.
+    Sizes in MiB. `output_limit`: bytes of stdout, and as many of stderr, that are kept.
+    """
+
+    namespaces: bool
+    uids: tuple[int, int] | None
+    home: str
+    readable: list[str]
+    writable: list[str]
+    allow_network: bool
+    memory_mb: int
+    disk_mb: int
+    max_processes: int
+    output_limit: int
+    preload: list[str]
+    landlock: int = 0
+    seccomp: str | None = None
+
+    @classmethod
+    def load(cls, text: str) -> "Settings":
+        fields: dict[str, Any] = json.loads(text)
+        if fields["uids"] is not None:
+            fields["uids"] = tuple(fields["uids"])
+        return cls(**fields)
