@@ -53,7 +53,7 @@ class ChatTemplate:
                 **self._special,
                 **options,
             )
-        except (TemplateError, TypeError, KeyError, AttributeError, ValueError) as refused:
+        except (TemplateError, TypeError, LookupError, AttributeError, ValueError, ArithmeticError) as refused:
             raise Invalid(f"The chat template of {self._model_name} refuses this conversation: {refused}") from refused
 
 
