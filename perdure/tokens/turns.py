@@ -28,6 +28,7 @@ from perdure.tokens.utterances import (
 )
 
 MARKERS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
+PREFILLED_IDS = 4  # a prompt that opens the thinking ends with its marker and a newline or two
 Retention = Literal["all", "tool_cycle"]
 
 
@@ -178,11 +179,11 @@ def has_thoughts(tokenizer: Tokenizer, dialect: OutputDialect, ids: Sequence[int
 
 
 def ends_thinking(dialect: OutputDialect, ids: Sequence[int], start: int) -> bool:
-    """Whether the answer that begins at `start` ends inside a thinking span."""
+    """Whether the answer that begins at `start` ends inside a thinking span, perhaps one that the prompt's last ids opened."""
     opened, closed = dialect.marker_ids.get("<think>"), dialect.marker_ids.get("</think>")
     if opened is None or closed is None:
         return False
-    at = rfind(ids, opened, start)
+    at = rfind(ids, opened, max(0, start - PREFILLED_IDS))
     return at >= 0 and rfind(ids, closed, at) < 0
 
 

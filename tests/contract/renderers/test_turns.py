@@ -285,5 +285,10 @@ def test_a_prompt_that_ends_inside_the_thinking_says_so() -> None:
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
     )
-    assert renderer.render("", [message("user", "a")], []).reasoning_open
+    rendered = renderer.render("", [message("user", "a")], [])
+    assert rendered.reasoning_open
+    cut = [*rendered.ids, *renderer.tokenizer.encode("Hm")]
+    after = renderer.bridge(cut, len(rendered.ids), [message("user", "b")], [])
+    assert isinstance(after, Rendered)
+    assert text_of(renderer, after).startswith("</think><|im_end|>\n")
     assert not RENDERERS["generic"]().render("", [message("user", "a")], []).reasoning_open
