@@ -47,7 +47,9 @@ def start(settings: dict[str, Any]) -> Any:
     params.kv_unified = False
     params.cpuparams.n_threads = settings["threads"]
     params.cache_ram_mib = settings["cache_mib"]
-    # with flash attention, a prompt read in one batch and the same ids read one by one differ by tenths of a nat
+    # with flash attention or a half-precision cache, a prompt read in one batch and the same ids read one by one differ by
+    # tenths of a nat; so they agree to the last bit
+    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     params.use_jinja = True
     params.ui = False
