@@ -105,8 +105,9 @@ def _next(calls: Sequence[Any], each: dict[str, Any]) -> list[Message]:
 
 
 def _stopped_in_thought(renderer: Renderer, last: TokenCall) -> bool:
-    text = renderer.tokenizer.decode(bytes_to_ids(last.completion_ids))
-    return last.finish.type == "stop" and "<think>" in text and "</think>" not in text
+    opened, closed = (renderer.tokenizer.special_id(marker) for marker in ("<think>", "</think>"))
+    marks = [one for one in bytes_to_ids(last.completion_ids) if one in (opened, closed)]
+    return last.finish.type == "stop" and marks[-1:] == [opened]
 
 
 def _check(renderer: Renderer, made: TokenCall, messages: Sequence[Message], sent: list[int], system: str) -> None:
