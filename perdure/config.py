@@ -78,17 +78,17 @@ def load_settings(env: Mapping[str, str] = os.environ, **overrides: Any) -> Sett
 
     take("PERDURE_HOST", "host")
     take("PERDURE_PORT", "port", int)
-    take("PERDURE_DATA_DIR", "data_dir", lambda text: Path(text).expanduser())
+    take("PERDURE_DATA_DIR", "data_dir", _path)
     take("PERDURE_DATABASE_URL", "database")
     take("LETTA_SERVER_PASSWORD", "password")
     take("PERDURE_PASSWORD", "password")
     take("PERDURE_TOOL_TIMEOUT", "tool_timeout_s", float)
     take("PERDURE_TOOL_ISOLATION", "tool_isolation", _isolation)
-    take("PERDURE_TOKENIZERS", "tokenizers_dir", lambda text: Path(text).expanduser())
+    take("PERDURE_TOKENIZERS", "tokenizers_dir", _path)
     take("PERDURE_ALLOW_PRIVATE_URLS", "allow_private_urls", _flag)
     take("PERDURE_MODEL", "default_model")
     take("PERDURE_TRACE_LIMIT", "trace_limit", int)
-    take("PERDURE_CONFIG", "config_file", lambda text: Path(text).expanduser())
+    take("PERDURE_CONFIG", "config_file", _path)
     take("PERDURE_SQLITE_SYNCHRONOUS", "synchronous", _synchronous)
     values.update({key: value for key, value in overrides.items() if value is not None})
     if "password" not in values and _flag(env.get("LETTA_SERVER_SECURE", "false")):
@@ -99,6 +99,10 @@ def load_settings(env: Mapping[str, str] = os.environ, **overrides: Any) -> Sett
         except (OSError, tomllib.TOMLDecodeError) as error:
             raise SettingsError(f"The configuration file {file} cannot be read: {error}") from error
     return Settings(**values)
+
+
+def _path(text: str) -> Path:
+    return Path(text).expanduser()
 
 
 def _flag(text: str) -> bool:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 
 from starlette.types import ASGIApp
@@ -67,7 +67,7 @@ def build(settings: Settings) -> Server:
 
 
 @contextlib.asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[Server]:
+async def running(settings: Settings) -> AsyncGenerator[Server]:
     """A started server without a socket: for tests and for those who mount the app themselves."""
     server = build(settings)
     await server.start()

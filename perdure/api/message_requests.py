@@ -5,7 +5,7 @@ Decoded with msgspec on the hot path. Unknown fields are ignored; a wrong one is
 
 import base64
 import binascii
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import msgspec
 from msgspec import Struct, field
@@ -204,7 +204,7 @@ def _plain_message(item: dict[str, Any], where: str) -> Message:
         raise Invalid(f"{where}.content: the message is empty")
     return Message(
         id=new_id("message"),
-        role=cast(Literal["user", "system", "assistant"], role),
+        role=role,
         created_us=0,
         content=content,
         otid=item.get("otid") or new_otid(),
@@ -282,10 +282,11 @@ def _approval(item: dict[str, Any], where: str, kind: str) -> Message:
         raise wrong(f"{where}.{key}", "must be a list with at least one answer")
     approvals: list[Approval] = []
     returns: list[ToolReturn] = []
-    for at, answer in enumerate(cast(list[dict[str, Any]], given)):
+    for at, answer in enumerate(cast(list[object], given)):
         place = f"{where}.{key}[{at}]"
         if not isinstance(answer, dict):
             raise wrong(place, "must be an object")
+        answer = cast(dict[str, Any], answer)
         call_id = _text(answer.get("tool_call_id"), f"{place}.tool_call_id")
         if kind == "approval" and answer.get("type", "approval") == "approval":
             approve = answer.get("approve")

@@ -206,7 +206,9 @@ def _add_route(paths: dict[str, Any], route: Route) -> None:
             "parameters": [
                 {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
             ],
-            "responses": {"200": {"description": "Successful Response", "content": {"application/json": {"schema": {}}}}},
+            "responses": {
+                "200": {"description": "Successful Response", "content": {"application/json": {"schema": {}}}}
+            },
         }
         if description := (route.endpoint.__doc__ or "").strip():
             operation["description"] = description

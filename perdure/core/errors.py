@@ -13,7 +13,7 @@ AgentError
 What an error means over HTTP is said once, in `api/errors.py`; how it ends a run, once, in `runs/worker.py`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -126,7 +126,7 @@ class StaleBlock(StoreError):
 
 
 @contextmanager
-def boundary(error: type[AgentError], where: str) -> Iterator[None]:
+def boundary(error: type[AgentError], where: str) -> Generator[None]:
     """Classify what crosses here: an AgentError passes unchanged, anything else becomes `error`, cause kept."""
     try:
         yield

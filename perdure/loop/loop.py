@@ -5,8 +5,9 @@ asks for more. Until then nothing of the step is in `turn.context`, so a step th
 """
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from typing import Any
 
 import msgspec
 
@@ -31,7 +32,7 @@ UNREADABLE = (
 NEEDS_APPROVAL = "{name} needs a person's approval, and this server cannot ask for one yet. It was not run."
 
 
-async def run_loop(turn: Turn) -> AsyncIterator[Sequence[Event] | StepResult]:
+async def run_loop(turn: Turn) -> AsyncGenerator[Sequence[Event] | StepResult]:
     """Drive a run from where it stands. Ends after a StepResult whose `stop` is set."""
     while True:
         async with aclosing(_step(turn)) as step:
@@ -53,7 +54,7 @@ def committed(turn: Turn, result: StepResult) -> None:
         )
 
 
-async def _step(turn: Turn) -> AsyncIterator[Sequence[Event] | StepResult]:
+async def _step(turn: Turn) -> AsyncGenerator[Sequence[Event] | StepResult]:
     started_us, started_ns = now_us(), time.perf_counter_ns()
     step_id, message_id = new_id("step"), new_id("message")
     constraint = rules.allowed_tools(turn.agent.tool_rules, [spec.name for spec in turn.specs], turn.called)
@@ -209,7 +210,7 @@ def _after_answer(
     turn: Turn, step: Step, message: Message, done: ModelDone, outcome: ToolOutcome | None
 ) -> list[Message]:
     """What follows the answer in the history: its tools' returns, and what the model must be told."""
-    common = {
+    common: dict[str, Any] = {
         "agent_id": message.agent_id,
         "conversation_id": message.conversation_id,
         "run_id": message.run_id,

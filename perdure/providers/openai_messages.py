@@ -51,10 +51,10 @@ class ByteCache:
 
 
 class _Joined(NamedTuple):
-    """The first `count` messages of one list as bytes. `messages` keeps the list's id from being given to another."""
+    """The first `length` messages of one list as bytes. `messages` keeps the list's id from being given to another."""
 
     messages: Sequence[Message]
-    count: int
+    length: int
     last_id: str
     joined: bytes
 
@@ -79,8 +79,8 @@ class MessageEncoder:
         """The messages, joined. A conversation's list only grows between its calls, so what was joined once is kept."""
         known = self._joined.pop(id(messages), None)
         start, joined = 0, b""
-        if known is not None and known.count <= len(messages) and messages[known.count - 1].id == known.last_id:
-            start, joined = known.count, known.joined
+        if known is not None and known.length <= len(messages) and messages[known.length - 1].id == known.last_id:
+            start, joined = known.length, known.joined
         pieces = [joined] if joined else []
         get, lasting = self._cache.get, True
         for message in messages[start:]:
