@@ -73,6 +73,11 @@ async def _detected(http: "Http", endpoint: "Endpoint") -> "TokenEngine":
         except ProviderError as error:
             if error.status is None:
                 raise
+            if error.status in (401, 403):
+                raise ClientError(
+                    f"{endpoint.base_url} wants a key. If it is Perdure's own embedded engine, ask it through its server: "
+                    "--server URL."
+                ) from error
         else:
             return engine(http, endpoint)
     raise ClientError(

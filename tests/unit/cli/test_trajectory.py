@@ -124,6 +124,12 @@ def test_an_engine_that_is_not_there_is_exit_status_2(file: Path, server: FakeSe
     assert run("verify", file, "--server", "http://127.0.0.1:9").exit_code == 2
 
 
+def test_an_engine_with_a_key_is_said_to_want_one(file: Path, server: FakeServer) -> None:
+    server.answers["GET", "/props"] = (401, {"error": {"message": "Invalid API Key"}})
+    done = run("verify", file, "--engine", server.url)
+    assert done.exit_code == 2 and "wants a key" in done.stderr
+
+
 def test_an_sglang_engine_is_detected_and_asked_by_prefill(file: Path, server: FakeServer, export: bytes) -> None:
     server.answers["GET", "/model_info"] = {"model_path": "tiny"}
     server.answers["POST", "/generate"] = {"meta_info": {"input_token_logprobs": []}}
