@@ -20,7 +20,8 @@ from perdure.tools.sandbox.warm import WarmWorker, WorkerGone
 DEFAULT_RETURN_CHAR_LIMIT = 50_000
 _BYTES_PER_CHAR = 6  # \u0000
 _ROOM = 65_536
-_START_ATTEMPTS = 3
+_START_ATTEMPTS = 6
+_PAUSE_S = 0.02
 _TRIAL_TIMEOUT_S = 10.0
 
 Worker = WarmWorker | SingleUseWorker
@@ -53,6 +54,7 @@ class Sandbox:
         self._mode = mode
         self._timeout_s = timeout_s
         self._memory_mb = memory_mb
+        self._max_processes = max_processes
         self._output_limit = output_limit
         self._limits: dict[str, Any] = {
             "memory_mb": memory_mb,
@@ -110,7 +112,7 @@ class Sandbox:
         `env` is all of the environment the tool gets, beyond PATH, LANG, HOME and TMPDIR. The time spent waiting for a turn
         does not count. Cancelling ends the call and everything it started.
         """
-        limits = CallLimits(timeout_s or self._timeout_s, self._memory_mb, return_char_limit)
+        limits = CallLimits(timeout_s or self._timeout_s, self._memory_mb, self._max_processes, return_char_limit)
         answer_limit = return_char_limit * _BYTES_PER_CHAR + _ROOM
         request = {
             "source": source,
@@ -129,12 +131,12 @@ class Sandbox:
         return result_of(reply, function, limits)
 
     async def _call(self, request: dict[str, Any], timeout_s: float, reply_limit: int) -> Reply:
-        for _ in range(_START_ATTEMPTS):
+        for attempt in range(_START_ATTEMPTS):
             try:
                 worker = await self._worker(request["allow_network"])
                 return await worker.call(request, timeout_s=timeout_s, reply_limit=reply_limit)
             except WorkerGone:
-                continue  # it died while idle: nothing of the call has run
+                await asyncio.sleep(_PAUSE_S * attempt)  # nothing of the call has run
             except IsolationUnavailable as error:
                 return Reply("unprepared", detail=error.message)
         return Reply("unprepared", detail="its workers end as soon as they start")
@@ -202,7 +204,7 @@ async def _trial(worker: Worker) -> str | None:
         reply = await worker.call(request, timeout_s=_TRIAL_TIMEOUT_S, reply_limit=4 * _ROOM)
     except WorkerGone:
         return "a worker ended as soon as it had started"
-    result = result_of(reply, "trial", CallLimits(_TRIAL_TIMEOUT_S, 0, 100))
+    result = result_of(reply, "trial", CallLimits(_TRIAL_TIMEOUT_S, 0, 0, 100))
     return None if result.value == "ready" else result.error or "a trial call did not answer as it should"
 
 

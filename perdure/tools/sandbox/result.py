@@ -63,6 +63,7 @@ _answers = msgspec.json.Decoder(_Answer)
 class CallLimits(NamedTuple):
     timeout_s: float
     memory_mb: int
+    max_processes: int
     return_char_limit: int
 
 
@@ -117,6 +118,8 @@ def _what_happened(reply: Reply, answer: _Answer | None, limits: CallLimits) -> 
         return f"TimeoutError: no result within {limits.timeout_s:g} s; the tool and all its processes were stopped"
     if reply.outcome == "memory":
         return f"MemoryError: the tool and its processes held more than {limits.memory_mb} MB and were stopped"
+    if reply.outcome == "processes":
+        return f"ProcessError: the tool had more than {limits.max_processes} processes and was stopped"
     if reply.outcome == "flooded":
         return "ProcessError: the tool's process gave an answer far beyond the limit on its size"
     if reply.outcome == "signal":

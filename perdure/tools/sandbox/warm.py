@@ -4,7 +4,6 @@ A slot's socket is the slot: closing it, for whatever reason, ends everything th
 """
 
 import asyncio
-import contextlib
 import json
 import os
 import socket
@@ -30,6 +29,7 @@ from perdure.tools.sandbox.result import IsolationUnavailable, Reply
 
 _CALL = struct.Struct("!dI?")
 _LENGTH = struct.Struct("!I")
+_NOT_BEGUN = b"\0"  # before the request; the supervisor changes it when the tool's process is about to be made
 _READ_SIZE = 262_144
 _HEADER_LIMIT = 65_536
 _START_TIMEOUT_S = 15.0
@@ -52,7 +52,7 @@ _headers = msgspec.json.Decoder(_Header)
 
 
 class WorkerGone(Exception):
-    """The worker had ended before it took the call: another one can."""
+    """The worker ended before the tool had begun: another one can take the call."""
 
 
 class WarmWorker:
@@ -85,7 +85,7 @@ class WarmWorker:
             async with asyncio.timeout(_START_TIMEOUT_S):
                 await worker._hear_what_it_can()
         except (TimeoutError, ValueError, OSError) as error:
-            reason = await worker._last_words() or str(error) or type(error).__name__
+            reason = _last_words(process) or str(error) or type(error).__name__
             await worker.close()
             raise IsolationUnavailable(reason) from error
         except BaseException:
@@ -95,38 +95,40 @@ class WarmWorker:
         return worker
 
     async def call(self, request: dict[str, Any], *, timeout_s: float, reply_limit: int) -> Reply:
-        """Raises WorkerGone when the worker cannot take it. Cancelling ends the call and all its processes."""
-        slot = await self._send(request, timeout_s)
-        finished = False
-        try:
-            async with asyncio.timeout(timeout_s + _GRACE_S):
-                reply = await _read_reply(slot, reply_limit)
-            finished = reply.outcome not in ("lost", "unprepared")
+        """Raises WorkerGone when the worker could not begin it. Cancelling ends the call and all its processes."""
+        # the request lies in a file, so that the supervisor need not look at it to pass it on
+        with _anonymous_file(_NOT_BEGUN + msgspec.json.encode(request)) as file:
+            slot = await self._send(file.fileno(), timeout_s, request)
+            reply = Reply("lost")
+            try:
+                async with asyncio.timeout(timeout_s + _GRACE_S):
+                    reply = await _read_reply(slot, reply_limit)
+            except TimeoutError:
+                # the supervisor keeps the time; that it did not answer means that it is stuck
+                reply = Reply("timeout")
+            except ConnectionError:
+                pass
+            finally:
+                if self.alive and reply.outcome not in ("lost", "unprepared", "timeout"):
+                    self._free.append(slot)
+                else:
+                    slot.close()
+            if reply.outcome == "lost" and os.pread(file.fileno(), 1, 0) == _NOT_BEGUN:
+                raise WorkerGone
             return reply
-        except TimeoutError:
-            # the supervisor keeps the time; that it did not answer means that it is stuck
-            return Reply("timeout")
-        except ConnectionError:
-            return Reply("lost")
-        finally:
-            if finished and self.alive:
-                self._free.append(slot)
-            else:
-                slot.close()
 
-    async def _send(self, request: dict[str, Any], timeout_s: float) -> socket.socket:
-        """Give the call to a slot. The request lies in a file, so that the supervisor need not look at it to pass it on."""
-        with _anonymous_file(msgspec.json.encode(request)) as file:
-            message = _CALL.pack(timeout_s, request["answer_limit"], "async " in request["source"])
-            while True:
-                slot = self._free.pop() if self._free else await self._new_slot()
-                try:
-                    socket.send_fds(slot, [message], [file.fileno()])
-                    return slot
-                except OSError:
-                    slot.close()  # it died while it was idle
-                if not self.alive:
-                    raise WorkerGone
+    async def _send(self, request_fd: int, timeout_s: float, request: dict[str, Any]) -> socket.socket:
+        """Give the call to a slot."""
+        message = _CALL.pack(timeout_s, request["answer_limit"], "async " in request["source"])
+        while True:
+            slot = self._free.pop() if self._free else await self._new_slot()
+            try:
+                socket.send_fds(slot, [message], [request_fd])
+                return slot
+            except OSError:
+                slot.close()  # it died while it was idle
+            if not self.alive:
+                raise WorkerGone
 
     async def _new_slot(self) -> socket.socket:
         slot, theirs = socket.socketpair()
@@ -169,9 +171,15 @@ class WarmWorker:
             self._control.close()
 
     def _on_control(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            if not self._control.recv(64):
-                self.kill()
+        """The zygote says nothing after its first line: this is its end of the socket closing."""
+        try:
+            ended = not self._control.recv(64)
+        except BlockingIOError:
+            ended = False
+        except OSError:
+            ended = True
+        if ended:
+            self.kill()
 
     async def _hear_what_it_can(self) -> None:
         loop = asyncio.get_running_loop()
@@ -184,14 +192,6 @@ class WarmWorker:
         self.told = json.loads(line)
         if "failed" in self.told:
             raise ValueError(self.told["failed"])
-
-    async def _last_words(self) -> str:
-        """The last line it wrote to stderr, once it has ended."""
-        self._process.kill()
-        self._process.wait()
-        assert self._process.stderr is not None
-        text = os.read(self._process.stderr.fileno(), 65_536).decode("utf-8", "replace").strip()
-        return text.splitlines()[-1] if text else ""
 
 
 async def _spawn(
@@ -217,9 +217,8 @@ async def _spawn(
                 await _map_ids(process, info_reader)
                 os.write(block_writer, b"1")
             except (OSError, ValueError, TimeoutError) as error:
-                process.kill()
-                process.wait()
-                raise IsolationUnavailable(f"user ids cannot be mapped: {error}") from error
+                reason = _last_words(process) or f"user ids cannot be mapped: {error}"
+                raise IsolationUnavailable(reason) from error
         return process
     except OSError as error:
         raise IsolationUnavailable(f"bubblewrap cannot be started: {error}") from error
@@ -240,6 +239,16 @@ def _popen(command: list[str], passed: tuple[int, ...]) -> "subprocess.Popen[byt
         stderr=subprocess.PIPE,
         start_new_session=True,
     )
+
+
+def _last_words(process: "subprocess.Popen[bytes]") -> str:
+    """End it; the last line it wrote to stderr."""
+    process.kill()
+    process.wait()
+    assert process.stderr is not None
+    with process.stderr:
+        text = os.read(process.stderr.fileno(), 65_536).decode("utf-8", "replace").strip()
+    return text.splitlines()[-1] if text else ""
 
 
 async def _map_ids(process: "subprocess.Popen[bytes]", info_reader: int) -> None:

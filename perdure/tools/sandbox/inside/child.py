@@ -11,6 +11,7 @@ from typing import NoReturn
 from . import execute
 from .confine import Confinement
 
+_REQUEST_START = 1
 _ANSWER_FD = 3
 _FIRST_SPARE_FD = 4
 _MAX_FD = 65_536
@@ -71,7 +72,7 @@ def _keep_only(*fds: int) -> None:
 
 
 def _read(fd: int) -> bytes:
-    return os.pread(fd, os.fstat(fd).st_size, 0)
+    return os.pread(fd, os.fstat(fd).st_size, _REQUEST_START)
 
 
 def _write(fd: int, data: bytes) -> None:

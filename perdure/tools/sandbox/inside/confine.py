@@ -70,7 +70,7 @@ class Confinement:
             os.setresuid(self._uid, self._uid, self._uid)
         os.chdir(self.work_dir)
         _limit("RLIMIT_CPU", self._cpu_s, self._cpu_s + 1)
-        _limit("RLIMIT_NPROC", self._settings.max_processes, self._settings.max_processes)
+        _limit("RLIMIT_NPROC", self._settings.nproc_limit, self._settings.nproc_limit)
         if not _LINUX:
             return
         self._no_capabilities.set()

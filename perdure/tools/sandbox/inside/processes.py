@@ -23,7 +23,10 @@ def adopt_descendants() -> None:
 
 
 class Census:
-    """Adds up what a call's processes hold. `own_namespace`: /proc shows the call's processes and this one, no other."""
+    """Counts a call's processes and adds up what they hold.
+
+    `own_namespace`: /proc shows the call's processes and this one, no other.
+    """
 
     def __init__(self, own_namespace: bool) -> None:
         self._own_namespace = own_namespace
@@ -37,14 +40,15 @@ class Census:
         self._next = now + _INTERVAL_S
         return True
 
-    def memory(self) -> int:
-        """Bytes, counted the way that forks and shared maps do not count twice; 0 where there is no /proc."""
-        private, shared = 0, 0
+    def take(self) -> tuple[int, int]:
+        """Processes, and bytes of memory, where what forks share does not count twice. (0, 0) without /proc."""
+        count, private, shared = 0, 0, 0
         for pid in _everyone() if self._own_namespace else _descendants(os.getpid()):
+            count += 1
             anonymous, shmem = _held(str(pid))
             private += max(anonymous - self._before, 0)
             shared = max(shared, shmem)
-        return private + shared
+        return count, private + shared
 
 
 def _held(pid: str) -> tuple[int, int]:

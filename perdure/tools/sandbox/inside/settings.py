@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 
 
 class Settings(NamedTuple):
-    """`namespaces`: the zygote may make namespaces, so each call gets its own (strict isolation).
+    """`namespaces`: the zygote may make namespaces, so each slot gets its own (strict isolation).
 
     `uids`: (first, how many) user ids to give to calls in turn; None: calls keep the zygote's.
     `home`: where a call's private folder is made if it has no mount of its own. `readable`, `writable`: for Landlock.
+    `max_processes`: what a call may have; `nproc_limit`: what RLIMIT_NPROC must be for that.
     Sizes in MiB. `output_limit`: bytes of stdout, and as many of stderr, that are kept.
     """
 
@@ -23,6 +24,7 @@ class Settings(NamedTuple):
     max_processes: int
     output_limit: int
     preload: list[str]
+    nproc_limit: int = 0
     landlock: int = 0
     seccomp: str | None = None
 

@@ -6,8 +6,8 @@ never looks into a call: the request is read by the tool's process, and what com
 that are wiped, so the next fork starts from memory in which nothing of this call remains.
 
 A call: from the server, `CALL` (timeout in seconds, longest answer in bytes, whether the source looks asynchronous) with a
-descriptor of the request, a file of JSON. Back: 4 bytes length, JSON header {"outcome", "code", "detail", "sizes": [answer,
-stdout, stderr], "dropped": [stdout, stderr]}, then the three byte strings.
+descriptor of the request, a file: a byte that is changed once the call has begun, then JSON. Back: 4 bytes length, JSON header
+{"outcome", "code", "detail", "sizes": [answer, stdout, stderr], "dropped": [stdout, stderr]}, then the three byte strings.
 """
 
 # pathlib would be one more thing loaded in every fork
@@ -32,6 +32,7 @@ from .settings import Settings
 
 CALL = struct.Struct("!dI?")
 _LENGTH = struct.Struct("!I")
+_BEGUN = b"\1"
 _WATCH_INTERVAL_S = 0.1
 _SEND_TIMEOUT_S = 10.0
 _MIB = 1 << 20
@@ -176,6 +177,7 @@ class _Slot:
         self._answer.open(answer_limit)
         pipes = (self._stdout, self._stderr, self._answer)
         self._confinement.prepare(uid, work_dir, timeout_s)
+        os.pwrite(request, _BEGUN, 0)
         self._pid = os.fork()
         if self._pid == 0:
             self._server.detach()
@@ -245,8 +247,12 @@ class _Slot:
             ready = poll.poll(min(left, _WATCH_INTERVAL_S) * 1000 + 1)
             if not ready:
                 census = census or processes.Census(self._settings.namespaces)
-            if census is not None and census.is_due() and census.memory() > self._settings.memory_mb * _MIB:
-                return "memory", 0
+            if census is not None and census.is_due():
+                count, memory = census.take()
+                if memory > self._settings.memory_mb * _MIB:
+                    return "memory", 0
+                if count > self._settings.max_processes:
+                    return "processes", 0  # RLIMIT_NPROC does not hold for everybody, root least of all
             for fd, _ in ready:
                 if fd == self._server.fileno():
                     return None  # it sends nothing while a call runs: this is its end of the socket closing

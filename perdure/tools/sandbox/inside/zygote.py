@@ -57,6 +57,8 @@ class _Zygote:
                 namespaces.gain_own_ids(_ZYGOTE_UID)
             namespaces.limit_capabilities()
             self._pid_namespaces = namespaces.PidNamespaces()
+            # bubblewrap had asked for this, but a change of ids undoes it
+            libc.prctl("end with bubblewrap", libc.PR_SET_PDEATHSIG, signal.SIGKILL)
         else:
             processes.adopt_descendants()
         if sys.platform == "linux":
@@ -67,7 +69,7 @@ class _Zygote:
         self._settings = settings._replace(
             landlock=landlock.abi(),
             seccomp=None if filter_program is None else base64.b64encode(filter_program).decode(),
-            max_processes=_process_limit(settings),
+            nproc_limit=_process_limit(settings),
         )
         _warm_up(settings.preload)
         told: dict[str, Any] = {"landlock": self._settings.landlock, "seccomp": filter_program is not None}
