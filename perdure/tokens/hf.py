@@ -19,6 +19,9 @@ from perdure.core.tokens import TokenizerInfo
 LONG_TEXT = 8192
 
 _MARKUP = re.compile(r"[<>\[\]|{}]")
+_HTML = re.compile(
+    r"</?(?:table|caption|thead|tbody|tfoot|tr|th|td|h[1-6]|p|br|ul|ol|li|blockquote|strong|em|b|i|u|s|sub|sup|code|pre|a|div|span)>"
+)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
@@ -27,7 +30,7 @@ class HfTokenizer:
     """Implements `tokens.base.Tokenizer`.
 
     Which added tokens are control tokens: all special ones, and others that are written like markup (`<think>` is not
-    "special" in Qwen3, and still no user may write it). Added runs of blanks or plain words are ordinary text.
+    "special" in Qwen3, and still no user may write it). Added runs of blanks, words and HTML tags are ordinary text.
     """
 
     def __init__(
@@ -43,14 +46,16 @@ class HfTokenizer:
         self._control = {token["content"]: token["id"] for token in added if _is_control(token)}
         self._control_ids = frozenset(self._control.values())
         self._splitter = _splitter([token for token in added if _is_control(token)])
-        self._literal = {token["id"]: token["content"].encode() for token in added}
         self._byte_level = _mentions(definition, "type", "ByteLevel")
+        self._literal = {
+            token["id"]: token["content"].encode() for token in added if self._byte_level or _is_control(token)
+        }
         self._byte_fallback = bool(definition["model"].get("byte_fallback"))
         self._opening = _engine(definition)
         self._later = self._opening
         if _mentions(definition, "prepend_scheme", "first"):
             self._later = _engine(_with_prepend_scheme(definition, "never"))
-        known = 1 + max(self._opening.get_vocab_size(with_added_tokens=True) - 1, *self._literal, -1)
+        known = 1 + max(self._opening.get_vocab_size(with_added_tokens=True) - 1, *(token["id"] for token in added), -1)
         self.info = TokenizerInfo(
             name=name, sha256=sha256, vocab_size=max(known, vocab_size or 0), revision=revision, special=self._control
         )
@@ -171,7 +176,8 @@ def from_json(data: bytes, *, name: str, vocab_size: int | None = None, revision
 
 
 def _is_control(token: Mapping[str, Any]) -> bool:
-    return bool(token.get("special")) or _MARKUP.search(token["content"]) is not None
+    text = token["content"]
+    return bool(token.get("special")) or (_MARKUP.search(text) is not None and _HTML.fullmatch(text) is None)
 
 
 def _engine(definition: dict[str, Any]) -> Engine:

@@ -43,11 +43,11 @@ def test_a_template_is_split_at_its_control_tokens() -> None:
 
 def test_added_words_that_are_no_markup_stay_text() -> None:
     engine = Tokenizer.from_str(small_tokenizer_json().decode())
-    engine.add_tokens([AddedToken("Perdure", special=False), AddedToken("    ", special=False)])
+    engine.add_tokens([AddedToken(text, special=False) for text in ("Perdure", "    ", "</td>")])
     tokenizer = from_json(engine.to_str().encode(), name="words")
-    ids = tokenizer.encode("Perdure    x")
-    assert ids == engine.encode("Perdure    x").ids
-    assert [tokenizer.token_bytes(one) for one in ids[:2]] == [b"Perdure", b"    "]
+    ids = tokenizer.encode("Perdure    </td>x")
+    assert ids == engine.encode("Perdure    </td>x").ids
+    assert [tokenizer.token_bytes(one) for one in ids[:3]] == [b"Perdure", b"    ", b"</td>"]
     assert "Perdure" not in tokenizer.info.special
 
 
@@ -89,6 +89,10 @@ def test_sentencepiece_text_after_a_control_token_is_encoded_as_in_a_whole_promp
         ids += [piece] if isinstance(piece, int) else tokenizer.encode_offsets(piece, opens=not ids)[0]
     assert ids == whole
     assert tokenizer.decode(tokenizer.encode("fox é")).strip() == "fox é"
+    engine = Tokenizer.from_str(own.to_str())
+    engine.add_tokens([AddedToken("▁▁", special=False)])
+    blanks = engine.token_to_id("▁▁")
+    assert from_json(engine.to_str().encode(), name="blanks").token_bytes(blanks) == b"  "
     assert tokenizer.encode("a fox") == own.encode("a fox", add_special_tokens=False).ids
 
 
