@@ -48,21 +48,17 @@ def {TOOL_NAME}(fahrenheit: int) -> str:
 
 
 class Message(Struct, frozen=True):
-    """`tool`: the call it should lead to; `args`: what of the call a small model is spared.
-
-    `forget_first`: the conversation is cleared before it, so that only memory can know what was said.
-    """
+    """`tool`: the call it should lead to; `args`: what of the call a small model is spared."""
 
     text: str
     tool: str | None = None
     args: dict[str, Any] | None = None
-    forget_first: bool = False
 
 
 STORY = (
     Message("My name is Ada.", "memory_insert", {"label": "human", "insert_line": -1}),
     Message("Convert 68 fahrenheit to celsius.", TOOL_NAME),
-    Message("What is my name?", forget_first=True),
+    Message("What is my name?"),
     Message("Thank you! What is the capital of France?"),
 )
 
@@ -71,11 +67,8 @@ def tell(handle: str, *, embedded: bool, folder: Path, env: Mapping[str, str]) -
     """The whole demo. ClientError, ProcessError or another AgentError when any of it fails."""
     with ExitStack() as stack:
         with progress("Starting perdure serve"):
-            options = serving(
-                env, "--database", str(folder / "demo.db"), data_dir=folder, timeout_s=SERVER_START_TIMEOUT_S
-            )
-            server = stack.enter_context(options)
-        print_fields((("server", server.url), ("database", str(folder / "demo.db")), ("model", handle)))
+            server = stack.enter_context(serving(env, data_dir=folder, timeout_s=SERVER_START_TIMEOUT_S))
+        print_fields((("server", server.url), ("data", str(folder)), ("model", handle)))
         client = Client(server.url)
         with progress("Looking for the model"):
             _check_offered(client, handle)
@@ -93,9 +86,6 @@ def _tell(client: Client, server: Child, handle: str, *, embedded: bool, folder:
         if embedded and rules_for(message) != rules:
             rules = rules_for(message)
             client.patch(f"/v1/agents/{segment(agent_id)}", {"tool_rules": rules})
-        if message.forget_first:
-            client.patch(f"/v1/agents/{segment(agent_id)}/reset-messages", {})
-            print("The conversation is cleared. Only memory can know what was said in it.")
         _send(client, agent_id, message, must_call=embedded, first=number == 1)
         if message.tool == "memory_insert":
             _show_memory(client, agent_id)
