@@ -27,7 +27,7 @@ from perdure.tokens.gguf import read_metadata
 
 NOT_INSTALLED = "The embedded engine is not installed. Install it with: pip install 'perdure[local]'"
 DEFAULT_NAME = "smollm2-135m"
-SLOTS = 2
+SLOTS = 1  # with more, an id's logprob depends on which slot read what before it; with one it repeats to the last bit
 LARGEST_DEFAULT_WINDOW = 16_384
 CACHE_MIB = 512
 START_TIMEOUT_S = 300.0
