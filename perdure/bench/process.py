@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 
 from perdure.core.errors import AgentError
 
@@ -39,6 +40,15 @@ def clean_env(extra: Mapping[str, str], env: Mapping[str, str] = os.environ) -> 
     """`env` without what would configure a server, plus `extra`."""
     kept = {k: v for k, v in env.items() if not k.startswith(SCRUBBED_PREFIXES) and not k.endswith(SCRUBBED_SUFFIXES)}
     return {**kept, **extra}
+
+
+def unwind_on_sigterm() -> None:
+    """Let SIGTERM end this process as Ctrl-C does, through every `with` block: else its children would outlive it."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
 
 
 class Child:

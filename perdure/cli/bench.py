@@ -47,12 +47,14 @@ def bench(
     import msgspec
 
     from perdure.bench.probe import QUICK, Plan
+    from perdure.bench.process import unwind_on_sigterm
     from perdure.bench.report import as_json as report_json
     from perdure.bench.report import kept
     from perdure.bench.session import known, measure_ours, measure_running, setting
     from perdure.cli.client import ClientError
     from perdure.cli.show import print_json, progress
 
+    unwind_on_sigterm()
     chosen = only or []
     known(chosen)
     plan = msgspec.structs.replace(QUICK if quick else Plan(), model=model)

@@ -4,13 +4,10 @@ Whatever fails ends the demo with its reason and exit status 1; the server and i
 """
 
 import os
-import signal
-import sys
 import tempfile
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import typer
@@ -45,19 +42,15 @@ def demo(
 
     Needs nothing but this installation: the model is a small one that runs here. PERDURE_MODEL names a better one.
     """
+    from perdure.bench.process import unwind_on_sigterm
     from perdure.cli.demo_story import tell
 
-    # SIGTERM has to unwind like Ctrl-C, or the server would outlive us
-    signal.signal(signal.SIGTERM, _leave)
+    unwind_on_sigterm()
     handle = model or os.environ.get("PERDURE_MODEL") or EMBEDDED_MODEL
     with _folder(keep) as folder:
         tell(handle, embedded=handle == EMBEDDED_MODEL, folder=folder, env=server_env(os.environ))
         if keep:
             print(f"\nKept in {folder}/. Serve it again with: perdure serve --data-dir {folder}")
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    sys.exit(128 + number)
 
 
 def server_env(env: Mapping[str, str]) -> dict[str, str]:

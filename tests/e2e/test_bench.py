@@ -76,3 +76,18 @@ def test_a_demo_that_is_interrupted_takes_its_server_along(tmp_path: Path, numbe
         assert time.monotonic() < deadline, [pid for pid in started if is_running(pid)]
         time.sleep(0.05)
     assert os.listdir(tmp_path) == []
+
+
+def test_a_benchmark_that_is_terminated_takes_server_and_engine_along() -> None:
+    bench = subprocess.Popen([*BENCH, "--only", "throughput"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    assert bench.stderr is not None
+    assert bench.stderr.readline().startswith(b"throughput")
+    started = children(bench.pid)
+    assert len(started) >= 2
+    bench.send_signal(signal.SIGTERM)
+    assert bench.wait(30) == 143
+    bench.stderr.close()
+    deadline = time.monotonic() + 10
+    while any(is_running(pid) for pid in started):
+        assert time.monotonic() < deadline, [pid for pid in started if is_running(pid)]
+        time.sleep(0.05)
