@@ -40,13 +40,11 @@ def become_tool(
     code = 1
     try:
         signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         os.setsid()
         try:
             confinement.enter()
-        except OSError as error:
-            _write(writers[2], json.dumps({"unprepared": str(error)}).encode())
+        except Exception as error:
+            _write(writers[2], json.dumps({"unprepared": f"{type(error).__name__}: {error}"}).encode())
             os._exit(1)
         text = _read(request)
         _keep_only(handover.null, *writers)

@@ -13,6 +13,7 @@ import math
 import os
 import signal
 import sys
+from collections.abc import Callable
 
 try:
     import resource
@@ -29,14 +30,15 @@ _LINUX = sys.platform == "linux"
 
 
 class Confinement:
-    """`prepare` in the supervisor, then `enter` in the fork that will run tool code and `release` in the supervisor."""
+    """`prepare` in the supervisor, then `enter` in the fork that will run tool code. `forget` when the work folder changes."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._filter = seccomp.Filter(base64.b64decode(settings.seccomp)) if settings.seccomp else None
         self._ruleset = -1
         self._uid: int | None = None
-        self._cpu_s = 0
+        self._own_limits: list[tuple[int, tuple[int, int]]] = []
+        self._steps: list[Callable[[], object]] = []
         self.work_dir = ""
         self._no_capabilities = libc.Capabilities()
         _limit_resources(settings)
@@ -48,18 +50,39 @@ class Confinement:
             libc.prctl("no new privileges", libc.PR_SET_NO_NEW_PRIVS, 1)
 
     def prepare(self, uid: int | None, work_dir: str, timeout_s: float) -> None:
+        """A ruleset stands until `forget`: it names the work folder itself, not its path."""
         self._uid = uid
-        self._cpu_s = math.ceil(timeout_s) + 1
+        cpu_s = math.ceil(timeout_s) + 1
+        nproc = self._settings.nproc_limit
+        self._own_limits = [*_possible("RLIMIT_CPU", cpu_s, cpu_s + 1), *_possible("RLIMIT_NPROC", nproc, nproc)]
         self.work_dir = work_dir
-        if self._settings.landlock:
+        if self._settings.landlock and self._ruleset < 0:
             self._ruleset = landlock.ruleset(
                 self._settings.landlock,
                 self._settings.readable,
                 [*self._settings.writable, work_dir],
                 self._settings.allow_network,
             )
+        self._steps = self._last_steps()
 
-    def release(self) -> None:
+    def _last_steps(self) -> list[Callable[[], object]]:
+        if not _LINUX:
+            return []
+        # dumpable, so that its /proc/self is its own; RLIMIT_CORE stops the dumps
+        steps: list[Callable[[], object]] = [
+            self._no_capabilities.set,
+            libc.prepared_prctl("dumpable", libc.PR_SET_DUMPABLE, 1),
+        ]
+        if not self._settings.namespaces:
+            steps.append(libc.prepared_prctl("end with the supervisor", libc.PR_SET_PDEATHSIG, signal.SIGKILL))
+        if self._ruleset >= 0:
+            steps.append(landlock.prepared_restriction(self._ruleset))
+        if self._filter is not None:
+            steps.append(self._filter.install)
+        return steps
+
+    def forget(self) -> None:
+        """The work folder is another from now on."""
         if self._ruleset >= 0:
             os.close(self._ruleset)
             self._ruleset = -1
@@ -69,20 +92,11 @@ class Confinement:
             os.setresgid(self._uid, self._uid, self._uid)
             os.setresuid(self._uid, self._uid, self._uid)
         os.chdir(self.work_dir)
-        _limit("RLIMIT_CPU", self._cpu_s, self._cpu_s + 1)
-        _limit("RLIMIT_NPROC", self._settings.nproc_limit, self._settings.nproc_limit)
-        if not _LINUX:
-            return
-        self._no_capabilities.set()
-        libc.prctl(
-            "dumpable", libc.PR_SET_DUMPABLE, 1
-        )  # so that its /proc/self is its own; RLIMIT_CORE stops the dumps
-        if not self._settings.namespaces:
-            libc.prctl("end with the supervisor", libc.PR_SET_PDEATHSIG, signal.SIGKILL)
-        if self._ruleset >= 0:
-            landlock.restrict(self._ruleset)
-        if self._filter is not None:
-            self._filter.install()
+        if resource is not None:
+            for kind, limits in self._own_limits:
+                resource.setrlimit(kind, limits)
+        for step in self._steps:
+            step()
 
 
 def _limit_resources(settings: Settings) -> None:
@@ -102,16 +116,22 @@ def _limit_resources(settings: Settings) -> None:
 
 
 def _limit(name: str, soft: int, hard: int) -> None:
+    for kind, limits in _possible(name, soft, hard):
+        try:
+            resource.setrlimit(kind, limits)  # pyright: ignore[reportOptionalMemberAccess]
+        except (OSError, ValueError):
+            if _LINUX:
+                raise  # elsewhere a limit the system does not keep is no reason to refuse the call
+
+
+def _possible(name: str, soft: int, hard: int) -> list[tuple[int, tuple[int, int]]]:
+    """The limit as far as this system has it and allows it: one entry or none."""
     if resource is None or (kind := getattr(resource, name, None)) is None:
-        return
+        return []
     ceiling = resource.getrlimit(kind)[1]
     if ceiling != resource.RLIM_INFINITY:
         soft, hard = min(soft, ceiling), min(hard, ceiling)
-    try:
-        resource.setrlimit(kind, (soft, hard))
-    except (OSError, ValueError):
-        if _LINUX:
-            raise  # elsewhere a limit the system does not keep is no reason to refuse the call
+    return [(kind, (soft, hard))]
 
 
 def _expect_to_be_killed_first() -> None:

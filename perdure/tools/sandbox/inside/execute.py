@@ -22,6 +22,11 @@ _NOT_THE_MODELS = ("self", "agent_state")
 _AS_THEY_COME = (str, bool, float, list, dict)
 
 
+# made before the fork, like all that can be
+_DECODER = json.JSONDecoder()
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
+
+
 class CallRefused(Exception):
     """The call cannot be made as asked; the text is for the model. `kind` stands where an exception's type would."""
 
@@ -32,7 +37,7 @@ class CallRefused(Exception):
 
 def answer(request_text: bytes) -> bytes:
     """Run the request's function and give the answer as JSON: {"value", "is_json", "chars"} or {"error", "traceback"}."""
-    request: dict[str, Any] = json.loads(request_text.decode())
+    request: dict[str, Any] = _DECODER.raw_decode(request_text.decode())[0]
     try:
         for name, text in request["env"].items():
             os.environ[name] = text
@@ -47,7 +52,7 @@ def answer(request_text: bytes) -> bytes:
         told = {"error": f"{refused.kind}: {refused}", "traceback": ""}
     except BaseException as error:
         told = _failure(error, request)
-    return json.dumps(told, ensure_ascii=False).encode("utf-8", "replace")
+    return _ENCODER.encode(told).encode("utf-8", "replace")
 
 
 def _awaited(awaitable: Any) -> Any:

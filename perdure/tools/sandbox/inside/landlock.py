@@ -8,7 +8,7 @@ import ctypes
 import os
 import stat
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from . import libc
 
@@ -54,9 +54,9 @@ def ruleset(version: int, readable: Sequence[str], writable: Sequence[str], allo
     return rules
 
 
-def restrict(rules: int) -> None:
-    """Confine this process and all it starts, for good. Needs no_new_privs."""
-    libc.syscall("landlock", _RESTRICT_SELF, rules, 0)
+def prepared_restriction(rules: int) -> Callable[[], int]:
+    """Confines the process that calls it, and all it starts, for good. Needs no_new_privs."""
+    return libc.prepared_syscall("landlock", _RESTRICT_SELF, rules, 0)
 
 
 def _allow(rules: int, path: str, rights: int) -> None:

@@ -4,6 +4,7 @@ import ctypes
 import os
 import struct
 import sys
+from collections.abc import Callable
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWIPC = 0x08000000
@@ -41,20 +42,31 @@ def _checked(what: str, result: int) -> int:
     return result
 
 
-def syscall(what: str, number: int, *args: object) -> int:
+def prepared_syscall(what: str, number: int, *args: object) -> Callable[[], int]:
+    """The call with its arguments converted beforehand, to be made after a fork with as little work as can be."""
     if _libc is None:
         raise OSError(f"{what}: only Linux has it")
+    call = _libc.syscall
     # a bare Python int would be passed as a 32-bit C int
-    wide = [ctypes.c_long(arg) if isinstance(arg, int) else arg for arg in args]
-    return _checked(what, _libc.syscall(ctypes.c_long(number), *wide))
+    ready = (ctypes.c_long(number), *(ctypes.c_long(arg) if isinstance(arg, int) else arg for arg in args))
+    return lambda: _checked(what, call(*ready))
+
+
+def syscall(what: str, number: int, *args: object) -> int:
+    return prepared_syscall(what, number, *args)()
+
+
+def prepared_prctl(what: str, option: int, *args: object) -> Callable[[], int]:
+    if _libc is None:
+        raise OSError(f"{what}: only Linux has it")
+    call = _libc.prctl
+    wide = [ctypes.c_ulong(arg) if isinstance(arg, int) else arg for arg in args]
+    ready = (ctypes.c_int(option), *wide, *([ctypes.c_ulong(0)] * (4 - len(wide))))
+    return lambda: _checked(what, call(*ready))
 
 
 def prctl(what: str, option: int, *args: object) -> int:
-    if _libc is None:
-        raise OSError(f"{what}: only Linux has it")
-    wide = [ctypes.c_ulong(arg) if isinstance(arg, int) else arg for arg in args]
-    wide += [ctypes.c_ulong(0)] * (4 - len(wide))
-    return _checked(what, _libc.prctl(ctypes.c_int(option), *wide))
+    return prepared_prctl(what, option, *args)()
 
 
 def unshare(flags: int) -> None:

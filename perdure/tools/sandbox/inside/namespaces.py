@@ -3,12 +3,18 @@
 They are made by unsharing, so whoever calls these needs CAP_SYS_ADMIN in the sandbox's user namespace; tool code has none.
 """
 
+# the listing is of names only
+# ruff: noqa: PTH208
+
 import os
 
 from . import libc
 
 WORK_DIR = "/tmp"
-_SHM_DIR = "/dev/shm"
+_WORK_DIRS = {
+    WORK_DIR: libc.MS_NOSUID | libc.MS_NODEV,
+    "/dev/shm": libc.MS_NOSUID | libc.MS_NODEV | libc.MS_NOEXEC,
+}
 _NODE_LIMIT = 16_384
 
 
@@ -37,21 +43,29 @@ class PidNamespaces:
         return os.fork()
 
 
-def enter_own_mounts() -> None:
-    """In the first process of a PID namespace: mounts of its own, with a /proc that shows that namespace."""
-    libc.unshare(libc.CLONE_NEWNS)
-    libc.mount("proc", "/proc", libc.MS_NOSUID | libc.MS_NODEV | libc.MS_NOEXEC)
+class Mounts:
+    """A slot's own mounts: a /proc that shows its PID namespace, and a /tmp and /dev/shm that are empty for every call.
+
+    To be made in the first process of a PID namespace. `own_users`: calls run as others than the owner of those folders, so
+    they cannot change the folders themselves, and one that is empty again is as good as new.
+    """
+
+    def __init__(self, disk_mb: int, own_users: bool) -> None:
+        self._own_users = own_users
+        self._options = f"size={disk_mb}m,nr_inodes={_NODE_LIMIT},mode=1777"
+        libc.unshare(libc.CLONE_NEWNS | libc.CLONE_NEWIPC)
+        libc.mount("proc", "/proc", libc.MS_NOSUID | libc.MS_NODEV | libc.MS_NOEXEC)
+        for path, flags in _WORK_DIRS.items():
+            libc.mount("tmpfs", path, flags, self._options)
+
+    def make_empty(self) -> bool:
+        """After a call, all of whose processes have ended. Whether anything had to be thrown away."""
+        used = [path for path in _WORK_DIRS if not self._own_users or os.listdir(path)]
+        for path in used:
+            libc.unmount(path)
+            libc.mount("tmpfs", path, _WORK_DIRS[path], self._options)
+        return bool(used)
 
 
-def mount_work_dirs(uid: int, disk_mb: int) -> None:
-    """An empty /tmp and /dev/shm, and no System V objects, for the next call, which runs as `uid`."""
+def drop_ipc_objects() -> None:
     libc.unshare(libc.CLONE_NEWIPC)
-    options = f"size={disk_mb}m,nr_inodes={_NODE_LIMIT},mode=700,uid={uid},gid={uid}"
-    libc.mount("tmpfs", WORK_DIR, libc.MS_NOSUID | libc.MS_NODEV, options)
-    libc.mount("tmpfs", _SHM_DIR, libc.MS_NOSUID | libc.MS_NODEV | libc.MS_NOEXEC, options)
-
-
-def unmount_work_dirs() -> None:
-    """What the call left in them is gone. Nothing can still use them: its processes have ended."""
-    for path in (WORK_DIR, _SHM_DIR):
-        libc.unmount(path)

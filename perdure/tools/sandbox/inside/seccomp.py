@@ -1,4 +1,4 @@
-"""A seccomp filter for tool code: no new namespaces, mounts, tracing, kernel keyrings or odd socket families.
+"""A seccomp filter for tool code: no new namespaces, mounts, tracing, kernel keyrings, System V objects or odd socket families.
 
 Defence in depth: namespaces, credentials and Landlock hold without it, but it keeps kernel features that tools never need
 out of reach, and it is what takes the network away where there is no network namespace.
@@ -48,6 +48,10 @@ _REFUSED: dict[str, tuple[int | None, int | None]] = {
     "userfaultfd": (323, 282),
     "memfd_create": (319, 279),
     "memfd_secret": (447, 447),
+    "shmget": (29, 194),
+    "semget": (64, 190),
+    "msgget": (68, 186),
+    "mq_open": (240, 180),
     "kexec_load": (246, 104),
     "kexec_file_load": (320, 294),
     "init_module": (175, 105),
@@ -139,8 +143,9 @@ class Filter:
 
     def __init__(self, code: bytes) -> None:
         self._code = ctypes.create_string_buffer(code, len(code))
-        self._header = struct.pack("@HP", len(code) // 8, ctypes.addressof(self._code))
+        header = struct.pack("@HP", len(code) // 8, ctypes.addressof(self._code))
+        self._install = libc.prepared_prctl("seccomp", libc.PR_SET_SECCOMP, 2, header)
 
     def install(self) -> None:
         """Filter this process and all it starts, for good. Needs no_new_privs."""
-        libc.prctl("seccomp", libc.PR_SET_SECCOMP, 2, self._header)
+        self._install()

@@ -84,8 +84,7 @@ class _Pipe:
             if fd >= 0:
                 os.close(fd)
         self.reader = self.writer = -1
-        used = min(self._kept + len(self._waste), len(self._buffer))
-        self._buffer[:used] = bytes(used)
+        self._buffer[: self._kept] = bytes(self._kept)
         if self.dropped:
             self._waste[:] = bytes(len(self._waste))
         self._kept = self.dropped = 0
@@ -119,9 +118,14 @@ def send_reply(
         "dropped": dropped,
     }
     encoded = json.dumps(header).encode()
-    for part in (_LENGTH.pack(len(encoded)) + encoded, *parts):
-        if len(part):
-            server.sendall(part)
+    left = [memoryview(_LENGTH.pack(len(encoded)) + encoded), *(memoryview(part) for part in parts if len(part))]
+    while left:
+        # never joined: a copy would stay in memory, where the next call could find it
+        sent = server.sendmsg(left)
+        while left and sent >= len(left[0]):
+            sent -= len(left.pop(0))
+        if left:
+            left[0] = left[0][sent:]
 
 
 def _wake(_number: int, _frame: object) -> None:
@@ -143,12 +147,13 @@ class _Slot:
             os.set_blocking(fd, False)
         signal.signal(signal.SIGCHLD, _wake)
         signal.set_wakeup_fd(wake_writer, warn_on_full_buffer=False)
+        self._mounts: namespaces.Mounts | None = None
         if settings.namespaces:
             for name in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(
                     name, signal.SIG_DFL
                 )  # which the first process of a namespace does not get from within it
-            namespaces.enter_own_mounts()
+            self._mounts = namespaces.Mounts(settings.disk_mb, own_users=uids is not None)
         else:
             processes.adopt_descendants()
         self._handover = Handover()
@@ -183,7 +188,6 @@ class _Slot:
             self._server.detach()
             writers = (self._stdout.writer, self._stderr.writer, self._answer.writer)
             become_tool(self._handover, self._confinement, request, writers)
-        self._confinement.release()
         os.close(request)
         for pipe in pipes:
             os.close(pipe.writer)
@@ -215,8 +219,7 @@ class _Slot:
 
     def _make_room(self, uid: "int | None") -> str:
         """The call's own empty folder."""
-        if self._settings.namespaces:
-            namespaces.mount_work_dirs(uid or 0, self._settings.disk_mb)
+        if self._mounts is not None:
             return namespaces.WORK_DIR
         work_dir = f"{self._settings.home}/{os.getpid()}-{self._calls}"
         os.mkdir(work_dir, 0o700)
@@ -225,9 +228,13 @@ class _Slot:
         return work_dir
 
     def _clear_room(self, work_dir: str) -> None:
-        if self._settings.namespaces:
-            namespaces.unmount_work_dirs()
+        if self._mounts is not None:
+            if self._mounts.make_empty():
+                self._confinement.forget()
+            if not self._settings.seccomp:
+                namespaces.drop_ipc_objects()  # which the filter lets nobody make
         else:
+            self._confinement.forget()
             import shutil  # loads much, and strict isolation has no use for it
 
             shutil.rmtree(work_dir, ignore_errors=True)
