@@ -28,6 +28,8 @@ class Prompt(Struct, frozen=True, kw_only=True):
     """One model call.
 
     `messages`: the context in order, without the system message, whose text is `system`.
+    `tools`: those that may be called now. `shown_tools`: all the agent has, for prompts that must not change with what is
+    allowed at the moment (an engine's prefix); the same as `tools` where rules take nothing away.
     `tool_choice`: "auto", "required", "none", or a tool's name that must be called.
     `assistant_message_id`: the id the answer will be stored under, allocated before the call.
     """
@@ -36,6 +38,7 @@ class Prompt(Struct, frozen=True, kw_only=True):
     system: str
     messages: Sequence[Message]
     tools: Sequence[ToolSpec] = ()
+    shown_tools: Sequence[ToolSpec] | None = None
     tool_choice: str = "auto"
     parallel_tool_calls: bool = True
     settings: ModelSettings = ModelSettings()

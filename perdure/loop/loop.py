@@ -121,6 +121,7 @@ def _prompt(turn: Turn, constraint: rules.Allowed, step_id: str, message_id: str
         system=turn.system_text,
         messages=turn.context,
         tools=specs,
+        shown_tools=turn.specs,
         tool_choice=choice,
         parallel_tool_calls=agent.model_settings.parallel_tool_calls and not rules.constrains(agent.tool_rules),
         settings=agent.model_settings,

@@ -38,10 +38,15 @@ class Plan(Struct, frozen=True, kw_only=True):
     reasoning_open: bool
 
 
+def _shown(prompt: Prompt) -> Sequence[ToolSpec]:
+    """What the prompt tells of tools: it stays the same while rules change what may be called."""
+    return prompt.tools if prompt.shown_tools is None else prompt.shown_tools
+
+
 def make_plan(renderer: Renderer, prompt: Prompt, tokens: TokenStream, handle: str, model_name: str) -> Plan:
     """Extend the stream if that is exact, else begin a new segment for the cause that prevents it. `tokens` is only read."""
     segment = tokens.segment
-    system_sha, tools_sha = _sha(prompt.system.encode("utf-8", "surrogatepass")), tools_sha256(prompt.tools)
+    system_sha, tools_sha = _sha(prompt.system.encode("utf-8", "surrogatepass")), tools_sha256(_shown(prompt))
     stopped = _break_of(renderer, prompt, tokens, model_name, system_sha, tools_sha)
     if isinstance(stopped, int):
         assert segment is not None
@@ -50,7 +55,7 @@ def make_plan(renderer: Renderer, prompt: Prompt, tokens: TokenStream, handle: s
             tokens.ids,
             tokens.last_completion_start,
             new,
-            prompt.tools,
+            _shown(prompt),
             enable_thinking=prompt.settings.enable_thinking,
             retention=prompt.thinking_retention,
         )
@@ -63,7 +68,7 @@ def make_plan(renderer: Renderer, prompt: Prompt, tokens: TokenStream, handle: s
     rendered = renderer.render(
         prompt.system,
         prompt.messages,
-        prompt.tools,
+        _shown(prompt),
         enable_thinking=prompt.settings.enable_thinking,
         retention=prompt.thinking_retention,
         system_message_id=prompt.system_message_id,
