@@ -45,10 +45,13 @@ class Plan(Struct, frozen=True, kw_only=True):
 
 
 class Surroundings(Struct, frozen=True, kw_only=True):
-    """Fixed for one Sandbox. `hide`: what tools must not see even if it lies where Python does; `home`: for work folders."""
+    """Fixed for one Sandbox. `hide`: what tools must not see even if it lies where Python does.
+
+    `home`: where work folders are made for calls that have no mounts of their own.
+    """
 
     python: str
-    home: Path
+    home: Path | None = None
     hide: tuple[Path, ...] = ()
 
 
@@ -134,7 +137,7 @@ def worker_settings(plan: Plan, around: Surroundings, limits: dict[str, Any], *,
     fields = {
         "namespaces": strict,
         "uids": plan.uids,
-        "home": str(around.home),
+        "home": str(around.home or ""),
         "readable": readable,
         "writable": writable,
         "allow_network": allow_network,

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
+
 from perdure.tools.sandbox.isolation import Isolation, Plan, Surroundings, plans, weaknesses, why_not_strict
 from perdure.tools.sandbox.result import CallLimits, IsolationUnavailable, Reply, SandboxResult, result_of
 from perdure.tools.sandbox.single import SingleUseWorker
@@ -77,9 +79,7 @@ class Sandbox:
         """Find the best isolation that works here and warm a worker up. IsolationUnavailable if `mode` cannot be had."""
         if self._plan is not None:
             return
-        home = Path(tempfile.mkdtemp(prefix="perdure-tools-"))
-        home.chmod(0o711)  # noqa: ASYNC240  calls with ids of their own reach their folders in it, and cannot list it
-        self._around = Surroundings(python=self._python, home=home, hide=self._hide)
+        self._around = Surroundings(python=self._python, home=None, hide=self._hide)
         try:
             await self._choose()
         except BaseException:
@@ -91,7 +91,7 @@ class Sandbox:
         workers, self._workers = list(self._workers.values()), {}
         for worker in workers:
             await worker.close()
-        if self._around is not None:
+        if self._around is not None and self._around.home is not None:
             shutil.rmtree(self._around.home, ignore_errors=True)
         self._plan = self._around = None
 
@@ -167,6 +167,8 @@ class Sandbox:
         wanted = [plan for plan in plans(self._python) if self._mode in ("auto", plan.isolation)]
         reason = why_not_strict() if self._mode != "process" else "that is how the server was configured"
         for plan in wanted:
+            if plan.isolation == "process":
+                self._make_home()
             try:
                 worker = await self._new_worker(plan, False)
             except IsolationUnavailable as error:
@@ -185,6 +187,14 @@ class Sandbox:
                 "PERDURE_TOOL_ISOLATION=auto."
             )
         raise IsolationUnavailable(f"Tool code cannot be run here at all: {reason}.")
+
+    def _make_home(self) -> None:
+        """Where calls have their work folders if they have no mounts of their own."""
+        assert self._around is not None
+        if self._around.home is None:
+            home = Path(tempfile.mkdtemp(prefix="perdure-tools-"))
+            home.chmod(0o711)  # calls with ids of their own reach their folders in it, and cannot list it
+            self._around = msgspec.structs.replace(self._around, home=home)
 
 
 async def _trial(worker: Worker) -> str | None:

@@ -4,7 +4,9 @@ A slot's socket is the slot: closing it, for whatever reason, ends everything th
 """
 
 import asyncio
+import contextlib
 import json
+import logging
 import os
 import socket
 import struct
@@ -27,11 +29,14 @@ from perdure.tools.sandbox.isolation import (
 )
 from perdure.tools.sandbox.result import IsolationUnavailable, Reply
 
+log = logging.getLogger(__name__)
+
 _CALL = struct.Struct("!dI?")
 _LENGTH = struct.Struct("!I")
 _NOT_BEGUN = b"\0"  # before the request; the supervisor changes it when the tool's process is about to be made
 _READ_SIZE = 262_144
 _HEADER_LIMIT = 65_536
+_STDERR_LIMIT = 65_536
 _START_TIMEOUT_S = 15.0
 _STOP_TIMEOUT_S = 2.0
 _GRACE_S = 5.0
@@ -180,6 +185,14 @@ class WarmWorker:
             ended = True
         if ended:
             self.kill()
+            log.warning("A tool worker ended by itself (%s); the next call starts another.", self._words_so_far())
+
+    def _words_so_far(self) -> str:
+        assert self._process.stderr is not None
+        os.set_blocking(self._process.stderr.fileno(), False)
+        with contextlib.suppress(BlockingIOError):
+            return _last_line(os.read(self._process.stderr.fileno(), _STDERR_LIMIT)) or "it gave no reason"
+        return "it gave no reason"
 
     async def _hear_what_it_can(self) -> None:
         loop = asyncio.get_running_loop()
@@ -247,7 +260,11 @@ def _last_words(process: "subprocess.Popen[bytes]") -> str:
     process.wait()
     assert process.stderr is not None
     with process.stderr:
-        text = os.read(process.stderr.fileno(), 65_536).decode("utf-8", "replace").strip()
+        return _last_line(os.read(process.stderr.fileno(), _STDERR_LIMIT))
+
+
+def _last_line(output: bytes) -> str:
+    text = output.decode("utf-8", "replace").strip()
     return text.splitlines()[-1] if text else ""
 
 

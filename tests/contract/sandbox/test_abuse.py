@@ -601,3 +601,32 @@ async def test_hidden_folders_are_hidden_even_among_pythons_own() -> None:
     finally:
         (where / "perdure.db").unlink()
         where.rmdir()
+
+
+@pytest.mark.parametrize("mode", [pytest.param("strict", marks=needs_namespaces), "process"])
+async def test_nothing_outlives_a_server_that_is_killed(mode: str) -> None:
+    mark = f"perdure-orphan-{mode}"
+    server = f"""
+import asyncio
+from perdure.tools.sandbox import Sandbox
+
+async def main():
+    sandbox = Sandbox(mode={mode!r})
+    await sandbox.start()
+    source = "import os\\ndef tool():\\n    os.execv('/bin/sleep', [{mark!r}, '60'])"
+    await sandbox.run(source=source, function="tool", args={{}}, env={{}})
+
+asyncio.run(main())
+"""
+    process = subprocess.Popen([sys.executable, "-c", server])
+    try:
+        async with asyncio.timeout(20):
+            while not any(
+                b"60" in (Path("/proc") / str(pid) / "cmdline").read_bytes() for pid in holders_of(f"{mark}\0")
+            ):
+                assert process.poll() is None
+                await asyncio.sleep(0.05)
+    finally:
+        process.kill()
+        process.wait()
+    assert await gone(f"{mark}\0")

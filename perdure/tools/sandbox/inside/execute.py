@@ -134,10 +134,10 @@ def _arguments(function: Any, given: "dict[str, Any]") -> "dict[str, Any]":
 
 
 def _type_hints(function: Any) -> dict[str, Any]:
-    written = getattr(function, "__annotations__", {})
-    if all(hint is int or hint in _AS_THEY_COME for hint in written.values()):
-        return written
     try:
+        written = getattr(function, "__annotations__", {})
+        if all(hint is int or hint in _AS_THEY_COME for hint in written.values()):
+            return written
         return typing.get_type_hints(function)
     except Exception:
         return {}
