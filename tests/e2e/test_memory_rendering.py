@@ -1,6 +1,7 @@
 """When a changed memory block reaches the model: recompiled at the next request, or as an appended note."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 from letta_client import Letta
@@ -41,7 +42,7 @@ def test_appended_notes_leave_the_prompt_as_it_was(
     client.agents.messages.create(agent_id=agent.id, input="Remember tea")
     client.agents.messages.create(agent_id=agent.id, input="Last")
     seen = prompts(engine)
-    for before, after in zip(seen, seen[1:], strict=False):
+    for before, after in pairwise(seen):
         assert after[: len(before)] == before
     notes = [m for m in seen[-1][1:] if m["role"] == "system"]
     assert len(notes) == 1
