@@ -44,8 +44,8 @@ class _Answer(Struct):
     truncated: bool = False
     completion_probabilities: list[_Prob] = []
     timings: dict[str, Any] = {}
-    tokens_evaluated: int | None = None
     model: str | None = None
+    id_slot: int | None = None
 
 
 _decode = msgspec.json.Decoder(_Answer).decode
@@ -75,6 +75,10 @@ class LlamaCpp:
             wanted = left if request.grammar is not None else min(piece, left)
             if request.seed is not None:  # a piece must not repeat the random numbers of the one before
                 fields["seed"] = (request.seed + len(ids) - len(request.ids)) % 2**32
+            if first is not None and first[1].id_slot is not None:
+                fields["id_slot"] = first[
+                    1
+                ].id_slot  # where the prompt is; else another is taken if this one is not free yet
             body = with_ids(_encode({**fields, "n_predict": wanted}), b'"prompt"', json_ids(ids))
             began = time.perf_counter()
             answer = await self._ask(body, begun=first is not None)
@@ -83,7 +87,7 @@ class LlamaCpp:
             tokens, finish = _finish(answer, request.stop_token_ids, wanted, left)
             if tokens:
                 placed = _placed(answer.tokens, answer.completion_probabilities)[: len(tokens)]
-                yield await self._batch(ids, tokens, placed, request)
+                yield await self._batch(ids, tokens, placed, request, answer.id_slot)
                 ids.extend(tokens)
                 left -= len(tokens)
             if finish is not None:
@@ -95,10 +99,16 @@ class LlamaCpp:
         check_ids(self._endpoint.name, ids, vocab_size)
         if start < 1:
             raise ValueError("start: the first id of a prompt has no logprob; begin at 1 or later.")
-        return [(await self._forced(ids[:at], ids[at], vocab_size, 0))[0] for at in range(start, len(ids))]
+        slot = (await self._ask(with_ids(b'{"n_predict":0}', b'"prompt"', json_ids(ids[:start])))).id_slot
+        return [(await self._forced(ids[:at], ids[at], vocab_size, 0, slot))[0] for at in range(start, len(ids))]
 
     async def _batch(
-        self, context: "array[int]", tokens: list[int], placed: list[_Prob | None], request: TokenRequest
+        self,
+        context: "array[int]",
+        tokens: list[int],
+        placed: list[_Prob | None],
+        request: TokenRequest,
+        slot: int | None,
     ) -> TokenBatch:
         logprobs: list[float] = []
         tops: list[Top] = []
@@ -108,24 +118,26 @@ class LlamaCpp:
                 tops.append([(each.logprob, each.id) for each in prob.top_logprobs])
                 continue
             before = context + array("i", tokens[:at])
-            logprob, top = await self._forced(before, tokens[at], request.vocab_size, request.top_logprobs)
+            logprob, top = await self._forced(before, tokens[at], request.vocab_size, request.top_logprobs, slot)
             logprobs.append(logprob)
             tops.append(top)
         if not request.top_logprobs:
             return TokenBatch(ids=tokens, logprobs=logprobs)
         return TokenBatch(ids=tokens, logprobs=logprobs, top_logprobs=[top[: request.top_logprobs] for top in tops])
 
-    async def _forced(self, context: "array[int]", token_id: int, vocab_size: int, top: int) -> tuple[float, Top]:
+    async def _forced(
+        self, context: "array[int]", token_id: int, vocab_size: int, top: int, slot: int | None
+    ) -> tuple[float, Top]:
         """The raw logprob of one id after others: it is forced by its logit, which leaves the logprobs told as they are.
 
         The server tells nothing of an id that ends inside a character; then another id is forced and this one looked for
         among the likeliest, at last among all.
         """
-        prob = await self._force(context, token_id, max(1, top))
+        prob = await self._force(context, token_id, max(1, top), slot)
         if prob is None or prob.id != token_id:
             plain = await self._plain()
             for count in (max(SOME_PROBS, top), vocab_size):
-                prob = await self._force(context, plain, count)
+                prob = await self._force(context, plain, count, slot)
                 listed = prob.top_logprobs if prob is not None else []
                 found = next((each for each in listed if each.id == token_id), None)
                 if found is not None:
@@ -135,7 +147,7 @@ class LlamaCpp:
             )
         return prob.logprob, [(each.logprob, each.id) for each in prob.top_logprobs[:top]]
 
-    async def _force(self, context: "array[int]", token_id: int, n_probs: int) -> _Prob | None:
+    async def _force(self, context: "array[int]", token_id: int, n_probs: int, slot: int | None) -> _Prob | None:
         fields = {
             "n_predict": 1,
             "n_probs": n_probs,
@@ -144,6 +156,7 @@ class LlamaCpp:
             "logit_bias": [[token_id, FORCED]],
             "return_tokens": True,
             "cache_prompt": True,
+            "id_slot": -1 if slot is None else slot,
         }
         answer = await self._ask(with_ids(_encode(fields), b'"prompt"', json_ids(context)))
         if answer.tokens != [token_id]:
