@@ -4,6 +4,7 @@ Invariant: a call is tried again only while nothing of an answer has been read; 
 """
 
 import asyncio
+import os
 import random
 import sys
 import urllib.request
@@ -18,7 +19,7 @@ from perdure.core.errors import Invalid, ProviderError
 from perdure.providers.failures import RETRYABLE_STATUSES, status_error
 
 if TYPE_CHECKING:
-    from aiohttp import ClientResponse, ClientSession
+    from aiohttp import ClientConnectorError, ClientProxyConnectionError, ClientResponse, ClientSession
     from yarl import URL
 
 MAX_ERROR_BYTES = 65_536
@@ -311,9 +312,7 @@ def _transport_error(endpoint: Endpoint, path: str, cause: Exception, *, reading
         message = f"The host of {name} was not found ({where}): {cause}. Check the base URL."
         return ProviderError(message, kind="llm_connection", retryable=True)
     if isinstance(cause, aiohttp.ClientConnectorError | aiohttp.ClientProxyConnectionError):
-        message = (
-            f"Cannot connect to {name} at {where}: {cause.strerror or cause}. Is it running, and is the base URL right?"
-        )
+        message = f"Cannot connect to {name} at {where}: {_reason(cause)}. Is it running, and is the base URL right?"
         return ProviderError(message, kind="llm_connection", retryable=True)
     if reading:
         message = f"The connection to {name} broke in the middle of its answer ({where}): {_words(cause)}."
@@ -327,6 +326,12 @@ def _transport_error(endpoint: Endpoint, path: str, cause: Exception, *, reading
 def _timed_out(endpoint: Endpoint, path: str, what: str, *, retryable: bool = False) -> ProviderError:
     message = f"{endpoint.name} timed out at {endpoint.base_url + path}: {what}."
     return ProviderError(message, kind="llm_timeout", retryable=retryable)
+
+
+def _reason(cause: "ClientConnectorError | ClientProxyConnectionError") -> str:
+    """In the system's own words, which the event loops do not agree on."""
+    number = cause.os_error.errno
+    return os.strerror(number).lower() if number is not None and number > 0 else str(cause)
 
 
 def _words(cause: Exception) -> str:

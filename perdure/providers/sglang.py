@@ -59,7 +59,7 @@ class SGLang:
         def fresh() -> bytes:
             """A request id is used once: an engine may still hold it from an attempt that failed."""
             rid = uuid.uuid4().hex if sent else request.request_id
-            sent.append((rid, with_ids(_encode(_fields(request, rid)), b'"input_ids"', ids)))
+            sent.append((rid, with_ids(_encode(self.fields(request, rid)), b'"input_ids"', ids)))
             return sent[-1][1]
 
         generation = Generation(self._endpoint.name, want_top=request.top_logprobs > 0)
@@ -104,18 +104,24 @@ class SGLang:
             raise ProviderError(f"{self._endpoint.name} scored other ids than it was given.")
         return logprobs
 
-    async def info(self) -> dict[str, Any]:
-        """`/model_info`: model_path, tokenizer_path, weight_version and so on."""
-        try:
-            raw = await self._http.call(self._endpoint, "/model_info", method="GET", retry=False, timeout_s=5.0)
-        except ProviderError as error:
-            if error.status not in (404, 405):
-                raise
-            raw = await self._http.call(self._endpoint, "/get_model_info", method="GET", retry=False, timeout_s=5.0)
-        try:
-            return msgspec.json.decode(raw, type=dict[str, Any])
-        except msgspec.DecodeError as cause:
-            raise ProviderError(f"{self._endpoint.name} answered /model_info with something else: {cause}.") from cause
+    def fields(self, request: TokenRequest, rid: str) -> dict[str, Any]:
+        """The request but for the ids. `ignore_eos` is never set: it would switch the stop ids off too."""
+        sampling: dict[str, Any] = {
+            "max_new_tokens": request.max_tokens,
+            "stop_token_ids": request.stop_token_ids,
+            "skip_special_tokens": False,
+            "spaces_between_special_tokens": False,
+            "no_stop_trim": True,
+        }
+        for ours, theirs in _SAMPLING:
+            if (value := getattr(request, ours)) is not None:
+                sampling[theirs] = value
+        if request.grammar is not None:
+            sampling |= _grammar(request.grammar)
+        fields: dict[str, Any] = {"rid": rid, "stream": True, "return_logprob": True, "sampling_params": sampling}
+        if request.top_logprobs:
+            fields["top_logprobs_num"] = request.top_logprobs
+        return fields
 
     async def close(self) -> None:
         """Wait for the aborts under way."""
@@ -133,26 +139,6 @@ class SGLang:
             await self._http.call(self._endpoint, "/abort_request", body, retry=False, timeout_s=5.0)
         except ProviderError:
             return  # it is gone, and the generation with it
-
-
-def _fields(request: TokenRequest, rid: str) -> dict[str, Any]:
-    """The request but for the ids. `ignore_eos` is never set: it would switch the stop ids off too."""
-    sampling: dict[str, Any] = {
-        "max_new_tokens": request.max_tokens,
-        "stop_token_ids": request.stop_token_ids,
-        "skip_special_tokens": False,
-        "spaces_between_special_tokens": False,
-        "no_stop_trim": True,
-    }
-    for ours, theirs in _SAMPLING:
-        if (value := getattr(request, ours)) is not None:
-            sampling[theirs] = value
-    if request.grammar is not None:
-        sampling |= _grammar(request.grammar)
-    fields: dict[str, Any] = {"rid": rid, "stream": True, "return_logprob": True, "sampling_params": sampling}
-    if request.top_logprobs:
-        fields["top_logprobs_num"] = request.top_logprobs
-    return fields
 
 
 def _grammar(grammar: dict[str, Any]) -> dict[str, Any]:

@@ -165,6 +165,8 @@ class Generation:
             self._logprobs += [logprob for logprob, _, _ in rows]
             if self._want_top:
                 listed = _decode_tops(meta.output_top_logprobs)[-new:]
+                if len(listed) != new:
+                    raise self._unusable(f"the top logprobs of {len(listed)} ids for {new}")
                 tops += [[(logprob, token_id) for logprob, token_id, _ in top or ()] for top in listed]
         if held and (held == new or (held == total and meta.finish_reason is not None)):
             self._check(frame, meta, held)
