@@ -204,8 +204,11 @@ class ScriptedEngine:
 
 
 class HashModel:
-    """A language model without weights: the bits of the next id, highest first, are coins whose bias is a hash of all ids
-    before and of the bits so far. So every number of that many bits has a probability, together they make 1, and none takes a sum to compute."""
+    """A language model without weights.
+
+    The bits of the next id, highest first, are coins whose bias is a hash of all ids before and of the bits so far. So every
+    number of that many bits has a probability, together they make 1, and none takes a sum to compute.
+    """
 
     def __init__(self, vocab_size: int) -> None:
         self._bits = max(1, (vocab_size - 1).bit_length())
