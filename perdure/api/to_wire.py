@@ -6,6 +6,7 @@ spliced into a prepared frame instead of encoded as a whole.
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, assert_never
 
 import msgspec
@@ -52,7 +53,12 @@ STREAM_ERROR_TYPES = frozenset(
 
 def iso_seconds(at_us: int) -> str:
     """The wire's message date: whole seconds, UTC as `+00:00`."""
-    return datetime.fromtimestamp(at_us // 1_000_000, UTC).isoformat()
+    return _iso_of_second(at_us // 1_000_000)
+
+
+@lru_cache(maxsize=256)
+def _iso_of_second(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).isoformat()
 
 
 def iso(at_us: int | None) -> str | None:

@@ -4,6 +4,7 @@ A message id is allocated before its model call and its low 7 bits address the p
 (`part_otid`), so that a streamed part and the stored one carry the same otid.
 """
 
+import os
 import re
 import time
 import uuid
@@ -15,11 +16,18 @@ _UUID4 = r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
 
 
 def new_id(prefix: str) -> str:
-    return f"{prefix}-{uuid.uuid4()}"
+    return f"{prefix}-{_uuid4()}"
 
 
 def new_otid() -> str:
-    return str(uuid.uuid4())
+    return _uuid4()
+
+
+def _uuid4() -> str:
+    """As `str(uuid.uuid4())`, at a third of its cost: every message takes several."""
+    digits = os.urandom(16).hex()
+    variant = "89ab"[int(digits[16], 16) & 3]
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
 
 def now_us() -> int:
@@ -33,8 +41,8 @@ def matches(prefix: str, value: str) -> bool:
 
 def part_otid(message_id: str, index: int) -> str:
     """The otid of a message's part: its uuid with the lowest 7 bits replaced by the part's index (0 to 127)."""
-    value = uuid.UUID(message_id.removeprefix("message-")).int
-    return str(uuid.UUID(int=(value & ~0x7F) | (index & 0x7F)))
+    lowest = (int(message_id[-2:], 16) & 0x80) | (index & 0x7F)
+    return f"{message_id.removeprefix('message-')[:-2]}{lowest:02x}"
 
 
 def preceding_id(message_id: str) -> str:
