@@ -1,8 +1,9 @@
-"""What came of a call: the reply of a worker, taken apart with care, as a SandboxResult.
+"""What goes to a worker and what comes back: its reply, taken apart with care, becomes a SandboxResult.
 
 Everything in a reply that tool code could have written is bounded text or checked JSON; nothing of it is ever unpickled or run.
 """
 
+import json
 import signal
 from typing import Any, Literal, NamedTuple
 
@@ -67,6 +68,15 @@ class CallLimits(NamedTuple):
     return_char_limit: int
 
 
+def encoded_request(request: dict[str, Any]) -> bytes:
+    """The request as workers read it: JSON."""
+    try:
+        return msgspec.json.encode(request)
+    except UnicodeEncodeError:
+        # half of a surrogate pair, which a model can write as an escape and only an escape can carry
+        return json.dumps(request).encode()
+
+
 def result_of(reply: Reply, function: str, limits: CallLimits) -> SandboxResult:
     answer: _Answer | None = None
     if reply.outcome == "exit" and reply.answer:
@@ -82,6 +92,8 @@ def result_of(reply: Reply, function: str, limits: CallLimits) -> SandboxResult:
         )
     if answer is not None and answer.error is not None:
         what, stderr = answer.error, stderr + answer.traceback
+        if what.rstrip(": ") == "MemoryError":
+            what = f"MemoryError: the tool wanted more than the {limits.memory_mb} MB it may have"
     else:
         what = _what_happened(reply, answer, limits)
     error = f"Error executing function {function}: {what}"[:_ERROR_LIMIT]

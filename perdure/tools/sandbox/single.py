@@ -10,10 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from perdure.tools.sandbox.isolation import INSIDE, Surroundings, python_command
-from perdure.tools.sandbox.result import Reply
+from perdure.tools.sandbox.result import Reply, encoded_request
 
 _READ_SIZE = 65_536
 
@@ -46,7 +44,7 @@ class SingleUseWorker:
                 stdout, stderr, _ = await asyncio.gather(
                     _keep(process.stdout, self._output_limit),
                     _keep(process.stderr, self._output_limit),
-                    _feed(process.stdin, msgspec.json.encode(request)),
+                    _feed(process.stdin, encoded_request(request)),
                 )
                 code = await process.wait()
             answer = _read_up_to(answer_path, reply_limit)

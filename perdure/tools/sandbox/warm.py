@@ -27,7 +27,7 @@ from perdure.tools.sandbox.isolation import (
     python_command,
     worker_settings,
 )
-from perdure.tools.sandbox.result import IsolationUnavailable, Reply
+from perdure.tools.sandbox.result import IsolationUnavailable, Reply, encoded_request
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ class WarmWorker:
     async def call(self, request: dict[str, Any], *, timeout_s: float, reply_limit: int) -> Reply:
         """Raises WorkerGone when the worker could not begin it. Cancelling ends the call and all its processes."""
         # the request lies in a file, so that the supervisor need not look at it to pass it on
-        with _anonymous_file(_NOT_BEGUN + msgspec.json.encode(request)) as file:
+        with _anonymous_file(_NOT_BEGUN + encoded_request(request)) as file:
             slot = await self._send(file.fileno(), timeout_s, request)
             reply = Reply("lost")
             try:

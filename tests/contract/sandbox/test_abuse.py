@@ -128,7 +128,7 @@ while True:
 
 async def test_a_tool_that_hogs_memory(sandbox: Sandbox) -> None:
     result = await run_tool(sandbox, "hog = []\nwhile True:\n    hog.append(bytearray(10_000_000))")
-    assert result.error == "Error executing function tool: MemoryError: "
+    assert result.error is not None and "MemoryError: the tool wanted more than the 256 MB" in result.error
     await assert_still_works(sandbox)
 
 

@@ -91,6 +91,16 @@ async def test_arguments_go_by_name(sandbox: Sandbox, args: dict[str, Any], valu
     assert (await call(sandbox, SIGNATURE, **args)).value == value
 
 
+async def test_arguments_that_are_no_unicode_arrive_as_they_are(sandbox: Sandbox) -> None:
+    source = "def tool(text: str):\n    return [len(text), ord(text[0])]\n"
+    assert (await call(sandbox, source, text="\ud800x")).value == "[2, 55296]"
+
+
+async def test_an_environment_that_cannot_be_set_is_told(sandbox: Sandbox) -> None:
+    result = await run_tool(sandbox, "return 1", env={"A=B": "1", "C": "\0"})
+    assert result.error is not None and "ValueError" in result.error
+
+
 async def test_arguments_that_do_not_fit_are_named(sandbox: Sandbox) -> None:
     result = await call(sandbox, SIGNATURE, a=1, z=2)
     assert result.error == (

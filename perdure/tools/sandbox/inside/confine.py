@@ -26,6 +26,7 @@ from .settings import Settings
 _MIB = 1 << 20
 _ADDRESS_SPACE_FACTOR = 4
 _MAX_FILES = 256
+_NICENESS = 5  # a tool that takes all the CPU it can get leaves the server the larger share
 _LINUX = sys.platform == "linux"
 
 
@@ -93,6 +94,7 @@ class Confinement:
             os.setresuid(self._uid, self._uid, self._uid)
         os.chdir(self.work_dir)
         if resource is not None:
+            os.nice(_NICENESS)
             for kind, limits in self._own_limits:
                 resource.setrlimit(kind, limits)
         for step in self._steps:

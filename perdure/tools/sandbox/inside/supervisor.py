@@ -197,7 +197,10 @@ class _Slot:
         if outcome is not None:
             for pipe in pipes:
                 pipe.read_rest()
-            self._reply(outcome)
+            try:
+                self._reply(outcome)
+            except OSError:
+                outcome = None  # the server does not listen any more; half a reply cannot be followed by another
         for pipe in pipes:
             pipe.close_and_wipe()
         self._clear_room(work_dir)
