@@ -51,6 +51,9 @@ class Resolved(Struct, frozen=True):
     not_exact: str | None = None
 
 
+_Key = tuple[str, str | None]  # a handle, and where the agent says its tokenizer is
+
+
 class _Kept(Struct, frozen=True):
     resolved: Resolved
     until: float | None
@@ -85,7 +88,7 @@ class Registry:
         self._http = http or Http()
         places = places_of(tokenizers_dir, env or {})
         self._providers = {config.name: _provider(config, self._http, places) for config in unique(configs)}
-        self._kept: dict[tuple[str, str | None], _Kept] = {}
+        self._kept: dict[_Key, _Kept] = {}
         self._locks = {name: asyncio.Lock() for name in self._providers}
 
     @property
@@ -101,12 +104,14 @@ class Registry:
         cannot be asked for its models is trusted to have this one: the call itself will tell what is wrong.
         """
         key = (handle, settings.tokenizer if settings is not None else None)
-        kept = self._kept.get(key)
-        if kept is None or (kept.until is not None and kept.until < time.monotonic()):
-            kept = self._kept[key] = await self._look_up(*key)
-        if require_exact and kept.resolved.not_exact is not None:
-            raise Invalid(kept.resolved.not_exact)
-        return kept.resolved
+        resolved = self._known(key)
+        if resolved is None:
+            provider, name = self._provider_of(handle)
+            async with self._locks[provider.name]:
+                resolved = self._known(key) or await self._look_up(provider, name, key)
+        if require_exact and resolved.not_exact is not None:
+            raise Invalid(resolved.not_exact)
+        return resolved
 
     async def info(self, handle: str) -> ModelInfo | None:
         """What is known of a handle's model; None for one its provider does not list."""
@@ -145,28 +150,36 @@ class Registry:
         listed = await asyncio.gather(*(ask(provider) for provider in self._providers.values()))
         return [info for found in listed for info in found]
 
-    async def _look_up(self, handle: str, tokenizer: str | None) -> _Kept:
-        provider_name, slash, name = handle.partition("/")
+    def _known(self, key: _Key) -> Resolved | None:
+        kept = self._kept.get(key)
+        if kept is None or (kept.until is not None and kept.until < time.monotonic()):
+            return None
+        return kept.resolved
+
+    def _provider_of(self, handle: str) -> tuple[AnyProvider, str]:
+        provider_name, _, name = handle.partition("/")
+        if not name:
+            raise NotFound(f"{handle!r} is no model handle: it has the form provider/model. {self._offered()}")
         provider = self._providers.get(provider_name)
-        if not slash or not name:
-            raise NotFound(f"{handle!r} is no model handle: it has the form provider/model. {self._known()}")
         if provider is None:
-            if provider_name == "local":
-                raise NotFound(f"{handle}: {UNAVAILABLE}")
-            raise NotFound(f"No provider named {provider_name!r} is configured (handle {handle}). {self._known()}")
-        async with self._locks[provider_name]:
-            info, listed = await provider.find(name)
+            why = UNAVAILABLE if provider_name == "local" else self._offered()
+            raise NotFound(f"No provider named {provider_name!r} is configured (handle {handle}). {why}")
+        return provider, name
+
+    async def _look_up(self, provider: AnyProvider, name: str, key: _Key) -> Resolved:
+        info, listed = await provider.find(name)
         if info is None and listed is not None and not provider.any_model:
             shown = ", ".join(each.handle for each in listed[:SHOWN]) or "none"
             more = f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
-            raise NotFound(f"{provider_name} has no model {name!r} (handle {handle}). It has: {shown}{more}.")
+            raise NotFound(f"{provider.name} has no model {name!r} (handle {key[0]}). It has: {shown}{more}.")
         true_name = info.name if info is not None else name
-        model, not_exact = await provider.open(true_name, info, tokenizer)
-        resolved = Resolved(model, true_name, provider_name, provider.base_url, info, not_exact)
+        model, not_exact = await provider.open(true_name, info, key[1])
+        resolved = Resolved(model, true_name, provider.name, provider.base_url, info, not_exact)
         lasting = info is not None and not_exact is None
-        return _Kept(resolved, None if lasting else time.monotonic() + FALLBACK_FRESH_S)
+        self._kept[key] = _Kept(resolved, None if lasting else time.monotonic() + FALLBACK_FRESH_S)
+        return resolved
 
-    def _known(self) -> str:
+    def _offered(self) -> str:
         if not self._providers:
             return "No provider is configured: set OPENAI_API_KEY, SGLANG_BASE_URL or another provider's variable."
         return f"Configured providers: {', '.join(self._providers)}. `perdure models` lists their models."
