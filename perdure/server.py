@@ -54,7 +54,11 @@ def build(settings: Settings) -> Server:
     store = SqliteStore(path, synchronous=settings.synchronous)
     configs = [*providers_from_config(settings.config, settings.env), *providers_from_env(settings.env)]
     registry = Registry(configs, tokenizers_dir=settings.tokenizers_dir, env=settings.env)
-    sandbox = Sandbox(mode=settings.tool_isolation, timeout_s=settings.tool_timeout_s)  # type: ignore[arg-type]
+    sandbox = Sandbox(
+        mode=settings.tool_isolation,  # type: ignore[arg-type]
+        timeout_s=settings.tool_timeout_s,
+        hide=[settings.data_dir, path.parent],
+    )
     runner = Runner(
         store,
         registry,

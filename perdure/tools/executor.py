@@ -121,6 +121,7 @@ class Executor:
                 "LETTA_PROJECT_ID": self._agent.project_id or "",
             },
             allow_network=tool.allow_network,
+            return_char_limit=tool.return_char_limit,
             pip_requirements=tool.pip_requirements,
         )
         text = result.value if result.status == "success" else (result.error or "The tool failed.")
