@@ -26,7 +26,7 @@ class _Version(Struct):
     end: int
 
 
-class _Meta(Struct):
+class _Meta(Struct, frozen=True):
     """The lists stay unread JSON: a repeating stream would have all of them decoded again with every token."""
 
     finish_reason: dict[str, Any] | None = None
@@ -41,9 +41,12 @@ class _Meta(Struct):
     e2e_latency: float | None = None
 
 
+_NO_META = _Meta()
+
+
 class _Frame(Struct):
     output_ids: msgspec.Raw = _EMPTY
-    meta_info: _Meta | None = None
+    meta_info: _Meta = _NO_META
     error: Any = None
     message: Any = None
 
@@ -83,10 +86,14 @@ class Generation:
         tops: list[list[tuple[float, int]]] = []
         try:
             last = self._frame(frames[-1])
-            if not self._is_whole(last):
+            held = _count(last.output_ids)
+            if (
+                len(frames) > 1 and held != last.meta_info.completion_tokens
+            ):  # it does not hold everything from the start
                 for data in frames[:-1]:
-                    self._add(self._frame(data), tops)
-            self._add(last, tops)
+                    frame = self._frame(data)
+                    self._add(frame, _count(frame.output_ids), tops)
+            self._add(last, held, tops)
         except (msgspec.DecodeError, UnicodeDecodeError) as cause:
             raise self._unusable(f"a frame that cannot be read: {cause}") from cause
         if len(self._ids) == at:
@@ -125,7 +132,7 @@ class Generation:
 
     def _frame(self, data: bytes) -> _Frame:
         frame = _decode_frame(data)
-        if frame.error or frame.meta_info is None:
+        if frame.error or frame.meta_info is _NO_META:
             error = frame.error or frame.message or msgspec.json.decode(data)
             raise described(
                 self._provider,
@@ -136,16 +143,11 @@ class Generation:
             )
         return frame
 
-    def _is_whole(self, frame: _Frame) -> bool:
-        """It holds everything from the start."""
+    def _add(self, frame: _Frame, held: int, tops: list[list[tuple[float, int]]]) -> None:
+        """`held`: how many ids the frame has."""
         meta = frame.meta_info
-        return meta is not None and meta.completion_tokens == _count(frame.output_ids)
-
-    def _add(self, frame: _Frame, tops: list[list[tuple[float, int]]]) -> None:
-        meta = frame.meta_info
-        assert meta is not None
         self._last = meta
-        held, seen = _count(frame.output_ids), len(self._ids)
+        seen = len(self._ids)
         total = held + seen if meta.completion_tokens is None else meta.completion_tokens
         if held == total and seen:
             self._repeats = True
@@ -158,16 +160,17 @@ class Generation:
         else:
             raise self._unusable(f"{held} ids after {seen} where it has sampled {total}")
         if new:
-            rows = _decode_rows(_tail(bytes(meta.output_token_logprobs), new))
+            listed = meta.output_token_logprobs
+            rows = _decode_rows(listed if new == held else _tail(bytes(listed), new))
             if len(rows) != new:
                 raise self._unusable(f"{len(rows)} logprobs for {new} ids")
             self._ids += [token_id for _, token_id, _ in rows]
             self._logprobs += [logprob for logprob, _, _ in rows]
             if self._want_top:
-                listed = _decode_tops(meta.output_top_logprobs)[-new:]
-                if len(listed) != new:
-                    raise self._unusable(f"the top logprobs of {len(listed)} ids for {new}")
-                tops += [[(logprob, token_id) for logprob, token_id, _ in top or ()] for top in listed]
+                best = _decode_tops(meta.output_top_logprobs)[-new:]
+                if len(best) != new:
+                    raise self._unusable(f"the top logprobs of {len(best)} ids for {new}")
+                tops += [[(logprob, token_id) for logprob, token_id, _ in top or ()] for top in best]
         if held and (held == new or (held == total and meta.finish_reason is not None)):
             self._check(frame, meta, held)
 
@@ -201,7 +204,7 @@ class Generation:
 def _count(ids: msgspec.Raw) -> int:
     """How many numbers a JSON array of numbers has, without reading them."""
     data = bytes(ids)
-    return data.count(b",") + 1 if len(data) > 2 and data.strip(b"[] \n") else 0
+    return data.count(b",") + 1 if len(data) > 2 else 0
 
 
 def _tail(rows: bytes, count: int) -> bytes:
