@@ -1,4 +1,4 @@
-"""Real engines for tests. SGLang is started by scripts/engines/test_sglang.sh, which names it in PERDURE_TEST_SGLANG."""
+"""Real engines for tests. scripts/engines/test_<engine>.sh starts one and names it in PERDURE_TEST_<ENGINE>."""
 
 import os
 from collections.abc import AsyncIterator
@@ -15,9 +15,20 @@ async def http() -> AsyncIterator[Http]:
     await made.close()
 
 
+def _url(engine: str) -> str:
+    url = os.environ.get(f"PERDURE_TEST_{engine.upper()}")
+    if not url:
+        pytest.skip(
+            f"no {engine} server: scripts/engines/test_{engine}.sh installs one, starts it and runs these tests"
+        )
+    return url
+
+
 @pytest.fixture(scope="session")
 def sglang_url() -> str:
-    url = os.environ.get("PERDURE_TEST_SGLANG")
-    if not url:
-        pytest.skip("no SGLang server: scripts/engines/test_sglang.sh installs one, starts it and runs these tests")
-    return url
+    return _url("sglang")
+
+
+@pytest.fixture(scope="session")
+def vllm_url() -> str:
+    return _url("vllm")
