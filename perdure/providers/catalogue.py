@@ -23,7 +23,8 @@ _EMBEDDING = re.compile(r"embed|\bbge-|\be5-|\bgte-", re.IGNORECASE)
 _EMBEDDING_DIMS = {"text-embedding-3-small": 1536, "text-embedding-3-large": 3072, "text-embedding-ada-002": 1536}
 # Models of OpenAI's list that do not chat.
 _NOT_CHAT = re.compile(
-    r"whisper|tts|dall-e|gpt-image|moderation|transcribe|realtime|audio|davinci|babbage|sora|-instruct|computer-use"
+    r"^(?:whisper-|tts-|dall-e-|gpt-image-|chatgpt-image|omni-moderation|text-moderation|davinci-|babbage-|sora-|computer-use-"
+    r"|gpt-3\.5-turbo-instruct|gpt-realtime|gpt-audio|gpt-4o[\w-]*-(?:transcribe|realtime|audio|tts))"
 )
 
 

@@ -77,8 +77,9 @@ PROFILES: dict[str, ProviderProfile] = {
             kind="openai",
             base_url="https://api.openai.com/v1",
             url_env=("OPENAI_BASE_URL", "OPENAI_API_BASE"),
-            key_env=("OPENAI_API_KEY",),
-            chat=ChatProfile(max_tokens="max_completion_tokens"),
+            key_env=(
+                "OPENAI_API_KEY",
+            ),  # often with the address of another server, so no less common name than `max_tokens`
         ),
         ProviderProfile(
             kind="sglang",
@@ -207,7 +208,10 @@ _TRAITS: tuple[tuple[re.Pattern[str], ModelTraits], ...] = tuple(
     (re.compile(pattern), traits)
     for pattern, traits in (
         (r"gpt-5[\w.]*-chat", ModelTraits(context_window=128_000, max_tokens="max_completion_tokens")),
-        (r"gpt-5", ModelTraits(context_window=400_000, max_tokens="max_completion_tokens", drop=_REASONERS)),
+        (
+            r"gpt-(?:[5-9]|\d\d)",
+            ModelTraits(context_window=400_000, max_tokens="max_completion_tokens", drop=_REASONERS),
+        ),
         (r"o1-mini", ModelTraits(context_window=128_000, max_tokens="max_completion_tokens", drop=_REASONERS)),
         (r"o[134](-|$)", ModelTraits(context_window=200_000, max_tokens="max_completion_tokens", drop=_REASONERS)),
         (r"gpt-4\.1", ModelTraits(context_window=1_047_576)),
