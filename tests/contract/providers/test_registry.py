@@ -171,12 +171,19 @@ async def test_context_windows(http: Http, wire: Wire, entry: dict[str, Any], wi
 
 async def test_embedding_models_are_told_apart(http: Http, wire: Wire) -> None:
     listed(
-        wire, {"id": "text-embedding-3-small"}, {"id": "gpt-4o"}, {"id": "whisper-1"}, {"id": "x", "type": "embedding"}
+        wire,
+        {"id": "text-embedding-3-small"},
+        {"id": "gpt-4o"},
+        {"id": "whisper-1"},
+        {"id": "gpt-4o-mini-transcribe"},
+        {"id": "llama-3-8b-instruct"},
+        {"id": "x", "type": "embedding"},
     )
     found = await registry(http, config("openai", "openai", wire.url)).list_models()
     assert [(info.name, info.kind, info.embedding_dim) for info in found] == [
         ("text-embedding-3-small", "embedding", 1536),
         ("gpt-4o", "llm", None),
+        ("llama-3-8b-instruct", "llm", None),
         ("x", "embedding", None),
     ]
 
