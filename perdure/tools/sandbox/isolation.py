@@ -111,7 +111,7 @@ def bwrap_command(
     for path in mounted:
         command += ["--ro-bind", path, path]
     command += ["--ro-bind", str(INSIDE), _MOUNTED_INSIDE]
-    command += ["--proc", "/proc", "--dev", "/dev", "--dir", "/tmp", "--chdir", "/"]
+    command += ["--proc", "/proc", "--dev", "/dev", "--dir", work_dir(mounted), "--chdir", "/"]
     for path in around.hide:
         if _under(str(path.resolve()), mounted):
             command += ["--tmpfs", str(path)] if path.is_dir() else ["--ro-bind", os.devnull, str(path)]
@@ -137,13 +137,18 @@ def worker_settings(plan: Plan, around: Surroundings, limits: dict[str, Any], *,
     fields = {
         "namespaces": strict,
         "uids": plan.uids,
-        "home": str(around.home or ""),
+        "home": work_dir(mounts(around.python, allow_network)) if strict else str(around.home or ""),
         "readable": readable,
         "writable": writable,
         "allow_network": allow_network,
         **limits,
     }
     return json.dumps(fields)
+
+
+def work_dir(mounted: Sequence[str]) -> str:
+    """Where a call has its private folder: /tmp, unless Python itself lies there and would be hidden by it."""
+    return "/work" if any(path.startswith("/tmp/") for path in mounted) else "/tmp"
 
 
 def mounts(python: str, allow_network: bool) -> list[str]:

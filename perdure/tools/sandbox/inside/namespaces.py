@@ -10,11 +10,8 @@ import os
 
 from . import libc
 
-WORK_DIR = "/tmp"
-_WORK_DIRS = {
-    WORK_DIR: libc.MS_NOSUID | libc.MS_NODEV,
-    "/dev/shm": libc.MS_NOSUID | libc.MS_NODEV | libc.MS_NOEXEC,
-}
+_WORK_DIR_FLAGS = libc.MS_NOSUID | libc.MS_NODEV
+_SHM_FLAGS = libc.MS_NOSUID | libc.MS_NODEV | libc.MS_NOEXEC
 _NODE_LIMIT = 16_384
 
 
@@ -44,26 +41,27 @@ class PidNamespaces:
 
 
 class Mounts:
-    """A slot's own mounts: a /proc that shows its PID namespace, and a /tmp and /dev/shm that are empty for every call.
+    """A slot's own mounts: a /proc that shows its PID namespace, and a work dir and /dev/shm that are empty for every call.
 
     To be made in the first process of a PID namespace. `own_users`: calls run as others than the owner of those folders, so
     they cannot change the folders themselves, and one that is empty again is as good as new.
     """
 
-    def __init__(self, disk_mb: int, own_users: bool) -> None:
+    def __init__(self, work_dir: str, disk_mb: int, own_users: bool) -> None:
+        self._folders = {work_dir: _WORK_DIR_FLAGS, "/dev/shm": _SHM_FLAGS}
         self._own_users = own_users
         self._options = f"size={disk_mb}m,nr_inodes={_NODE_LIMIT},mode=1777"
         libc.unshare(libc.CLONE_NEWNS | libc.CLONE_NEWIPC)
         libc.mount("proc", "/proc", libc.MS_NOSUID | libc.MS_NODEV | libc.MS_NOEXEC)
-        for path, flags in _WORK_DIRS.items():
+        for path, flags in self._folders.items():
             libc.mount("tmpfs", path, flags, self._options)
 
     def make_empty(self) -> bool:
         """After a call, all of whose processes have ended. Whether anything had to be thrown away."""
-        used = [path for path in _WORK_DIRS if not self._own_users or os.listdir(path)]
+        used = [path for path in self._folders if not self._own_users or os.listdir(path)]
         for path in used:
             libc.unmount(path)
-            libc.mount("tmpfs", path, _WORK_DIRS[path], self._options)
+            libc.mount("tmpfs", path, self._folders[path], self._options)
         return bool(used)
 
 

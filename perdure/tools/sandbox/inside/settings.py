@@ -8,7 +8,8 @@ class Settings(NamedTuple):
     """`namespaces`: the zygote may make namespaces, so each slot gets its own (strict isolation).
 
     `uids`: (first, how many) user ids to give to calls in turn; None: calls keep the zygote's.
-    `home`: where a call's private folder is made if it has no mount of its own. `readable`, `writable`: for Landlock.
+    `home`: with namespaces, where each slot mounts its calls' private folder; else the folder in which it is made.
+    `readable`, `writable`: for Landlock.
     `max_processes`: what a call may have; `nproc_limit`: what RLIMIT_NPROC must be for that.
     Sizes in MiB. `output_limit`: bytes of stdout, and as many of stderr, that are kept.
     """

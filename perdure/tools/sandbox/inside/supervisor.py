@@ -153,7 +153,7 @@ class _Slot:
                 signal.signal(
                     name, signal.SIG_DFL
                 )  # which the first process of a namespace does not get from within it
-            self._mounts = namespaces.Mounts(settings.disk_mb, own_users=uids is not None)
+            self._mounts = namespaces.Mounts(settings.home, settings.disk_mb, own_users=uids is not None)
         else:
             processes.adopt_descendants()
         self._handover = Handover()
@@ -223,7 +223,7 @@ class _Slot:
     def _make_room(self, uid: "int | None") -> str:
         """The call's own empty folder."""
         if self._mounts is not None:
-            return namespaces.WORK_DIR
+            return self._settings.home
         work_dir = f"{self._settings.home}/{os.getpid()}-{self._calls}"
         os.mkdir(work_dir, 0o700)
         if uid is not None:
