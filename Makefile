@@ -1,5 +1,5 @@
 # make demo: the main job, from nothing.   make test: the tests.   The rest is for people who change the code.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
