@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import socket
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from starlette.types import ASGIApp
 from perdure.agents.builtin_tools import ensure_builtin_tools
 from perdure.api.app import create_app
 from perdure.api.services import Services
-from perdure.config import Settings
+from perdure.config import Settings, SettingsError
 from perdure.core.errors import AgentError
 from perdure.providers.registry import Registry, providers_from_config, providers_from_env
 from perdure.runs.runner import Runner
@@ -49,7 +50,10 @@ class Server:
 def build(settings: Settings) -> Server:
     """Put the parts together; nothing is started but the database's writer."""
     path = settings.sqlite_path
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"The folder of the database cannot be made: {error}. Give another --database.") from error
     migrate_sqlite(path)
     store = SqliteStore(path, synchronous=settings.synchronous)
     configs = [*providers_from_config(settings.config, settings.env), *providers_from_env(settings.env)]
@@ -85,6 +89,8 @@ def serve(settings: Settings, *, on_ready: Callable[[Server], None] | None = Non
     """Serve until SIGTERM or SIGINT, then shut down gracefully. Raises AgentError if the parts cannot be built."""
     import uvicorn
 
+    listener = _listen(settings)
+
     async def main() -> None:
         server = build(settings)
         await server.start()
@@ -104,7 +110,7 @@ def serve(settings: Settings, *, on_ready: Callable[[Server], None] | None = Non
         for number in (signal.SIGTERM, signal.SIGINT):
             with contextlib.suppress(NotImplementedError):
                 loop.add_signal_handler(number, lambda: setattr(http, "should_exit", True))
-        serving = asyncio.create_task(http.serve())
+        serving = asyncio.create_task(http.serve(sockets=[listener]))
         while not http.started and not serving.done():  # noqa: ASYNC110 (uvicorn has no event for this)
             await asyncio.sleep(0.01)
         if on_ready is not None and http.started:
@@ -120,6 +126,19 @@ def serve(settings: Settings, *, on_ready: Callable[[Server], None] | None = Non
         asyncio.run(main())
     else:
         uvloop.run(main())
+
+
+def _listen(settings: Settings) -> socket.socket:
+    """The server's socket, before anything is opened or started for it."""
+    try:
+        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        listener = socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        raise SettingsError(
+            f"Cannot listen on {settings.host}:{settings.port}: {error}. Choose another --port (PERDURE_PORT) or --host."
+        ) from error
+    listener.setblocking(False)
+    return listener
 
 
 __all__ = ["AgentError", "Server", "build", "running", "serve"]

@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from perdure.cli.options import new_app
+from perdure.config import SettingsError
 from perdure.core.errors import AgentError
 
 # name -> where its typer app is. `--help` imports these files, so they import nothing heavy at their top.
@@ -67,6 +68,9 @@ def main() -> None:
         app(prog_name="perdure")
     except AgentError as error:
         print(f"perdure: {error.message}", file=sys.stderr)
+        sys.exit(1)
+    except SettingsError as error:
+        print(f"perdure: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
