@@ -71,23 +71,23 @@ class LlamaCpp:
         ids, fields = request.ids[:], _fields(request)
         left, piece = request.max_tokens, FIRST_PIECE
         first: tuple[bytes, _Answer] | None = None
+        slot: int | None = None
         while True:
             wanted = left if request.grammar is not None else min(piece, left)
             if request.seed is not None:  # a piece must not repeat the random numbers of the one before
                 fields["seed"] = (request.seed + len(ids) - len(request.ids)) % 2**32
-            if first is not None and first[1].id_slot is not None:
-                fields["id_slot"] = first[
-                    1
-                ].id_slot  # where the prompt is; else another is taken if this one is not free yet
+            if slot is not None:
+                fields["id_slot"] = slot  # where the prompt is; else another is taken if this one is not free yet
             body = with_ids(_encode({**fields, "n_predict": wanted}), b'"prompt"', json_ids(ids))
             began = time.perf_counter()
             answer = await self._ask(body, begun=first is not None)
             first = first or (body, answer)
+            slot = answer.id_slot
             piece = _next_piece(len(answer.tokens), time.perf_counter() - began)
             tokens, finish = _finish(answer, request.stop_token_ids, wanted, left)
             if tokens:
                 placed = _placed(answer.tokens, answer.completion_probabilities)[: len(tokens)]
-                yield await self._batch(ids, tokens, placed, request, answer.id_slot)
+                yield await self._batch(ids, tokens, placed, request, slot)
                 ids.extend(tokens)
                 left -= len(tokens)
             if finish is not None:

@@ -68,6 +68,12 @@ def _bundled() -> Path:
     return found[0]
 
 
+def _cpus() -> int:
+    """How many this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+
+
 class LocalEngine:
     """Implements `base.TokenEngine` by the child's `/completion`."""
 
@@ -125,7 +131,7 @@ class LocalEngine:
             return self._engine
 
     async def _start(self) -> LlamaCpp:
-        key = secrets.token_urlsafe(24)
+        key, cpus = secrets.token_urlsafe(24), _cpus()
         process = self._process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-P",  # else this folder's http.py would be found in place of the standard library's
@@ -134,6 +140,8 @@ class LocalEngine:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             start_new_session=True,
+            # its threads must sleep while they wait for each other: with a core short, those that spin all crawl
+            env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ},
         )
         assert process.stdin is not None and process.stdout is not None and process.stderr is not None
         self._last_words = b""
@@ -143,7 +151,8 @@ class LocalEngine:
             "name": self.model.name,
             "window": self.model.window,
             "slots": SLOTS,
-            "threads": max(1, (os.cpu_count() or 2) // 2),  # its threads spin: with a core short, all of them crawl
+            "threads": max(1, cpus // 2),
+            "batch_threads": cpus,
             "cache_mib": CACHE_MIB,
             "api_key": key,
         }

@@ -46,6 +46,7 @@ def start(settings: dict[str, Any]) -> Any:
     params.n_ctx = settings["window"] * settings["slots"]  # divided among the slots
     params.kv_unified = False
     params.cpuparams.n_threads = settings["threads"]
+    params.cpuparams_batch.n_threads = settings["batch_threads"]
     params.cache_ram_mib = settings["cache_mib"]
     # with flash attention or a half-precision cache, a prompt read in one batch and the same ids read one by one differ by
     # tenths of a nat; so they agree to the last bit
