@@ -115,8 +115,13 @@ def verify_trajectory(
         typer.Option(metavar="PLACE", help="A model folder, tokenizer.json or .gguf: checks ids against text too."),
     ] = None,
     tolerance: Annotated[
-        float, typer.Option(min=0.0, help="Largest mean logprob difference; ten times it for the 99th percentile.")
-    ] = 0.02,
+        float | None,
+        typer.Option(
+            min=0.0,
+            help="Largest mean logprob difference; ten times it for the 99th percentile. (0.02; 0.05 for llama.cpp)",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Check every invariant an export can be held to, and name the first bad token."""
@@ -141,7 +146,9 @@ def _stop(message: str, as_json: bool) -> NoReturn:
     raise typer.Exit(2)
 
 
-def _verified(file: Path, engine: str | None, server: str | None, place: Path | None, tolerance: float) -> "Report":
+def _verified(
+    file: Path, engine: str | None, server: str | None, place: Path | None, tolerance: float | None
+) -> "Report":
     from perdure.tokens.export import load_jsonl
     from perdure.tokens.verify import verify
 

@@ -11,7 +11,7 @@ from perdure.tokens.export import encode_line, first_difference, load_jsonl, loc
 from perdure.tokens.record import Rollout
 from perdure.tokens.verify_calls import check_calls
 from perdure.tokens.verify_damage import check_digests, check_lengths, check_seal, check_values, place_of, shaped
-from perdure.tokens.verify_logprobs import TOLERANCE, Differences, Score, judge, rescore
+from perdure.tokens.verify_logprobs import Differences, Score, judge, rescore
 from perdure.tokens.verify_report import Findings, Report
 from perdure.tokens.verify_structure import check_structure
 
@@ -21,10 +21,12 @@ def verify(
     *,
     tokenizer: Tokenizer | None = None,
     score: Score | None = None,
-    tolerance: float = TOLERANCE,
+    tolerance: float | None = None,
     source: bytes | None = None,
 ) -> Report:
-    """`source`: the file the rollouts were read from, to be held to its own bytes. `score`: the engine's forward pass."""
+    """`source`: the file the rollouts were read from, to be held to its own bytes. `score`: the engine's forward pass.
+    `tolerance` None: what the engines that sampled are known to repeat within.
+    """
     report = Report()
     differences = Differences()
     lines = source.split(b"\n") if source is not None else None
@@ -55,7 +57,7 @@ def verify(
 
 
 def verify_bytes(
-    data: bytes, *, tokenizer: Tokenizer | None = None, score: Score | None = None, tolerance: float = TOLERANCE
+    data: bytes, *, tokenizer: Tokenizer | None = None, score: Score | None = None, tolerance: float | None = None
 ) -> Report:
     """An export as it lies on disk. Unreadable if it is none."""
     return verify(load_jsonl(data), tokenizer=tokenizer, score=score, tolerance=tolerance, source=data)

@@ -15,6 +15,8 @@ Score = Callable[[str, list[int], int], list[float]]
 """(model handle, ids, start) -> raw logprobs of ids[start:], each given all ids before it."""
 
 TOLERANCE = 0.02
+# llama.cpp's kernels for quantised weights read a prompt in one batch and the same ids one by one with differences of tenths
+TOLERANCE_BY_ENGINE = {"llamacpp": 0.05}
 TAIL = 10.0
 
 
@@ -24,9 +26,11 @@ class Differences:
     def __init__(self) -> None:
         self.values: list[float] = []
         self.worst: tuple[float, Findings, int, int, Call] | None = None
+        self.tolerance = TOLERANCE
 
     def add(self, difference: float, found: Findings, segment: int, position: int, call: Call) -> None:
         self.values.append(difference)
+        self.tolerance = max(self.tolerance, TOLERANCE_BY_ENGINE.get(call.engine.kind, TOLERANCE))
         if self.worst is None or not difference <= self.worst[0]:
             self.worst = (difference, found, segment, position, call)
 
@@ -68,8 +72,9 @@ def rescore(rollout: Rollout, found: Findings, score: Score, differences: Differ
         found.note(f"L5 is unchecked for {tokens} tokens: they {why}.")
 
 
-def judge(differences: Differences, tolerance: float) -> LogprobStats | None:
+def judge(differences: Differences, tolerance: float | None) -> LogprobStats | None:
     """Mean within the tolerance, p99 within ten times it; beyond that the worst token is named."""
+    tolerance = differences.tolerance if tolerance is None else tolerance
     values = sorted(differences.values)
     if not values or differences.worst is None:
         return None
