@@ -73,7 +73,9 @@ class Provider(Protocol):
 
 
 class TokenRequest(Struct, frozen=True, kw_only=True):
-    """`ids` are the whole prompt. `grammar`: {"kind": "json_schema" | "regex" | "gbnf" | "gbnf_lazy", ...} where wanted."""
+    """`ids` are the whole prompt. `grammar`: where wanted, {"kind": "json_schema", "schema"}, {"regex",
+    "pattern"}, {"gbnf", "grammar"}, or {"gbnf_lazy", "grammar", "triggers", "rest"}: once one of the texts `triggers` is
+    written, and `rest` is the grammar of what follows it."""
 
     model: str
     ids: "array[int]"

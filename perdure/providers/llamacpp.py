@@ -3,6 +3,7 @@
 Invariant: every sampled id is recorded with its logprob. llama.cpp leaves ids that end inside a character out of its streams
 and probabilities, and only the `tokens` of a whole answer has them all. So answers are asked for whole, a few tokens at a
 time, each request going on where the last one ended; what probabilities then miss is asked for again by forced sampling.
+What a grammar constrains is one request (`llamacpp_grammar.py`).
 """
 
 import time
@@ -17,6 +18,7 @@ from perdure.core.errors import ProviderError
 from perdure.core.tokens import Finish, LogprobSemantics
 from perdure.providers.base import TokenBatch, TokenDone, TokenRequest
 from perdure.providers.http import Endpoint, Http
+from perdure.providers.llamacpp_grammar import Constraint
 from perdure.providers.token_ids import check_ids, json_ids, with_ids
 
 FIRST_PIECE = 2
@@ -43,6 +45,7 @@ class _Answer(Struct):
     stop_type: str = ""
     truncated: bool = False
     completion_probabilities: list[_Prob] = []
+    content: str = ""
     timings: dict[str, Any] = {}
     model: str | None = None
     id_slot: int | None = None
@@ -52,7 +55,7 @@ _decode = msgspec.json.Decoder(_Answer).decode
 
 
 class LlamaCpp:
-    """`endpoint` is the server's root. An answer under a grammar is asked for in one piece: a grammar has a state."""
+    """`endpoint` is the server's root."""
 
     kind = "llamacpp"
     logprob_semantics: LogprobSemantics = "raw"
@@ -68,17 +71,17 @@ class LlamaCpp:
 
     async def generate(self, request: TokenRequest) -> AsyncGenerator[TokenBatch | TokenDone, None]:
         check_ids(self._endpoint.name, request.ids, request.vocab_size)
-        ids, fields = request.ids[:], _fields(request)
+        ids, fields, constraint = request.ids[:], _fields(request), Constraint(request.grammar)
         left, piece = request.max_tokens, FIRST_PIECE
         first: tuple[bytes, _Answer] | None = None
         slot: int | None = None
         while True:
-            wanted = left if request.grammar is not None else min(piece, left)
+            wanted = min(constraint.longest(piece), left)
             if request.seed is not None:  # a piece must not repeat the random numbers of the one before
                 fields["seed"] = (request.seed + len(ids) - len(request.ids)) % 2**32
             if slot is not None:
                 fields["id_slot"] = slot  # where the prompt is; else another is taken if this one is not free yet
-            body = with_ids(_encode({**fields, "n_predict": wanted}), b'"prompt"', json_ids(ids))
+            body = with_ids(_encode({**fields, **constraint.fields(), "n_predict": wanted}), b'"prompt"', json_ids(ids))
             began = time.perf_counter()
             answer = await self._ask(body, begun=first is not None)
             first = first or (body, answer)
@@ -93,6 +96,8 @@ class LlamaCpp:
             if finish is not None:
                 yield _done(request, finish, first, answer)
                 return
+            if constraint.triggered(answer.content, answer.stop_type == "word"):
+                constraint.begin(await self._text(tokens))
 
     async def score(self, model: str, ids: "array[int]", start: int, vocab_size: int) -> list[float]:
         """One forced token a request: the server has no logprobs of a prompt. With its cache each costs one step."""
@@ -163,6 +168,10 @@ class LlamaCpp:
             raise ProviderError(f"{self._endpoint.name} did not sample the token it was made to: {answer.tokens}.")
         return answer.completion_probabilities[0] if answer.completion_probabilities else None
 
+    async def _text(self, tokens: list[int]) -> str:
+        answer = await self._http.call(self._endpoint, "/detokenize", _encode({"tokens": tokens}))
+        return str(msgspec.json.decode(answer)["content"])
+
     async def _plain(self) -> int:
         """An id that is whole characters."""
         if self._plain_id is None:
@@ -184,7 +193,7 @@ class LlamaCpp:
 
 
 def _fields(request: TokenRequest) -> dict[str, Any]:
-    """The request but for prompt and length. No `stop` words: they would cut probabilities off.
+    """The request but for prompt, length and grammar.
 
     Once anything about sampling is set, what is not set is neutral, and temperature comes first as in other engines:
     llama.cpp's own defaults (top-k 40, top-p 0.95, min-p 0.05) would change what a temperature means.
@@ -208,27 +217,7 @@ def _fields(request: TokenRequest) -> dict[str, Any]:
         fields |= neutral | {name: value for name, value in chosen.items() if value is not None}
         fields["top_k"] = max(0, fields["top_k"])
         fields["samplers"] = ["penalties", "temperature", "top_k", "top_p", "min_p"]
-    if request.grammar is not None:
-        fields |= _grammar(request.grammar)
     return fields
-
-
-def _grammar(grammar: dict[str, Any]) -> dict[str, Any]:
-    match grammar["kind"]:
-        case "json_schema":
-            return {"json_schema": grammar["schema"]}
-        case "gbnf":
-            return {"grammar": grammar["grammar"]}
-        case "gbnf_lazy":
-            triggers: Sequence[str] = grammar["triggers"]
-            return {
-                "grammar": grammar["grammar"],
-                "grammar_lazy": True,
-                "grammar_triggers": [{"type": _WORD_TRIGGER, "value": word} for word in triggers],
-                "preserved_tokens": list(triggers),
-            }
-        case kind:
-            raise ProviderError(f"llama.cpp takes no grammar of kind {kind!r}.", kind="llm_bad_request")
 
 
 def _finish(answer: _Answer, stops: Sequence[int], wanted: int, left: int) -> tuple[list[int], Finish | None]:
@@ -239,8 +228,10 @@ def _finish(answer: _Answer, stops: Sequence[int], wanted: int, left: int) -> tu
         return tokens[: at + 1], Finish("stop", tokens[at], answer.stop_type)
     if answer.stop_type == "eos":
         return tokens, Finish("stop", tokens[-1] if tokens else None, answer.stop_type)
-    if answer.stop_type != "limit":
+    if answer.stop_type not in ("limit", "word"):
         return tokens, Finish("abort", None, answer.stop_type)
+    if answer.stop_type == "word":  # what follows is under a grammar
+        wanted = 0
     ended = len(tokens) >= left or len(tokens) < wanted or answer.truncated
     return tokens, Finish("length", None, answer.stop_type) if ended else None
 

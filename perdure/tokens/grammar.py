@@ -48,6 +48,7 @@ def tool_grammar(
         return {
             "kind": "gbnf_lazy",
             "grammar": gbnf(tools, parallel=parallel),
+            "rest": gbnf(tools, parallel=parallel, opened=True),
             "triggers": [dialect.tool_open],
         }
     named = [tool for tool in tools if tool.name == tool_choice] or list(tools)
@@ -58,17 +59,24 @@ def tool_grammar(
     }
 
 
-def gbnf(tools: Sequence[ToolSpec], *, parallel: bool, thought: str = "") -> str:
-    """A llama.cpp grammar of one or more calls. `thought`: "may" come before them, or stands "open" already."""
+def gbnf(tools: Sequence[ToolSpec], *, parallel: bool, thought: str = "", opened: bool = False) -> str:
+    """A llama.cpp grammar of one or more calls. `thought`: "may" come before them, or stands "open" already.
+
+    `opened`: the first call's `<tool_call>` has been written, maybe with the line end after it.
+    """
     rules = _Rules()
     calls: list[str] = []
+    firsts: list[str] = []
     for at, tool in enumerate(tools):
         arguments = rules.schema({"type": "object"} | tool.parameters, f"arguments-{at}", tool.parameters, 0)
-        head = '<tool_call>\n{"name": ' + json.dumps(tool.name, ensure_ascii=False) + ', "arguments": '
-        rules.add(f"call-{at}", f"{literal(head)} {arguments} {literal('}' + chr(10) + '</tool_call>')}")
-        calls.append(f"call-{at}")
+        head = '{"name": ' + json.dumps(tool.name, ensure_ascii=False) + ', "arguments": '
+        tail = f"{arguments} {literal('}' + chr(10) + '</tool_call>')}"
+        calls.append(rules.add(f"call-{at}", f"{literal('<tool_call>' + chr(10) + head)} {tail}"))
+        if opened:
+            firsts.append(rules.add(f"first-{at}", f"[\\n]? {literal(head)} {tail}"))
     rules.add("call", " | ".join(calls))
-    body = f"call ( {literal(chr(10))} call )*" if parallel else "call"
+    first = rules.add("first", " | ".join(firsts)) if opened else "call"
+    body = f"{first} ( {literal(chr(10))} call )*" if parallel else first
     if thought:
         rules.add("thought", '( [^<] | "<" [^/] | "</" [^t] | "</t" [^h] )* "</think>" [\\n]{0,2}')
         body = f"thought {body}" if thought == "open" else f'( "<think>" thought )? {body}'

@@ -15,13 +15,16 @@ from typing import Any
 import pytest
 
 from perdure.core.agents import ModelSettings
+from perdure.core.dialect import OutputDialect
 from perdure.core.errors import ProviderError
+from perdure.core.model import ToolSpec
 from perdure.providers.base import TokenBatch, TokenDone, TokenRequest
 from perdure.providers.engines import Places, find_renderer
 from perdure.providers.http import Http
 from perdure.providers.local import LocalEngine, LocalModel, local_model
 from perdure.providers.registry import Registry, providers_from_env
 from perdure.providers.token_exact import TokenExactModel
+from perdure.tokens.grammar import tool_grammar
 from tests.doubles.dialogue import Dialogue
 
 pytest.importorskip("xllamacpp", reason="the extra `local` is not installed")
@@ -103,6 +106,38 @@ async def test_a_grammar_forces_the_answer(engine: LocalEngine) -> None:
     # a grammar lets the model end with either of its end tokens
     assert re.fullmatch(r"(yes|no)<\|(im_end|endoftext)\|>", renderer.tokenizer.decode(ids))
     assert len(ids) == len(logprobs)
+
+
+async def test_a_lazy_grammar_holds_from_its_trigger_on(engine: LocalEngine) -> None:
+    """A prompt full of calls makes the model write one more; it is held to the one tool there is."""
+    renderer = await find_renderer("smollm2", None, str(engine.model.gguf), Places())
+    tokenizer = renderer.tokenizer
+    call = '<tool_call>\n{"name": "sing", "arguments": {"song": "la"}}\n</tool_call>'
+    shown = "".join(
+        f"<|im_start|>user\nSing {turn}.<|im_end|>\n<|im_start|>assistant\nGladly: {call}<|im_end|>\n"
+        for turn in range(4)
+    )
+    ids = [
+        i
+        for part in tokenizer.split(f"{shown}<|im_start|>user\nSing 5.<|im_end|>\n<|im_start|>assistant\n")
+        for i in ([part] if isinstance(part, int) else tokenizer.encode(part))
+    ]
+    tool = ToolSpec("ping", "", {"type": "object", "properties": {"at": {"type": "integer"}}, "required": ["at"]})
+    grammar = tool_grammar("llamacpp", OutputDialect(), [tool], "auto", parallel=False, reasoning_open=False)
+    batches: list[TokenBatch] = []
+    async for item in engine.generate(request(ids=array("i", ids), temperature=0, max_tokens=200, grammar=grammar)):
+        if isinstance(item, TokenBatch):
+            batches.append(item)
+    sampled = [token_id for batch in batches for token_id in batch.ids]
+    text = tokenizer.decode(sampled)
+    before, _, made = text.partition("<tool_call>")
+    assert "Gladly" in before and len(batches) > 2  # the free text came in pieces
+    assert re.fullmatch(r'\n?\{"name": "ping", "arguments": \{"at":\s*-?\d+\s*\}\}\n</tool_call>(<\|\w+\|>)?', made), (
+        text
+    )
+    logprobs = [logprob for batch in batches for logprob in batch.logprobs]
+    again = await engine.score("", array("i", ids + sampled), len(ids), VOCABULARY)
+    assert logprobs == pytest.approx(again, abs=1e-4)
 
 
 async def test_ten_turns_only_ever_grow(engine: LocalEngine) -> None:

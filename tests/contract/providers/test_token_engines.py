@@ -492,15 +492,53 @@ async def test_llamacpp_a_logprob_goes_only_where_it_belongs_for_certain(http: H
     assert got.ids == [4, 4, 7] and len(wire.requests) == 3
 
 
+LAZY = {"kind": "gbnf_lazy", "grammar": "root ::= all", "rest": "root ::= rest", "triggers": ["<tool_call>"]}
+
+
 async def test_llamacpp_an_answer_under_a_grammar_is_one_request(http: Http, wire: Wire) -> None:
     wire.answers = [answer(200, piece([3], stop_type="eos"))]
-    lazy = {"kind": "gbnf_lazy", "grammar": "root ::= x", "triggers": ["<tool_call>"]}
-    await collect(LlamaCpp(http, Endpoint("llamacpp", wire.url)), request(grammar=lazy, max_tokens=500))
+    grammar = {"kind": "gbnf", "grammar": "root ::= x"}
+    await collect(LlamaCpp(http, Endpoint("llamacpp", wire.url)), request(grammar=grammar, max_tokens=500))
     sent = msgspec.json.decode(wire.requests[0][2])
-    assert sent["n_predict"] == 500 and sent["grammar_lazy"] is True
-    assert sent["grammar_triggers"] == [{"type": 1, "value": "<tool_call>"}] and sent["preserved_tokens"] == [
-        "<tool_call>"
+    assert sent["n_predict"] == 500 and sent["grammar"] == "root ::= x"
+
+
+@pytest.mark.parametrize(
+    ("text", "constrained"), [("so <tool_call>", True), ("<tool_call>\n", True), ("<tool_call>{", False)]
+)
+async def test_llamacpp_a_lazy_grammar_comes_in_pieces_up_to_its_trigger(
+    http: Http, wire: Wire, text: str, constrained: bool
+) -> None:
+    wire.answers = [
+        answer(200, piece([1, 2], content="hello ")),
+        answer(200, piece([3, 4], content="so ", stop_type="word")),
+        answer(200, {"content": text}),
+        answer(200, piece([5], stop_type="eos")),
     ]
+    got = await collect(LlamaCpp(http, Endpoint("llamacpp", wire.url)), request(grammar=LAZY, max_tokens=500))
+    assert got.ids == [1, 2, 3, 4, 5]
+    first, second, detokenize, last = (msgspec.json.decode(body) for _, _, body in wire.requests)
+    for sent in (first, second):
+        assert sent["stop"] == sent["preserved_tokens"] == ["<tool_call>"] and "grammar" not in sent
+    assert detokenize == {"tokens": [3, 4]}
+    assert last["prompt"] == [*HELLO, 1, 2, 3, 4] and "stop" not in last
+    assert last.get("grammar") == ("root ::= rest" if constrained else None)
+    assert (last["n_predict"] == 496) is constrained
+
+
+async def test_llamacpp_a_trigger_in_two_requests(http: Http, wire: Wire) -> None:
+    """While it may be half written, tokens come one by one."""
+    wire.answers = [
+        answer(200, piece([1, 2], content="a <tool")),
+        answer(200, piece([3], content="_call")),
+        answer(200, piece([4], content=">")),
+        answer(200, {"content": ">"}),
+        answer(200, piece([5], stop_type="eos")),
+    ]
+    await collect(LlamaCpp(http, Endpoint("llamacpp", wire.url)), request(grammar=LAZY, max_tokens=500))
+    sent = [msgspec.json.decode(body) for line, _, body in wire.requests if line == "POST /completion"]
+    assert [each["n_predict"] for each in sent] == [2, 1, 1, 496]
+    assert sent[3]["grammar"] == "root ::= rest"
 
 
 @pytest.mark.parametrize(

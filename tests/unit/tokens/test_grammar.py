@@ -125,6 +125,16 @@ def test_only_the_tools_given_and_as_many_as_allowed() -> None:
     assert accepts(gbnf([ToolSpec("ping", "", {})], parallel=True), called({}, "ping"))
 
 
+def test_the_rest_of_a_call_whose_marker_is_written() -> None:
+    fits = called({"count": 1, "place": {"name": "x"}})
+    rest = fits.removeprefix("<tool_call>")
+    for parallel in (True, False):
+        grammar = gbnf([TOOL], parallel=parallel, opened=True)
+        assert accepts(grammar, rest) and accepts(grammar, rest.removeprefix("\n"))
+        assert not accepts(grammar, fits)
+        assert accepts(grammar, f"{rest}\n{fits}") is parallel
+
+
 def test_thinking_may_come_first_where_the_model_thinks() -> None:
     other = ToolSpec("ping", "", {"type": "object", "properties": {}})
     thought = "\nI <b>think</b> 1 < 2.\n</think>\n\n"
