@@ -194,7 +194,8 @@ def _place_addition(pieces: list[str], hunk: Hunk, shift: int, number: int) -> i
     if pieces == [""]:
         if hunk.start is None:
             hunk.old = [""]  # the empty text becomes the new lines, without a line end after them
-        return 0
+            return 0
+        return 1 if hunk.start - 1 + shift == 1 else 0  # after the one empty line, where the header names it
     last = len(pieces) - 1 if pieces[-1] == "" else len(pieces)
     if hunk.start is None:
         return last

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from perdure.core.agents import Block
@@ -26,6 +26,7 @@ def patched(value: str, patch: str) -> str:
 
 
 @given(old=LINES, new=LINES, context=st.integers(0, 3))
+@example(old=[], new=["", "a"], context=0)
 def test_a_diff_of_two_texts_turns_one_into_the_other(old: list[str], new: list[str], context: int):
     diff = list(
         difflib.unified_diff("\n".join(old).split("\n"), "\n".join(new).split("\n"), "o", "n", n=context, lineterm="")
