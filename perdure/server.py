@@ -14,7 +14,6 @@ from perdure.agents.builtin_tools import ensure_builtin_tools
 from perdure.api.app import create_app
 from perdure.api.services import Services
 from perdure.config import Settings, SettingsError
-from perdure.core.errors import AgentError
 from perdure.providers.registry import Registry, providers_from_config, providers_from_env
 from perdure.runs.runner import Runner
 from perdure.store.migrate import migrate_sqlite
@@ -139,6 +138,3 @@ def _listen(settings: Settings) -> socket.socket:
         ) from error
     listener.setblocking(False)
     return listener
-
-
-__all__ = ["AgentError", "Server", "build", "running", "serve"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from perdure.core.agents import AgentBundle, Block
+from perdure.core.agents import AgentBundle
 from perdure.core.ids import new_id, now_us
 from perdure.core.messages import Message, TextPart
 from perdure.memory.compile import compile_system_text, same_but_for_time
@@ -46,9 +46,6 @@ class Contexts:
 
     def forget(self, conversation_id: str) -> None:
         self._kept.pop(conversation_id, None)
-
-    def forget_agent(self, agent_id: str) -> None:
-        self._bundles.pop(agent_id, None)
 
     async def load(self, accepted: Accepted, inputs: tuple[Message, ...] | None) -> Context:
         """The context for a run that holds its lease. `inputs`: the messages its submission stored (None: read all again)."""
@@ -93,12 +90,6 @@ class Contexts:
         self._store.begin_write(
             lambda: conversations.noted_blocks(context.conversation_id, bundle.agent.revision, dict(seen))
         )
-
-    async def blocks(self, agent_id: str) -> dict[str, Block]:
-        """The agent's blocks as they are in the database now."""
-        bundle = await self._store.read(lambda: agents.agent_bundle(agent_id))
-        self._bundles[agent_id] = bundle
-        return {block.label: block for block in bundle.blocks}
 
     async def _bundle(self, state: ConversationState) -> AgentBundle:
         bundle = self._bundles.get(state.agent_id)

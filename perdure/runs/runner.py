@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from perdure.core.agents import ModelSettings
-from perdure.core.errors import AgentError, LeaseLost, NotFound, ProviderError, StoreError
+from perdure.core.errors import AgentError, LeaseLost, ProviderError, StoreError
 from perdure.core.events import Event, LogEnded
 from perdure.core.ids import now_us
 from perdure.core.messages import Message
@@ -372,10 +372,6 @@ class Runner:
         """The run as stored. NotFound."""
         return await self._store.read(lambda: run_store.run_by_id(run_id))
 
-    def live_log(self, run_id: str) -> RunLog | None:
-        """The log of a run driven or just ended here, for readers that need no storage."""
-        return self._logs.get(run_id)
-
     async def cancel(self, run_id: str) -> str:
         """End a run as soon as possible: "cancelled" or "ended" (it had ended before). NotFound."""
         run = await self._store.read(lambda: run_store.run_by_id(run_id))
@@ -418,6 +414,3 @@ def is_dead(owner: str) -> bool:
     except PermissionError:
         return False
     return int(pid) == os.getpid()  # our own pid under another name: the process before us had it
-
-
-__all__ = ["NotFound", "Runner", "Submitted"]

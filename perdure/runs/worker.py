@@ -12,11 +12,11 @@ from typing import Any
 import msgspec
 
 from perdure.core.agents import Block
-from perdure.core.errors import AgentError, Invalid, LeaseLost, NotFound, ProviderError, StaleBlock
+from perdure.core.errors import AgentError, Invalid, NotFound, ProviderError, StaleBlock
 from perdure.core.events import Event, LogEnded, RunFailed, RunStarted, RunStopped, UsageReported
 from perdure.core.ids import now_us
 from perdure.core.model import ModelDone
-from perdure.core.runs import Run, StopReason, Usage, status_of
+from perdure.core.runs import Run, StopReason, status_of
 from perdure.core.tokens import bytes_to_ids
 from perdure.loop.loop import committed, redo_tools, run_loop
 from perdure.loop.turn import StepResult, Turn
@@ -287,6 +287,3 @@ async def shielded(work: Any) -> None:
     except asyncio.CancelledError:
         await task
         raise
-
-
-__all__ = ["LeaseLost", "Usage", "Worker", "error_record"]

@@ -56,11 +56,6 @@ def context_messages(conversation_id: str, head_ids: tuple[str, ...], tail_from:
     return context
 
 
-def context_ids(conversation_id: str, head_ids: tuple[str, ...], tail_from: int) -> Tx[list[str]]:
-    rows = yield Query("message_ids_tail", {"conversation_id": conversation_id, "from_pos": tail_from})
-    return [*head_ids, *(row[0] for row in rows)]
-
-
 def next_position() -> Tx[int]:
     """A position no message has yet; what is inserted from now on lies at or after it."""
     rows = yield Query("last_pos")

@@ -1,7 +1,3 @@
--- name: insert_block
-INSERT INTO blocks (id, label, value, description, created_us, updated_us, body)
-VALUES (:id, :label, :value, :description, :created_us, :updated_us, :body)
-
 -- name: add_block
 INSERT INTO blocks (id, label, value, description, created_us, updated_us, version, project_id, hidden, is_template,
                     template_name, body)

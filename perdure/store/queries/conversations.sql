@@ -2,11 +2,6 @@
 INSERT INTO conversations (id, agent_id, created_us, updated_us, context_version, compiled_revision, tail_from, head_ids, body)
 VALUES (:id, :agent_id, :now, :now, 1, :compiled_revision, :tail_from, :head_ids, :body)
 
--- name: conversation_row
-SELECT id, agent_id, created_us, updated_us, last_message_us, deleted_us, context_version, compiled_revision, tail_from,
-       head_ids, segment_id, break_cause, active_run_id, lease_until_us, fence, seen_blocks, body
-FROM conversations WHERE id = :id
-
 -- name: set_context
 UPDATE conversations SET head_ids = :head_ids, tail_from = :tail_from, context_version = context_version + 1,
        compiled_revision = :compiled_revision, break_cause = COALESCE(:break_cause, break_cause), seen_blocks = NULL,

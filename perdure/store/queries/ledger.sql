@@ -11,9 +11,6 @@ SELECT body FROM segments WHERE id = :id
 -- name: segments_of_conversation
 SELECT body FROM segments WHERE conversation_id = :conversation_id ORDER BY idx
 
--- name: segment_count
-SELECT COUNT(*) FROM segments WHERE conversation_id = :conversation_id
-
 -- name: calls_of_segment
 SELECT body FROM calls WHERE segment_id = :segment_id ORDER BY pos
 
