@@ -41,12 +41,16 @@ class HiddenReasoningPart(Struct, frozen=True, tag="hidden_reasoning", omit_defa
 Part = TextPart | ImagePart | ReasoningPart | HiddenReasoningPart
 
 
-class ToolCall(Struct, frozen=True):
-    """`arguments` is the JSON text exactly as the model wrote it; it may fail to parse."""
+class ToolCall(Struct, frozen=True, omit_defaults=True):
+    """`arguments` is the JSON text exactly as the model wrote it; it may fail to parse.
+
+    `signature`: what the provider wants back with the call, opaque to everyone else.
+    """
 
     id: str
     name: str
     arguments: str
+    signature: str | None = None
 
 
 class ToolReturn(Struct, frozen=True, omit_defaults=True):

@@ -32,6 +32,8 @@ class Prompt(Struct, frozen=True, kw_only=True):
     allowed at the moment (an engine's prefix); the same as `tools` where rules take nothing away.
     `tool_choice`: "auto", "required", "none", or a tool's name that must be called.
     `assistant_message_id`: the id the answer will be stored under, allocated before the call.
+    `model_handle`: provider and model. A message's `model` is the handle that wrote it: signatures and other opaque parts of
+    an answer go back only to the provider they came from.
     """
 
     model: str
@@ -43,6 +45,7 @@ class Prompt(Struct, frozen=True, kw_only=True):
     parallel_tool_calls: bool = True
     settings: ModelSettings = ModelSettings()
     context_window: int = 32_768
+    model_handle: str = ""
     assistant_message_id: str = ""
     agent_id: str = ""
     conversation_id: str = ""
@@ -73,6 +76,7 @@ class ToolCallChunk(Struct, frozen=True):
     id: str | None = None
     name: str | None = None
     arguments: str = ""
+    signature: str | None = None
 
 
 Chunk = TextChunk | ReasoningChunk | ToolCallChunk

@@ -126,6 +126,7 @@ def _prompt(turn: Turn, constraint: rules.Allowed, step_id: str, message_id: str
         parallel_tool_calls=agent.model_settings.parallel_tool_calls and not rules.constrains(agent.tool_rules),
         settings=agent.model_settings,
         context_window=agent.context_window,
+        model_handle=turn.model_handle,
         assistant_message_id=message_id,
         agent_id=agent.id,
         conversation_id=turn.run.conversation_id,

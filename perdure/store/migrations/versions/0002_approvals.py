@@ -1,0 +1,8 @@
+"""Approvals and client-side tools: what a conversation waits for."""
+
+revision = "0002"
+down_revision = "0001"
+
+
+def upgrade() -> None:
+    pass

@@ -1,0 +1,8 @@
+"""Conversations beside an agent's own history."""
+
+revision = "0003"
+down_revision = "0002"
+
+
+def upgrade() -> None:
+    pass

@@ -1,0 +1,8 @@
+"""Providers that users add, with their keys."""
+
+revision = "0005"
+down_revision = "0004"
+
+
+def upgrade() -> None:
+    pass
