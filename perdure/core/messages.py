@@ -12,7 +12,10 @@ Role = Literal["system", "user", "assistant", "tool", "approval", "summary"]
 
 
 class TextPart(Struct, frozen=True, tag="text", omit_defaults=True):
+    """`signature`: what the provider wants back with the text, opaque to everyone else."""
+
     text: str
+    signature: str | None = None
 
 
 class ImagePart(Struct, frozen=True, tag="image", omit_defaults=True):

@@ -69,6 +69,12 @@ class ReasoningChunk(Struct, frozen=True):
     signature: str | None = None
 
 
+class HiddenReasoningChunk(Struct, frozen=True):
+    """Thinking the provider withheld: a whole HiddenReasoningPart at once."""
+
+    data: str | None = None
+
+
 class ToolCallChunk(Struct, frozen=True):
     """A piece of one tool call. `index` tells calls of one answer apart; `id` and `name` come with the first piece."""
 
@@ -79,7 +85,7 @@ class ToolCallChunk(Struct, frozen=True):
     signature: str | None = None
 
 
-Chunk = TextChunk | ReasoningChunk | ToolCallChunk
+Chunk = TextChunk | ReasoningChunk | HiddenReasoningChunk | ToolCallChunk
 
 
 class TokenLogprob(Struct, frozen=True):
@@ -108,7 +114,8 @@ class ProviderExchange(Struct, frozen=True, kw_only=True):
 class ModelDone(Struct, frozen=True, kw_only=True):
     """The end of a call.
 
-    `content` and `tool_calls` are the whole answer, as it will be stored: its parts in order, calls in order.
+    `content` and `tool_calls` are the whole answer, as it will be stored: its parts in order, calls in order. `calls_at`:
+    before which of the parts the first call came; None: unknown, or after all of them.
     `capture`: the token record, where the engine takes and gives ids. `not_exact`: why there is none, where one was possible.
     `unparsed`: pieces of the answer that looked like tool calls and could not be read: (their text, what is wrong).
     """
@@ -116,6 +123,7 @@ class ModelDone(Struct, frozen=True, kw_only=True):
     finish: Literal["stop", "length", "tool_calls", "content_filter", "abort"]
     content: tuple[Part, ...]
     tool_calls: tuple[ToolCall, ...] = ()
+    calls_at: int | None = None
     usage: Usage = Usage()
     model: str | None = None
     logprobs: list[TokenLogprob] | None = None

@@ -5,9 +5,9 @@ A delta's part index is the one the stored message's part will have (`core/expan
 
 from collections.abc import Sequence
 
-from perdure.core.events import Event, ReasoningDelta, TextDelta, ToolCallDelta
+from perdure.core.events import Event, ReasoningDelta, Said, TextDelta, ToolCallDelta
 from perdure.core.messages import HiddenReasoningPart, Message, Part, ReasoningPart, TextPart
-from perdure.core.model import Chunk, ModelDone, ReasoningChunk, TextChunk, ToolCallChunk
+from perdure.core.model import Chunk, HiddenReasoningChunk, ModelDone, ReasoningChunk, TextChunk, ToolCallChunk
 
 
 class Answer:
@@ -33,7 +33,7 @@ class Answer:
         events: list[Event] = []
         for chunk in chunks:
             self.any_output = True
-            if type(chunk) is not self._kind:
+            if type(chunk) is not self._kind or type(chunk) is HiddenReasoningChunk:
                 self._turn_to(chunk)
             if self._calls_part >= 0 and type(chunk) is not ToolCallChunk:
                 self._keep(chunk)
@@ -42,7 +42,8 @@ class Answer:
         return events
 
     def _turn_to(self, chunk: Chunk) -> None:
-        """Another kind of chunk: another part, but for more calls, and for content that calls only interrupted."""
+        """Another kind of chunk: another part, but for more calls, and for content that calls only interrupted. Withheld
+        thinking is always a part of its own."""
         self._kind = kind = type(chunk)
         if kind is ToolCallChunk:
             if self._calls_part < 0:
@@ -50,7 +51,7 @@ class Answer:
                 self._next_part += 1
                 self._content_kind = None
             self._part = self._calls_part
-        elif kind is self._content_kind:
+        elif kind is self._content_kind and kind is not HiddenReasoningChunk:
             self._part = self._content_part
         else:
             self._content_kind = kind
@@ -63,6 +64,8 @@ class Answer:
             self._content.append(TextPart(chunk.text))
         elif type(chunk) is ReasoningChunk:
             self._content.append(ReasoningPart(chunk.text, chunk.native, chunk.signature))
+        elif type(chunk) is HiddenReasoningChunk:
+            self._content.append(HiddenReasoningPart(chunk.data))
 
     def _event(self, chunk: Chunk) -> Event | None:
         if type(chunk) is TextChunk:
@@ -78,6 +81,14 @@ class Answer:
                 text=chunk.text,
                 native=chunk.native,
                 signature=chunk.signature,
+            )
+        if type(chunk) is HiddenReasoningChunk:
+            return Said(
+                message_id=self.message_id,
+                step_id=self.step_id,
+                at_us=self.at_us,
+                part=self._part,
+                hidden_reasoning=chunk.data or "",
             )
         assert type(chunk) is ToolCallChunk
         call_id = chunk.id or self._call_ids.get(chunk.index)
@@ -98,8 +109,8 @@ class Answer:
 
     def message(self, done: ModelDone, *, run_id: str, agent_id: str, conversation_id: str, model: str) -> Message:
         """The stored form. Hidden when the model said nothing at all (its tokens may still be on record)."""
-        content, calls_at = done.content, None
-        if self._content and done.tool_calls:
+        content, calls_at = done.content, done.calls_at if done.tool_calls else None
+        if calls_at is None and self._content and done.tool_calls:
             content = _split_after(done.content, self._content)
             calls_at = len(content) - len(self._content)
         empty = not done.tool_calls and not any(_says(part) for part in content)
