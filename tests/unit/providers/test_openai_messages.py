@@ -15,7 +15,8 @@ from perdure.core.messages import (
     ToolReturn,
 )
 from perdure.core.model import ToolSpec
-from perdure.providers.openai_messages import ByteCache, MessageEncoder
+from perdure.providers.message_bytes import ByteCache
+from perdure.providers.openai_messages import MessageEncoder
 from perdure.providers.profiles import ChatProfile
 
 _numbers = iter(range(10**9))
