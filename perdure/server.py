@@ -15,6 +15,7 @@ from perdure.api.app import create_app
 from perdure.api.services import Services
 from perdure.config import Settings, SettingsError
 from perdure.providers.registry import Registry, providers_from_config, providers_from_env
+from perdure.providers.web import Web
 from perdure.runs.runner import Runner
 from perdure.store.migrate import migrate_sqlite
 from perdure.store.sqlite import SqliteStore
@@ -43,6 +44,7 @@ class Server:
         await self.services.runner.stop()
         await self.services.sandbox.close()
         await self.services.registry.close()
+        await self.services.web.close()
         await self.services.store.close()
 
 
@@ -57,6 +59,7 @@ def build(settings: Settings) -> Server:
     store = SqliteStore(path, synchronous=settings.synchronous)
     configs = [*providers_from_config(settings.config, settings.env), *providers_from_env(settings.env)]
     registry = Registry(configs, tokenizers_dir=settings.tokenizers_dir, env=settings.env)
+    web = Web(allow_private=settings.allow_private_urls)
     sandbox = Sandbox(
         mode=settings.tool_isolation,  # type: ignore[arg-type]
         timeout_s=settings.tool_timeout_s,
@@ -66,10 +69,11 @@ def build(settings: Settings) -> Server:
         store,
         registry,
         sandbox,
+        web=web,
         max_queued=settings.max_queued_per_conversation,
         trace_limit=settings.trace_limit,
     )
-    services = Services(settings=settings, store=store, registry=registry, sandbox=sandbox, runner=runner)
+    services = Services(settings=settings, store=store, registry=registry, sandbox=sandbox, runner=runner, web=web)
     return Server(settings, services, create_app(services))
 
 

@@ -14,6 +14,7 @@ from perdure.core.errors import Invalid
 from perdure.core.ids import new_id, new_otid
 from perdure.core.messages import Approval, ImagePart, Message, TextPart, ToolReturn
 from perdure.core.runs import ClientTool, RunConfig
+from perdure.providers.images import MAX_BYTES, media_type_of
 
 
 class SendRequest(Struct, kw_only=True):
@@ -262,10 +263,12 @@ def _image(source: object, where: str) -> ImagePart:
     if kind == "base64":
         data = _text(item.get("data"), f"{where}.data")
         try:
-            base64.b64decode(data, validate=True)
+            decoded = base64.b64decode(data, validate=True)
         except (binascii.Error, ValueError) as error:
             raise Invalid(f"{where}.data: is not valid base64 ({error})") from error
-        media_type = _text(item.get("media_type"), f"{where}.media_type")
+        if len(decoded) > MAX_BYTES:
+            raise Invalid(f"{where}.data: is larger than {MAX_BYTES // (1024 * 1024)} MB")
+        media_type = media_type_of(decoded) or _text(item.get("media_type"), f"{where}.media_type")
         return ImagePart(media_type=media_type, data=data, detail=item.get("detail"))
     raise wrong(f"{where}.type", f"{kind!r} is not supported; use url or base64")
 

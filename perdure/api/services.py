@@ -8,6 +8,7 @@ from starlette.requests import Request
 if TYPE_CHECKING:
     from perdure.config import Settings
     from perdure.providers.registry import Registry
+    from perdure.providers.web import Web
     from perdure.runs.runner import Runner
     from perdure.store.base import Store
     from perdure.tools.sandbox import Sandbox
@@ -20,6 +21,7 @@ class Services:
     registry: "Registry"
     sandbox: "Sandbox"
     runner: "Runner"
+    web: "Web"
 
 
 def services(request: Request) -> Services:

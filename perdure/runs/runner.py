@@ -25,6 +25,7 @@ from perdure.core.model import ToolSpec
 from perdure.core.runs import Run, StopReason
 from perdure.loop.turn import Turn
 from perdure.providers.registry import Registry
+from perdure.providers.web import Web
 from perdure.runs.context import Context, Contexts
 from perdure.runs.log import RunLog
 from perdure.runs.search import StoreSearch
@@ -67,11 +68,19 @@ class _Job:
 
 class Runner:
     def __init__(
-        self, store: Store, registry: Registry, sandbox: Sandbox, *, max_queued: int = 100, trace_limit: int = 16_384
+        self,
+        store: Store,
+        registry: Registry,
+        sandbox: Sandbox,
+        *,
+        web: Web | None = None,
+        max_queued: int = 100,
+        trace_limit: int = 16_384,
     ) -> None:
         self._store = store
         self._registry = registry
         self._sandbox = sandbox
+        self._web = web or Web()
         self._builtin = BuiltinTools()
         self.contexts = Contexts(store)
         self.owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:12]}"
@@ -215,6 +224,7 @@ class Runner:
             bundle,
             builtin=self._builtin,
             sandbox=self._sandbox,
+            web=self._web,
             search=StoreSearch(self._store, agent.id),
             run_id=run.id,
             conversation_id=run.conversation_id,

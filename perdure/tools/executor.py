@@ -11,10 +11,12 @@ from typing import Any
 
 from perdure.core.agents import AgentBundle, Block, Tool
 from perdure.core.effects import ToolOutcome
-from perdure.core.errors import ToolError
+from perdure.core.errors import Invalid, ToolError
 from perdure.core.messages import ToolCall, ToolReturn
+from perdure.providers.web import Web
 from perdure.tools.base import MemorySearch, ToolContext
 from perdure.tools.builtin import BuiltinTools
+from perdure.tools.content import content_of, unusable
 from perdure.tools.registry import arguments_of, truncated
 from perdure.tools.sandbox import Sandbox
 from perdure.tools.schema import check_arguments
@@ -36,12 +38,14 @@ class Executor:
         search: MemorySearch,
         run_id: str,
         conversation_id: str,
+        web: Web | None = None,
     ) -> None:
         self._agent = bundle.agent
         self._tools = {tool.name: tool for tool in bundle.tools}
         self.blocks: dict[str, Block] = {block.label: block for block in bundle.blocks}
         self._builtin = builtin
         self._sandbox = sandbox
+        self._web = web or Web()
         self._search = search
         self._run_id = run_id
         self._conversation_id = conversation_id
@@ -125,11 +129,15 @@ class Executor:
             pip_requirements=tool.pip_requirements,
         )
         text = result.value if result.status == "success" else (result.error or "The tool failed.")
+        try:
+            content = await content_of(text, is_json=result.is_json, web=self._web)
+        except Invalid as error:
+            return _error(call, unusable(call.name, error))
         return ToolReturn(
             tool_call_id=call.id,
             name=call.name,
             status=result.status,
-            content=truncated(text, tool.return_char_limit),
+            content=truncated(content, tool.return_char_limit) if isinstance(content, str) else content,
             stdout=tuple(result.stdout) or None,
             stderr=tuple(result.stderr) or None,
         )

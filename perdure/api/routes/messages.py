@@ -25,6 +25,7 @@ from perdure.core.errors import Conflict, Invalid
 from perdure.core.events import RunFailed, RunStopped
 from perdure.core.ids import matches, new_id, now_us
 from perdure.core.runs import Run
+from perdure.providers.images import fetched, has_addresses
 from perdure.runs.runner import Submitted
 from perdure.store import agents
 
@@ -93,6 +94,8 @@ async def submit(
     )
     inputs, otids = input_messages(body, agent_id=agent_id, conversation_id=conversation_id, run_id=run.id, now=now)
     await check_model(parts, body, agent_id)
+    if has_addresses(inputs):
+        inputs = await fetched(inputs, parts.web)
     return run, await parts.runner.submit(run, inputs, otids, wait=wait, lazy=not streaming and not background)
 
 

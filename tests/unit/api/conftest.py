@@ -12,6 +12,7 @@ from perdure.agents.builtin_tools import ensure_builtin_tools
 from perdure.api.app import create_app
 from perdure.api.services import Services
 from perdure.config import Settings
+from perdure.providers.web import Web
 from perdure.store.sqlite import SqliteStore
 from tests.doubles.fixed_registry import FixedRegistry, info
 
@@ -31,6 +32,7 @@ async def connect(store: SqliteStore, tmp_path: Path) -> AsyncIterator[Connect]:
             registry=FixedRegistry(info("openai/small"), info("openai/embed", kind="embedding")),
             sandbox=cast(Any, SimpleNamespace(isolation="strict", warning=None)),
             runner=cast(Any, None),
+            web=Web(),
         )
         app = create_app(parts, extra_routes=routes)
         client = httpx.AsyncClient(

@@ -18,6 +18,7 @@ from perdure.core.ids import new_id
 from perdure.providers.registry import Resolved
 from perdure.providers.scripted import ScriptedEngine
 from perdure.providers.token_exact import TokenExactModel
+from perdure.providers.web import Web
 from perdure.store import agents
 from perdure.store.base import Query, Tx
 from perdure.store.sqlite import SqliteStore
@@ -51,6 +52,7 @@ def client(store: SqliteStore, tmp_path: Path) -> httpx.AsyncClient:
         registry=cast(Any, ScriptedRegistry()),
         sandbox=cast(Any, SimpleNamespace(isolation="strict", warning=None)),
         runner=cast(Any, None),
+        web=Web(),
     )
     app = create_app(parts, extra_routes=routes)
     return httpx.AsyncClient(transport=httpx.ASGITransport(cast(Any, app)), base_url="http://test")
