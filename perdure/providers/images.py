@@ -14,6 +14,7 @@ import msgspec
 
 from perdure.core.errors import Invalid
 from perdure.core.messages import ImagePart, Message, Part
+from perdure.providers.base import Model
 from perdure.providers.web import Limits, Web
 
 MAX_BYTES = 20 * 1024 * 1024
@@ -46,6 +47,20 @@ def has_addresses(messages: Sequence[Message]) -> bool:
             ):
                 return True
     return False
+
+
+def has_images(message: Message) -> bool:
+    return any(isinstance(part, ImagePart) for part in message.content) or any(
+        isinstance(part, ImagePart)
+        for answer in message.tool_returns
+        if not isinstance(answer.content, str)
+        for part in answer.content
+    )
+
+
+def takes_images(model: Model) -> bool:
+    """False for a model that is known to read text only."""
+    return getattr(model, "takes_images", True)
 
 
 async def fetched(messages: Sequence[Message], web: Web) -> tuple[Message, ...]:

@@ -40,6 +40,8 @@ class TokenExactModel:
     rows, where known to be more than the tokenizer's ids. `handle`: the model as agents name it.
     """
 
+    takes_images = False
+
     def __init__(
         self,
         engine: TokenEngine,

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from perdure.core.errors import Invalid
 from perdure.core.messages import ImagePart, Message, Part, ReasoningPart, TextPart, ToolCall, ToolReturn
 from perdure.core.model import ToolSpec
 from perdure.core.tokens import ROLES
@@ -25,6 +24,7 @@ TOOLS_AFTER = (
     "<tool_call></tool_call> XML tags:\n<tool_call>\n"
     '{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call>'
 )
+IMAGE_LEFT_OUT = "[An image was here; this model reads text only.]"
 
 
 class Utterance(Struct, frozen=True, kw_only=True):
@@ -44,7 +44,7 @@ class Utterance(Struct, frozen=True, kw_only=True):
 
 
 def utterances(messages: Sequence[Message]) -> list[Utterance]:
-    """Invalid if a message holds an image: these renderers are for text models."""
+    """An image of the history leaves a note in its place: these renderers are for text models, to which none can be sent."""
     answered = {
         answer.tool_call_id for message in messages if message.role == "tool" for answer in message.tool_returns
     }
@@ -54,11 +54,11 @@ def utterances(messages: Sequence[Message]) -> list[Utterance]:
 def _of_message(message: Message, answered: set[str]) -> Iterator[Utterance]:
     match message.role:
         case "system":
-            yield Utterance(role="system", text=_text(message.content, message), owner=SYSTEM, message_id=message.id)
+            yield Utterance(role="system", text=_text(message.content), owner=SYSTEM, message_id=message.id)
         case "user":
-            yield Utterance(role="user", text=_text(message.content, message), owner=USER, message_id=message.id)
+            yield Utterance(role="user", text=_text(message.content), owner=USER, message_id=message.id)
         case "summary":
-            yield Utterance(role="user", text=_text(message.content, message), owner=SUMMARY, message_id=message.id)
+            yield Utterance(role="user", text=_text(message.content), owner=SUMMARY, message_id=message.id)
         case "assistant":
             yield _assistant(message)
         case "tool":
@@ -72,7 +72,7 @@ def _assistant(message: Message) -> Utterance:
     reasoning = "".join(part.text for part in message.content if isinstance(part, ReasoningPart))
     return Utterance(
         role="assistant",
-        text=_text(message.content, message),
+        text=_text(message.content),
         owner=ASSISTANT,
         message_id=message.id,
         reasoning=reasoning,
@@ -81,7 +81,7 @@ def _assistant(message: Message) -> Utterance:
 
 
 def _tool(message: Message, answer: ToolReturn) -> Utterance:
-    text = answer.content if isinstance(answer.content, str) else _text(answer.content, message)
+    text = answer.content if isinstance(answer.content, str) else _text(answer.content)
     return Utterance(
         role="tool", text=text, owner=TOOL, message_id=message.id, call_id=answer.tool_call_id, tool_name=answer.name
     )
@@ -107,13 +107,12 @@ def _approval(message: Message, answered: set[str]) -> Iterator[Utterance]:
             )
 
 
-def _text(content: Sequence[Part], message: Message) -> str:
-    if any(isinstance(part, ImagePart) for part in content):
-        raise Invalid(
-            f"Message {message.id} holds an image, and this model's tokens are kept exactly only for text. "
-            "Send text, or use a model of a provider that takes images."
-        )
-    return "".join(part.text for part in content if isinstance(part, TextPart))
+def _text(content: Sequence[Part]) -> str:
+    return "".join(
+        part.text if isinstance(part, TextPart) else IMAGE_LEFT_OUT
+        for part in content
+        if isinstance(part, TextPart | ImagePart)
+    )
 
 
 def tool_object(tool: ToolSpec) -> dict[str, Any]:

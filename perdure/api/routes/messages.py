@@ -25,7 +25,7 @@ from perdure.core.errors import Conflict, Invalid
 from perdure.core.events import RunFailed, RunStopped
 from perdure.core.ids import matches, new_id, now_us
 from perdure.core.runs import Run
-from perdure.providers.images import fetched, has_addresses
+from perdure.providers.images import fetched, has_addresses, has_images, takes_images
 from perdure.runs.runner import Submitted
 from perdure.store import agents
 
@@ -93,20 +93,21 @@ async def submit(
         metadata={"run_type": "send_message"},
     )
     inputs, otids = input_messages(body, agent_id=agent_id, conversation_id=conversation_id, run_id=run.id, now=now)
-    await check_model(parts, body, agent_id)
+    await check_model(parts, body, agent_id, images=any(map(has_images, inputs)))
     if has_addresses(inputs):
         inputs = await fetched(inputs, parts.web)
     return run, await parts.runner.submit(run, inputs, otids, wait=wait, lazy=not streaming and not background)
 
 
-async def check_model(parts: Services, body: SendRequest, agent_id: str) -> None:
+async def check_model(parts: Services, body: SendRequest, agent_id: str, *, images: bool = False) -> None:
     """What must fail before anything is accepted: a model nobody serves, or one that cannot do what is asked of it."""
-    if body.override_model is None and not body.return_token_ids:
+    if body.override_model is None and not body.return_token_ids and not images:
         return
     agent = await parts.store.read(lambda: agents.agent_by_id(agent_id))
-    await parts.registry.resolve(
-        body.override_model or agent.model, settings=agent.model_settings, require_exact=body.return_token_ids
-    )
+    handle = body.override_model or agent.model
+    resolved = await parts.registry.resolve(handle, settings=agent.model_settings, require_exact=body.return_token_ids)
+    if images and not takes_images(resolved.model):
+        raise Invalid(f"messages: {handle} takes no images. Send text, or use a model that does.")
 
 
 async def _answer(parts: Services, body: SendRequest, agent_id: str, conversation_id: str) -> Response:

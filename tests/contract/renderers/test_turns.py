@@ -4,7 +4,6 @@ import re
 
 import pytest
 
-from perdure.core.errors import Invalid
 from perdure.core.messages import Approval, ImagePart, Message, ReasoningPart, TextPart, ToolCall, ToolReturn
 from perdure.core.tokens import ROLES, Span
 from perdure.tokens.base import NoBridge, Rendered, Renderer
@@ -173,10 +172,10 @@ def test_approvals_show_as_the_call_and_the_answer_they_stand_for() -> None:
     assert text_of(QWEN3, bridged(QWEN3, "x", [by_client, returned("gone")])).count("gone") == 1
 
 
-def test_images_are_refused_with_the_message_and_what_to_do() -> None:
-    picture = message("user", content=(TextPart("see"), ImagePart(url="http://x/y.png")))
-    with pytest.raises(Invalid, match=f"Message {picture.id} holds an image.*Send text"):
-        QWEN3.render("", [picture], [])
+def test_an_image_of_the_history_leaves_a_note_and_never_blocks_the_conversation() -> None:
+    picture = message("user", content=(TextPart("see "), ImagePart(media_type="image/png", data="AAAA")))
+    shown = text_of(QWEN3, QWEN3.render("", [picture], []))
+    assert "see [An image was here; this model reads text only.]<|im_end|>" in shown
 
 
 def test_spans_name_the_message_and_tell_its_words_from_the_frame() -> None:

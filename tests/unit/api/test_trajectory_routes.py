@@ -9,6 +9,7 @@ import pytest
 
 from perdure.agents.recompile import first_system_message
 from perdure.api.app import create_app
+from perdure.api.routes import messages
 from perdure.api.routes.trajectories import routes
 from perdure.api.services import Services
 from perdure.config import Settings
@@ -54,7 +55,7 @@ def client(store: SqliteStore, tmp_path: Path) -> httpx.AsyncClient:
         runner=cast(Any, None),
         web=Web(),
     )
-    app = create_app(parts, extra_routes=routes)
+    app = create_app(parts, extra_routes=[*routes, *messages.routes])
     return httpx.AsyncClient(transport=httpx.ASGITransport(cast(Any, app)), base_url="http://test")
 
 
@@ -141,3 +142,15 @@ async def test_what_cannot_be_scored_is_said(
     answer = await client.post("/v1/trajectories/rescore", json=body)
     assert answer.status_code == status
     assert says in answer.text
+
+
+async def test_a_model_that_reads_text_only_refuses_an_image_before_anything_is_stored(
+    store: SqliteStore, client: httpx.AsyncClient
+) -> None:
+    agent_id = await recorded(store)
+    image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}
+    answer = await client.post(
+        f"/v1/agents/{agent_id}/messages", json={"messages": [{"role": "user", "content": [image]}]}
+    )
+    assert answer.status_code == 400
+    assert "takes no images" in answer.json()["detail"]
