@@ -71,10 +71,10 @@ class OpenAIChat:
         async with await self._http.open(self._endpoint, self._path, body) as response:
             if self._stream and "application/json" not in response.content_type:
                 parser = SseParser()
-                while not parser.done and (data := await response.read()):
+                while not parser.done and answer.failure is None and (data := await response.read()):
                     if chunks := answer.feed(parser.feed(data)):
                         yield chunks
-                if chunks := answer.feed(parser.finish()):
+                if answer.failure is None and (chunks := answer.feed(parser.finish())):
                     yield chunks
                 response.leave()
                 yield (self._marked(answer.done(complete=parser.done, request=body)),)

@@ -59,10 +59,14 @@ class _OpenCall:
 
 
 class ChatAnswer:
-    """One answer under way. `provider` is the name errors carry; `any_output`: some of the answer has been given out."""
+    """One answer under way. `provider` is the name errors carry; `any_output`: some of the answer has been given out.
+
+    `failure`: an error came in the same read as some of the answer, which is given out first; whatever is asked next raises it.
+    """
 
     def __init__(self, provider: str) -> None:
         self.any_output = False
+        self.failure: ProviderError | None = None
         self._provider = provider
         self._parts: list[tuple[type[TextPart | ReasoningPart], list[str]]] = []
         self._kind: type[TextPart | ReasoningPart] | None = None
@@ -79,29 +83,41 @@ class ChatAnswer:
 
     def feed(self, frames: Iterable[bytes]) -> list[Chunk]:
         """The chunks of some frames (the data of stream events, or a whole body). ProviderError if one tells of an error."""
+        if self.failure is not None:
+            raise self.failure
         chunks: list[Chunk] = []
-        for data in frames:
-            try:
-                frame = decode_frame(data)
-            except (msgspec.DecodeError, UnicodeDecodeError):
-                frame = self._odd(data)
-            for choice in frame.choices:
-                if choice.index == 0:
-                    self._take_choice(choice, chunks, data)
-            if frame.usage is not None:
-                self._usage = frame.usage
-            if not self._answered:
-                self._check_error(frame, data)
-                self._id, self._model = frame.id, frame.model
-                self._answered = bool(frame.choices)
-            elif frame.error:
-                raise self._failed(frame.error, data)
+        try:
+            for data in frames:
+                self._take(data, chunks)
+        except ProviderError as error:
+            if not chunks:
+                raise
+            self.failure = error
         if chunks:
             self.any_output = True
         return chunks
 
+    def _take(self, data: bytes, chunks: list[Chunk]) -> None:
+        try:
+            frame = decode_frame(data)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            frame = self._odd(data, chunks)
+        for choice in frame.choices:
+            if choice.index == 0:
+                self._take_choice(choice, chunks, data)
+        if frame.usage is not None:
+            self._usage = frame.usage
+        if not self._answered:
+            self._check_error(frame, data, chunks)
+            self._id, self._model = frame.id, frame.model
+            self._answered = bool(frame.choices)
+        elif frame.error:
+            raise self._failed(frame.error, data, chunks)
+
     def done(self, *, complete: bool, request: bytes = b"", response: bytes | None = None) -> ModelDone:
         """The whole answer. `complete`: the endpoint said that it ended ([DONE], or an answer in one piece)."""
+        if self.failure is not None:
+            raise self.failure
         if self._finish is None and self._usage is None and not complete:
             raise ProviderError(
                 f"The stream of {self._provider} ended before the answer did.",
@@ -153,7 +169,7 @@ class ChatAnswer:
                 for call in delta.tool_calls:
                     self._take_call(call, chunks)
         if choice.error or choice.finish_reason == "error":
-            raise self._failed(choice.error, data)
+            raise self._failed(choice.error, data, chunks)
         if choice.finish_reason:
             self._finish = _FINISH.get(choice.finish_reason.lower(), "stop")
         if choice.logprobs is not None and choice.logprobs.content:
@@ -208,7 +224,7 @@ class ChatAnswer:
         """The id, unless another call of this answer has it: two calls of one id could not be answered apart."""
         return "" if not call_id or any(call.id == call_id for call in self._calls) else call_id
 
-    def _odd(self, data: bytes) -> Frame:
+    def _odd(self, data: bytes, chunks: list[Chunk]) -> Frame:
         if not data.strip():
             return Frame()
         try:
@@ -218,19 +234,19 @@ class ChatAnswer:
             raise ProviderError(
                 f"{self._provider} sent what is no chat completion: {cause}. It begins: {shown}",
                 detail=data[:DETAIL_CHARS].decode("utf-8", "replace"),
-                retryable=not self.any_output,
+                retryable=not (self.any_output or chunks),
             ) from cause
 
-    def _check_error(self, frame: Frame, data: bytes) -> None:
+    def _check_error(self, frame: Frame, data: bytes, chunks: list[Chunk]) -> None:
         """Errors in place of an answer have many shapes; once an answer has begun only `error` is one."""
         if frame.error:
-            raise self._failed(frame.error, data)
+            raise self._failed(frame.error, data, chunks)
         if not frame.choices and frame.usage is None and (frame.object == "error" or frame.message):
-            raise self._failed(msgspec.json.decode(data), data)
+            raise self._failed(msgspec.json.decode(data), data, chunks)
 
-    def _failed(self, error: Any, data: bytes) -> ProviderError:
+    def _failed(self, error: Any, data: bytes, chunks: list[Chunk]) -> ProviderError:
         status = status_in(error)
-        retryable = not self.any_output and (status is None or status in RETRYABLE_STATUSES)
+        retryable = not (self.any_output or chunks) and (status is None or status in RETRYABLE_STATUSES)
         text = message_in(error) or data[:200].decode("utf-8", "replace")
         return described(self._provider, text, status, raw=data[:DETAIL_CHARS], retryable=retryable)
 
