@@ -67,9 +67,9 @@ def create_app(services: Services, *, extra_routes: Sequence[BaseRoute] | None =
 
 
 def _hot_routes() -> list[BaseRoute]:
-    from perdure.api.routes import messages, streams, trajectories
+    from perdure.api.routes import chat_completions, messages, streams, trajectories
 
-    return [*messages.routes, *streams.routes, *trajectories.routes]
+    return [*messages.routes, *streams.routes, *trajectories.routes, *chat_completions.routes]
 
 
 def _routers() -> list[APIRouter]:

@@ -6,12 +6,15 @@ Pure ASGI, so that streams pass through untouched. Answers here never reach a ro
 import hmac
 
 from starlette.datastructures import Headers
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from perdure.api.errors import json_response
+from perdure.api.openai_errors import error_body
 from perdure.core.ids import matches
 
 OPEN_PATHS = frozenset({"/v1/health", "/v1/ready"})
+OPENAI_PATHS = frozenset({"/v1/chat/completions"})
 
 
 class Guard:
@@ -27,12 +30,12 @@ class Guard:
             return
         headers = Headers(scope=scope)
         if self._password is not None and scope["path"] not in OPEN_PATHS and not self._allowed(headers):
-            await json_response({"detail": "Unauthorized"}, 401)(scope, receive, send)
+            await _refusal(scope["path"], "Unauthorized", 401)(scope, receive, send)
             return
         user_id = headers.get("user_id")
         if user_id is not None and not matches("user", user_id):
             detail = f"The header user_id is {user_id!r}; it must be 'user-{{uuid4}}', or be left out"
-            await json_response({"detail": detail}, 400)(scope, receive, send)
+            await _refusal(scope["path"], detail, 400)(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
@@ -46,3 +49,8 @@ class Guard:
     def _same(self, given: str) -> bool:
         assert self._password is not None
         return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), self._password)
+
+
+def _refusal(path: str, detail: str, status: int) -> Response:
+    body = error_body(detail, status) if path in OPENAI_PATHS else {"detail": detail}
+    return json_response(body, status)

@@ -138,7 +138,10 @@ def check_not_streaming(request: SendRequest) -> None:
         raise wrong("background", "needs `streaming: true`; use /messages/async to run without waiting")
 
 
-def run_config(request: SendRequest, *, streaming: bool, background: bool) -> RunConfig:
+def run_config(
+    request: SendRequest, *, streaming: bool, background: bool, settings: dict[str, Any] | None = None
+) -> RunConfig:
+    """`settings`: fields of the agent's model settings that are others for this run."""
     types = request.include_return_message_types
     return RunConfig(
         max_steps=request.max_steps or 50,
@@ -153,6 +156,7 @@ def run_config(request: SendRequest, *, streaming: bool, background: bool) -> Ru
         client_tools=tuple(request.client_tools or ()),
         override_model=request.override_model,
         override_system=request.override_system or request.system,
+        override_settings=settings,
         include_compaction_messages=request.include_compaction_messages,
         return_logprobs=request.return_logprobs or request.top_logprobs is not None,
         top_logprobs=request.top_logprobs,

@@ -89,6 +89,7 @@ _ANSWERS: dict[str, str] = {
     "Conversation": """
         id string, agent_id string, summary string?, in_context_message_ids [string], isolated_block_ids [string],
         model string?, model_settings {}?, last_message_at date?, created_at date?, updated_at date?""",
+    "ChatCompletion": "id string, object string, created integer, model string, choices [{}], usage {}?",
     "LettaResponse": "messages [LettaMessage], stop_reason {}, usage {}, logprobs {}?, turns [{}]?",
     "Error": "detail any",
 }
@@ -153,6 +154,7 @@ _OPERATIONS: dict[str, str] = {
     "modify_feedback_for_step": "Step",
     "list_messages_for_step": "[LettaMessage]",
     "list_files_for_agent": "AgentFiles",
+    "create_chat_completion": "ChatCompletion",
     "send_message": "LettaResponse",
     "create_agent_message_async": "Run",
     "list_messages": "[LettaMessage]",

@@ -5,12 +5,13 @@ Headers go out only once the run is durable. A client that leaves ends only its 
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable
-from typing import Any
+from collections.abc import Awaitable, Sequence
+from typing import Any, Protocol
 
 from starlette.types import Receive, Scope, Send
 
 from perdure.api.to_wire import FrameEncoder
+from perdure.core.events import Event
 from perdure.core.ids import now_us
 from perdure.core.runs import Run
 from perdure.runs.runner import Runner
@@ -22,8 +23,19 @@ HEADERS = [
 ]
 
 
+class Encoder(Protocol):
+    """Makes bytes of a run's events: `frames` of consecutive ones, `ping` while there are none (`last_seq`: of the last one)."""
+
+    def frames(self, first_seq: int, events: Sequence[Event]) -> bytes: ...
+
+    def ping(self, at_us: int, last_seq: int) -> bytes: ...
+
+
 class EventStream:
-    """An ASGI response. `durable`: awaited before the first byte; `after`: the last seq_id the client has."""
+    """An ASGI response. `durable`: awaited before the first byte; `after`: the last seq_id the client has.
+
+    `encoder`: how events are framed, where not as Letta's.
+    """
 
     def __init__(
         self,
@@ -34,13 +46,14 @@ class EventStream:
         durable: Awaitable[Any] | None = None,
         pings: bool = True,
         ping_interval_s: float = 20.0,
+        encoder: Encoder | None = None,
     ) -> None:
         self._runner = runner
         self._run = run
         self._after = after
         self._durable = durable
         self._idle_s = ping_interval_s if pings else None
-        self._encoder = FrameEncoder(
+        self._encoder = encoder or FrameEncoder(
             run.id, types=run.config.include_return_message_types, numbered=run.config.background
         )
 

@@ -62,7 +62,10 @@ class ClientTool(Struct, frozen=True):
 
 
 class RunConfig(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the caller asked of one run; decided at submission, never changed."""
+    """What the caller asked of one run; decided at submission, never changed.
+
+    `override_settings`: fields of the agent's model settings that are others for this run.
+    """
 
     max_steps: int = 50
     streaming: bool = False
@@ -76,6 +79,7 @@ class RunConfig(Struct, frozen=True, kw_only=True, omit_defaults=True):
     client_tools: tuple[ClientTool, ...] = ()
     override_model: str | None = None
     override_system: str | None = None
+    override_settings: dict[str, Any] | None = None
     include_compaction_messages: bool = False
     return_logprobs: bool = False
     top_logprobs: int | None = None

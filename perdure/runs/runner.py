@@ -16,13 +16,13 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from perdure.core.agents import ModelSettings
+from perdure.core.agents import Agent, ModelSettings
 from perdure.core.errors import AgentError, LeaseLost, ProviderError, StoreError
 from perdure.core.events import Event, LogEnded
 from perdure.core.ids import now_us
 from perdure.core.messages import Message
 from perdure.core.model import ToolSpec
-from perdure.core.runs import Run, StopReason
+from perdure.core.runs import Run, RunConfig, StopReason
 from perdure.loop.turn import Turn
 from perdure.providers.registry import Registry
 from perdure.providers.web import Web
@@ -209,13 +209,13 @@ class Runner:
     async def _drive(self, worker: Worker, accepted: Accepted, inputs: tuple[Message, ...] | None) -> None:
         run = worker.run
         context = await self.contexts.load(accepted, inputs)
-        run = worker.run = as_agent_wants(run, context.bundle.agent.model_settings)
+        run = worker.run = as_agent_wants(run, with_overrides(context.bundle.agent, run.config).model_settings)
         turn, executor = await self._turn(run, context)
         await worker.drive(turn, context, executor)
 
     async def _turn(self, run: Run, context: Context) -> tuple[Turn, Executor]:
         bundle, config = context.bundle, run.config
-        agent = bundle.agent
+        agent = with_overrides(bundle.agent, config)
         handle = config.override_model or agent.model
         resolved = await self._registry.resolve(
             handle, settings=agent.model_settings, require_exact=config.return_token_ids
@@ -409,6 +409,14 @@ def as_agent_wants(run: Run, settings: ModelSettings) -> Run:
         top_logprobs=run.config.top_logprobs if run.config.top_logprobs is not None else settings.top_logprobs,
     )
     return msgspec.structs.replace(run, config=config)
+
+
+def with_overrides(agent: Agent, config: RunConfig) -> Agent:
+    """The agent as this run is to have it."""
+    if config.override_settings is None:
+        return agent
+    settings = msgspec.convert(msgspec.to_builtins(agent.model_settings) | config.override_settings, ModelSettings)
+    return msgspec.structs.replace(agent, model_settings=settings)
 
 
 def is_dead(owner: str) -> bool:

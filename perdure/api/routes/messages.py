@@ -3,6 +3,8 @@
 Plain Starlette routes: this is the server's hot path.
 """
 
+from typing import Any
+
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
@@ -80,7 +82,9 @@ async def submit(
     streaming: bool,
     background: bool,
     wait: bool,
+    settings: dict[str, Any] | None = None,
 ) -> tuple[Run, Submitted]:
+    """`settings`: fields of the agent's model settings that are others for this run."""
     now = now_us()
     run = Run(
         id=new_id("run"),
@@ -88,7 +92,7 @@ async def submit(
         conversation_id=conversation_id,
         status="created",
         created_us=now,
-        config=run_config(body, streaming=streaming, background=background),
+        config=run_config(body, streaming=streaming, background=background, settings=settings),
         background=background,
         metadata={"run_type": "send_message"},
     )
