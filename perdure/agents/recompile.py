@@ -13,11 +13,11 @@ from perdure.core.agents import AgentBundle
 from perdure.core.ids import new_id, now_us
 from perdure.core.messages import Message, TextPart
 from perdure.memory.compile import compile_system_text, same_but_for_time
-from perdure.store.agents import agent_bundle
 from perdure.store.base import Query, Tx
 from perdure.store.conversations import ConversationState, conversation_state, recompiled
 from perdure.store.messages import message_by_id
 from perdure.store.passages import count_passages
+from perdure.store.private_blocks import conversation_bundle
 
 AT_ONCE = 32
 
@@ -37,20 +37,26 @@ def compile_bundle(bundle: AgentBundle, conversation_id: str, *, said: int, arch
 def first_system_message(bundle: AgentBundle) -> Message:
     """The compiled system message of a new agent's default conversation."""
     agent = bundle.agent
+    return system_message(bundle, agent.id, agent.created_us)
+
+
+def system_message(bundle: AgentBundle, conversation_id: str, now: int, *, said: int = 0, archived: int = 0) -> Message:
+    """The compiled system message a conversation begins with."""
+    agent_id = bundle.agent.id
     return Message(
         id=new_id("message"),
         role="system",
-        created_us=agent.created_us,
-        content=(TextPart(compile_bundle(bundle, agent.id, said=0, archived=0)),),
-        agent_id=agent.id,
-        conversation_id=agent.id,
+        created_us=now,
+        content=(TextPart(compile_bundle(bundle, conversation_id, said=said, archived=archived)),),
+        agent_id=agent_id,
+        conversation_id=conversation_id,
     )
 
 
 def compiled_text(conversation_id: str) -> Tx[str]:
     """What the system prompt would be now; nothing is changed."""
     state = yield from conversation_state(conversation_id)
-    bundle = yield from agent_bundle(state.agent_id)
+    bundle = yield from conversation_bundle(state)
     return (yield from _compile(bundle, state))
 
 
@@ -66,7 +72,7 @@ def recompile(conversation_id: str, why: str, *, touch_time: bool = False) -> Tx
     `touch_time`: store it even if only its time line differs.
     """
     state = yield from conversation_state(conversation_id)
-    bundle = yield from agent_bundle(state.agent_id)
+    bundle = yield from conversation_bundle(state)
     text = yield from _compile(bundle, state)
     system = yield from _system_message(state)
     if system is not None and not touch_time and same_but_for_time(system.text, text):

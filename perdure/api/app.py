@@ -67,9 +67,15 @@ def create_app(services: Services, *, extra_routes: Sequence[BaseRoute] | None =
 
 
 def _hot_routes() -> list[BaseRoute]:
-    from perdure.api.routes import chat_completions, messages, streams, trajectories
+    from perdure.api.routes import chat_completions, conversation_messages, messages, streams, trajectories
 
-    return [*messages.routes, *streams.routes, *trajectories.routes, *chat_completions.routes]
+    return [
+        *messages.routes,
+        *streams.routes,
+        *conversation_messages.routes,
+        *trajectories.routes,
+        *chat_completions.routes,
+    ]
 
 
 def _routers() -> list[APIRouter]:
@@ -79,6 +85,7 @@ def _routers() -> list[APIRouter]:
         agent_tools,
         agents,
         blocks,
+        conversations,
         health,
         models,
         passages,
@@ -88,8 +95,8 @@ def _routers() -> list[APIRouter]:
         tools,
     )
 
-    modules = (health, agents, agent_blocks, agent_tools, blocks, tools, models, passages, runs, steps, tags, absent)
-    return [module.router for module in modules]
+    modules = (health, agents, agent_blocks, agent_tools, blocks, tools, conversations, models, passages, runs, steps)
+    return [module.router for module in (*modules, tags, absent)]
 
 
 class NormalPath:

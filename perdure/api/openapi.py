@@ -87,8 +87,10 @@ _ANSWERS: dict[str, str] = {
     "Deleted": "message string",
     "AgentFiles": "files [{}], next_cursor string?, has_more boolean",
     "Conversation": """
-        id string, agent_id string, summary string?, in_context_message_ids [string], isolated_block_ids [string],
-        model string?, model_settings {}?, last_message_at date?, created_at date?, updated_at date?""",
+        id string, agent_id string, summary string?, description string?, in_context_message_ids [string],
+        isolated_block_ids [string], model string?, model_settings {}?, context_window_limit integer?,
+        memory_rendering string?, hidden boolean, archived boolean, archived_at date?, last_message_at date?,
+        created_at date?, updated_at date?, created_by_id string?, last_updated_by_id string?""",
     "ChatCompletion": "id string, object string, created integer, model string, choices [{}], usage {}?",
     "LettaResponse": "messages [LettaMessage], stop_reason {}, usage {}, logprobs {}?, turns [{}]?",
     "Error": "detail any",
@@ -164,7 +166,10 @@ _OPERATIONS: dict[str, str] = {
     "list_conversations": "[Conversation]",
     "update_conversation": "Conversation",
     "fork_conversation": "Conversation",
+    "recompile_conversation": "string",
     "list_conversation_messages": "[LettaMessage]",
+    "send_conversation_message": "LettaResponse",
+    "cancel_conversation": "{}",
 }
 
 _STREAM_BODY = {"retrieve_run_stream", "retrieve_stream_for_run", "retrieve_conversation_stream"}

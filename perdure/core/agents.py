@@ -131,31 +131,6 @@ class Agent(Struct, frozen=True, kw_only=True):
     revision: int = 1
 
 
-class Conversation(Struct, frozen=True, kw_only=True):
-    """A thread of messages with one agent. An agent's own history is its default conversation, whose id is the agent's.
-
-    The context is the messages `head_ids` in that order, then every message of this conversation with position >=
-    `tail_from`. `context_version` changes whenever the context changes otherwise than by appending.
-    """
-
-    id: str
-    agent_id: str
-    head_ids: tuple[str, ...] = ()
-    tail_from: int = 0
-    context_version: int = 1
-    compiled_revision: int = 0
-    segment_id: str | None = None
-    break_cause: str | None = None
-    created_us: int = 0
-    updated_us: int = 0
-    last_message_us: int | None = None
-    active_run_id: str | None = None
-    summary: str | None = None
-    model: str | None = None
-    model_settings: dict[str, Any] | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
-
-
 class AgentBundle(Struct, frozen=True, kw_only=True):
     """An agent with everything a run of it needs, read at one moment."""
 

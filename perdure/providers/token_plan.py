@@ -79,7 +79,7 @@ def make_plan(renderer: Renderer, prompt: Prompt, tokens: TokenStream, handle: s
         id=new_id("segment"),
         conversation_id=prompt.conversation_id,
         agent_id=prompt.agent_id,
-        index=segment.index + 1 if segment else 0,
+        index=segment.index + 1 if segment and segment.conversation_id == prompt.conversation_id else 0,
         cause=stopped.cause,
         cause_detail=stopped.detail or None,
         created_us=now_us(),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import msgspec
 
 from perdure.core.agents import AgentBundle
+from perdure.core.conversations import ConversationSettings, bundle_in
 from perdure.core.ids import new_id, now_us
 from perdure.core.messages import Message, TextPart
 from perdure.memory.compile import compile_system_text, same_but_for_time
@@ -19,14 +20,20 @@ from perdure.providers.token_exact import restore
 from perdure.store import agents, conversations, ledger, messages
 from perdure.store.base import Query, Store, Tx
 from perdure.store.conversations import ConversationState
+from perdure.store.private_blocks import private_blocks
 from perdure.store.runs import Accepted
 
 KEPT_CONVERSATIONS = 2000
 
+Versions = tuple[tuple[str, int], ...]
+
 
 @dataclass(slots=True, kw_only=True)
 class Context:
-    """One conversation as of the end of the last run on it here. `messages` exclude the system message."""
+    """One conversation as of the end of the last run on it here. `messages` exclude the system message.
+
+    `bundle`: the agent as it is in this conversation. `private`: which of its own blocks the prompt was compiled with.
+    """
 
     conversation_id: str
     version: int
@@ -35,7 +42,9 @@ class Context:
     messages: list[Message]
     tokens: TokenStream | None
     bundle: AgentBundle
+    own: ConversationSettings
     seen_blocks: dict[str, str] | None = None
+    private: Versions | None = None
 
 
 class Contexts:
@@ -51,7 +60,9 @@ class Contexts:
         """The context for a run that holds its lease. `inputs`: the messages its submission stored (None: read all again)."""
         state, lease = accepted.state, accepted.lease
         assert state is not None and lease is not None
-        bundle = await self._bundle(state)
+        bundle, private = await self._bundle(state), None
+        if state.id != state.agent_id:
+            bundle, private = await self._in_conversation(bundle, state)
         context = self._kept.get(state.id)
         if (
             context is not None
@@ -69,15 +80,17 @@ class Contexts:
             if len(self._kept) > KEPT_CONVERSATIONS:
                 self._kept.popitem(last=False)
         context.fence = lease.fence
-        context.bundle = bundle
+        context.bundle, context.own = bundle, state.settings
         if state.break_cause is not None and context.tokens is not None:
             cause, _, detail = state.break_cause.partition(": ")
             context.tokens.break_cause = (cause, detail)
+        stale = state.compiled_revision != bundle.agent.revision or context.private != private
+        context.private = private
         appending = bundle.agent.memory_rendering == "append"
         if appending and context.seen_blocks is not None:
-            if state.compiled_revision != bundle.agent.revision:
+            if stale:
                 self._note_changes(context, state)
-        elif state.compiled_revision != bundle.agent.revision:
+        elif stale:
             await self._recompile(context, state)
         if appending and context.seen_blocks is None:
             self.remember_blocks(context)
@@ -102,6 +115,15 @@ class Contexts:
             self._bundles.popitem(last=False)
         return bundle
 
+    async def _in_conversation(
+        self, bundle: AgentBundle, state: ConversationState
+    ) -> tuple[AgentBundle, Versions | None]:
+        """With the conversation's own model, settings and blocks, and the versions of these blocks where it isolates any."""
+        if not state.settings.isolated:
+            return bundle_in(bundle, state.settings), None
+        private = await self._store.read(lambda: private_blocks(state.id))
+        return bundle_in(bundle, state.settings, private), tuple((block.id, block.version) for block in private)
+
     async def _read(self, state: ConversationState, bundle: AgentBundle) -> Context:
         found = await self._store.scan(lambda: messages.context_messages(state.id, state.head_ids, state.tail_from))
         system = found[0] if found and found[0].role == "system" and found[0].id in state.head_ids else None
@@ -119,6 +141,7 @@ class Contexts:
             messages=found[1:] if system is not None else found,
             tokens=tokens,
             bundle=bundle,
+            own=state.settings,
             seen_blocks=state.seen_blocks,
         )
 

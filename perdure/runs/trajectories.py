@@ -10,7 +10,7 @@ from typing import Any
 from perdure.core.errors import Invalid, NotFound
 from perdure.core.messages import Message
 from perdure.core.tokens import Segment, TokenCall
-from perdure.store import agents, conversations, ledger, messages
+from perdure.store import agents, conversations, ledger, message_reads
 from perdure.store.base import Query, Store, Tx
 from perdure.store.runs import run_by_id
 from perdure.tokens.record import Status
@@ -65,7 +65,7 @@ def _conversations(agent_id: str | None, run_id: str | None, conversation_id: st
 def _ledger(conversation_id: str, run_id: str | None) -> Tx[Ledger]:
     segments = yield from ledger.segments_of_conversation(conversation_id)
     calls = yield from ledger.calls_of_conversation(conversation_id)
-    said = yield from messages.context_messages(conversation_id, (), 0)
+    said = yield from message_reads.list_messages(conversation_id=conversation_id, limit=None)
     if run_id is not None:
         run = yield from run_by_id(run_id)
         return segments, calls, said, status_of(run.status, run.stop_reason), run.stop_reason

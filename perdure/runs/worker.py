@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from perdure.core.agents import Block
+from perdure.core.conversations import bundle_in
 from perdure.core.errors import AgentError, Invalid, NotFound, ProviderError, StaleBlock
 from perdure.core.events import Event, LogEnded, RunFailed, RunStarted, RunStopped, UsageReported
 from perdure.core.ids import now_us
@@ -29,6 +30,7 @@ from perdure.store import agents
 from perdure.store import events as event_store
 from perdure.store.base import Store
 from perdure.store.codec import Passage
+from perdure.store.private_blocks import private_blocks
 from perdure.store.runs import BlockWrite, Lease, RunEnd, StepCommit, commit_step
 from perdure.tools.base import PassageInsert
 from perdure.tools.builtin import EDITS
@@ -152,6 +154,7 @@ class Worker:
                 for effect in effects
                 if isinstance(effect, PassageInsert)
             ),
+            isolated=context.own.isolated,
             end=end,
         )
 
@@ -210,7 +213,10 @@ class Worker:
 
     async def _fresh_blocks(self, context: Context) -> dict[str, Block]:
         bundle = await self._store.read(lambda: agents.agent_bundle(self.run.agent_id))
-        context.bundle = bundle
+        private = (
+            await self._store.read(lambda: private_blocks(context.conversation_id)) if context.own.isolated else ()
+        )
+        context.bundle = bundle = bundle_in(bundle, context.own, private)
         return {block.label: block for block in bundle.blocks}
 
     async def finish_early(self, stop: StopReason, error: AgentError | None) -> None:

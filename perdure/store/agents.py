@@ -5,15 +5,16 @@ An agent, its links and its default conversation (whose id is the agent's) come 
 
 from collections.abc import Collection, Sequence
 
-import msgspec
 from msgspec import Struct
 
-from perdure.core.agents import Agent, AgentBundle, Block, Conversation, Tool
+from perdure.core.agents import Agent, AgentBundle, Block, Tool
+from perdure.core.conversations import Conversation
 from perdure.core.errors import Conflict, NotFound
 from perdure.core.messages import Message
-from perdure.store.base import Built, Many, Query, Tx
+from perdure.store.base import Many, Query, Tx
 from perdure.store.blocks import block_by_id, blocks_of_agent, blocks_of_agents
 from perdure.store.codec import AGENT_COLUMNS, agent_from_row, agent_params, block_params
+from perdure.store.conversation_reads import contexts
 from perdure.store.conversations import create_conversation
 from perdure.store.listing import Filters, Page, Source, contains, list_rows
 from perdure.store.messages import insert_messages, message_by_id
@@ -22,7 +23,6 @@ from perdure.store.tools import tool_by_id, tools_of_agent, tools_of_agents
 
 _AGENTS = Source(AGENT_COLUMNS.format("a"), "agents", "a")
 _AGENTS_OF_BLOCK = Source(AGENT_COLUMNS.format("a"), "agents", "a", "JOIN agent_blocks ab ON ab.agent_id = a.id")
-_ids = msgspec.json.Decoder(tuple[str, ...]).decode
 
 
 class AgentView(Struct, frozen=True, kw_only=True):
@@ -64,8 +64,8 @@ def create_agent(
     yield from _create_blocks(agent.id, bundle.blocks, new_blocks)
     yield from _attach_tools(agent.id, bundle.tools)
     yield from add_tags("agent", agent.id, bundle.tags)
-    conversation = Conversation(id=agent.id, agent_id=agent.id)
-    yield from create_conversation(conversation, system_message, agent.revision, agent.created_us)
+    conversation = Conversation(id=agent.id, agent_id=agent.id, created_us=agent.created_us)
+    yield from create_conversation(conversation, system_message, agent.revision)
     yield from insert_messages(first_messages)
 
 
@@ -128,7 +128,7 @@ def agent_bundle(agent_id: str) -> Tx[AgentBundle]:
 
 def agent_view(agent_id: str, *, pending: bool = False) -> Tx[AgentView]:
     bundle = yield from agent_bundle(agent_id)
-    context = yield from _contexts([agent_id])
+    context = yield from contexts([agent_id])
     message_ids = context[agent_id]
     waiting = (yield from _pending(message_ids)) if pending else None
     return AgentView(bundle=bundle, message_ids=message_ids, pending=waiting)
@@ -159,6 +159,10 @@ def bump_agent(agent_id: str, now: int) -> Tx[int]:
 _OF_AN_AGENT = (
     "delete_agent_links_blocks",
     "delete_agent_links_tools",
+    "delete_agent_private_tags",
+    "delete_agent_private_blocks",
+    "delete_agent_private_links",
+    "delete_agent_shared_messages",
     "delete_agent_passages",
     "unindex_agent_messages",
     "delete_agent_messages",
@@ -211,7 +215,7 @@ def _views(agents: Sequence[Agent], *, blocks: bool, tools: bool, tags: bool, pe
     ids = [agent.id for agent in agents]
     if not ids:
         return []
-    contexts = yield from _contexts(ids)
+    shown = yield from contexts(ids)
     of_blocks = (yield from blocks_of_agents(ids)) if blocks else {}
     of_tools = (yield from tools_of_agents(ids)) if tools else {}
     of_tags: dict[str, tuple[str, ...]] = {}
@@ -221,7 +225,7 @@ def _views(agents: Sequence[Agent], *, blocks: bool, tools: bool, tags: bool, pe
     waiting: dict[str, Message | None] = {}
     if pending:
         for agent_id in ids:
-            waiting[agent_id] = yield from _pending(contexts.get(agent_id, ()))
+            waiting[agent_id] = yield from _pending(shown.get(agent_id, ()))
     return [
         AgentView(
             bundle=AgentBundle(
@@ -230,27 +234,11 @@ def _views(agents: Sequence[Agent], *, blocks: bool, tools: bool, tags: bool, pe
                 tools=tuple(of_tools.get(agent.id, ())),
                 tags=of_tags.get(agent.id, ()),
             ),
-            message_ids=contexts.get(agent.id, ()),
+            message_ids=shown.get(agent.id, ()),
             pending=waiting.get(agent.id),
         )
         for agent in agents
     ]
-
-
-def _contexts(agent_ids: Sequence[str]) -> Tx[dict[str, tuple[str, ...]]]:
-    """The ids of the messages in the agents' default conversations' contexts, in order."""
-    filters = Filters()
-    filters.add_in("c.id", "id", agent_ids)
-    heads = yield Built(f"SELECT c.id, c.head_ids FROM conversations c WHERE {filters.conditions[0]}", filters.params)
-    context = {row[0]: list(_ids(row[1])) for row in heads}
-    tails = yield Built(
-        "SELECT m.conversation_id, m.id FROM conversations c JOIN messages m "
-        f"ON m.conversation_id = c.id AND m.pos >= c.tail_from WHERE {filters.conditions[0]} ORDER BY m.pos",
-        filters.params,
-    )
-    for conversation_id, message_id in tails:
-        context[conversation_id].append(message_id)
-    return {key: tuple(ids) for key, ids in context.items()}
 
 
 def count_agents() -> Tx[int]:

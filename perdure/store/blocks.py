@@ -83,6 +83,7 @@ def delete_block(block_id: str) -> Tx[list[str]]:
     if not (yield Query("delete_block", {"id": block_id})):
         raise NotFound(f"Block {block_id} not found")
     yield Query("delete_block_links", {"block_id": block_id})
+    yield Query("delete_private_link", {"block_id": block_id})
     yield Query("delete_tags", {"kind": "block", "entity_id": block_id})
     return agent_ids
 

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from perdure.core.agents import Conversation
+from perdure.core.conversations import Conversation, ConversationSettings
 from perdure.core.errors import NotFound
 from perdure.core.messages import Message
 from perdure.store.base import Query, Row, Tx
@@ -14,6 +14,7 @@ from perdure.store.messages import insert_messages, next_position, rewrite_messa
 _json = msgspec.json.Encoder().encode
 _ids = msgspec.json.Decoder(tuple[str, ...]).decode
 _dict = msgspec.json.Decoder(dict[str, Any]).decode
+_settings = msgspec.json.Decoder(ConversationSettings).decode
 
 
 class ConversationState(Struct, frozen=True, kw_only=True):
@@ -32,7 +33,7 @@ class ConversationState(Struct, frozen=True, kw_only=True):
     active_run_id: str | None = None
     lease_until_us: int = 0
     seen_blocks: dict[str, Any] | None = None
-    settings: dict[str, Any] = {}
+    settings: ConversationSettings = ConversationSettings()
 
 
 def run_view(conversation_id: str, row: Row) -> ConversationState:
@@ -49,7 +50,7 @@ def run_view(conversation_id: str, row: Row) -> ConversationState:
         lease_until_us=row[8],
         fence=row[9],
         seen_blocks=_dict(row[10]) if row[10] else None,
-        settings=_dict(row[11]),
+        settings=_settings(row[11]),
         agent_revision=row[13],
     )
 
@@ -58,18 +59,29 @@ def conversation_state(conversation_id: str) -> Tx[ConversationState]:
     """NotFound for an unknown or deleted conversation."""
     rows = yield Query("conversation_for_run", {"id": conversation_id})
     if not rows or rows[0][12] is not None:
-        raise NotFound(_missing(conversation_id))
+        raise missing(conversation_id)
     return run_view(conversation_id, rows[0])
 
 
-def _missing(conversation_id: str) -> str:
-    return "Agent not found" if conversation_id.startswith("agent-") else f"Conversation {conversation_id} not found"
+def missing(conversation_id: str) -> NotFound:
+    if conversation_id.startswith("agent-"):
+        return NotFound("Agent not found")
+    return NotFound(f"Conversation {conversation_id} not found")
 
 
 def create_conversation(
-    conversation: Conversation, system_message: Message | None, compiled_revision: int, now: int
+    conversation: Conversation,
+    system_message: Message | None,
+    compiled_revision: int,
+    *,
+    shared_ids: tuple[str, ...] = (),
+    segment_id: str | None = None,
+    break_cause: str | None = None,
 ) -> Tx[None]:
-    """Insert a conversation with its compiled system message as the only thing in context."""
+    """Insert a conversation whose context is its compiled system message, then the messages `shared_ids` of another one.
+
+    `segment_id`: the token segment it goes on from, which its first call breaks for `break_cause`.
+    """
     if system_message is not None:
         yield from insert_messages((system_message,))
     tail_from = yield from next_position()
@@ -78,11 +90,15 @@ def create_conversation(
         {
             "id": conversation.id,
             "agent_id": conversation.agent_id,
-            "now": now,
+            "now": conversation.created_us,
             "compiled_revision": compiled_revision,
             "tail_from": tail_from,
-            "head_ids": _json([system_message.id] if system_message else []),
-            "body": _json(conversation.extra),
+            "head_ids": _json(((system_message.id,) if system_message else ()) + shared_ids),
+            "segment_id": segment_id,
+            "break_cause": break_cause,
+            "summary": conversation.summary,
+            "hidden": int(conversation.hidden),
+            "body": _json(conversation.settings),
         },
     )
 

@@ -64,7 +64,7 @@ class Source(Struct, frozen=True):
     joins: str = ""
 
 
-_NULLABLE = frozenset({"last_run_completed_us"})
+_NULLABLE = frozenset({"last_run_completed_us", "last_message_us", "last_run_us"})
 
 
 def list_rows(source: Source, filters: Filters, page: Page, *, what: str) -> Tx[list[Row]]:

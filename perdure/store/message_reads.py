@@ -1,14 +1,25 @@
 """Listings of messages. Cursors are chronological whatever the order: `after` is strictly newer, `before` strictly older."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 
 from perdure.core.errors import NotFound
 from perdure.core.messages import Message
 from perdure.store.base import Built, Query, Tx
+from perdure.store.listing import in_list
 
 _decode = msgspec.json.Decoder(Message).decode
+
+# a fork's messages: those it shares with where it came from, at their place in its own order, then what was said in it
+_OF_A_FORK = """(
+    SELECT m.pos, m.body, m.agent_id, m.run_id FROM messages m WHERE m.conversation_id = :conversation_id
+       AND NOT EXISTS (SELECT 1 FROM shared_messages s WHERE s.conversation_id = :conversation_id AND s.message_id = m.id)
+    UNION ALL
+    SELECT s.pos, m.body, m.agent_id, m.run_id FROM shared_messages s JOIN messages m ON m.id = s.message_id
+     WHERE s.conversation_id = :conversation_id) said"""
+_NOT_OF_DELETED = "conversation_id NOT IN (SELECT id FROM conversations WHERE deleted_us IS NOT NULL)"
 
 
 def list_messages(
@@ -24,24 +35,33 @@ def list_messages(
 ) -> Tx[list[Message]]:
     """A page, oldest first. `newest`: the last `limit` messages of the range, else the first.
 
-    NotFound for an unknown cursor, unless `strict_cursor` is off (then it is ignored).
+    Of a conversation: with what it shares. Without one, what was said in deleted conversations is left out. NotFound for
+    an unknown cursor, unless `strict_cursor` is off (then it is ignored).
     """
     where: list[str] = []
     params: dict[str, Any] = {}
-    for column, value in (("agent_id", agent_id), ("conversation_id", conversation_id), ("run_id", run_id)):
+    forked = False
+    if conversation_id is not None:
+        forked = bool((yield Query("shows_shared", {"conversation_id": conversation_id})))
+        params["conversation_id"] = conversation_id
+        if not forked:
+            where.append("conversation_id = :conversation_id")
+    elif run_id is None:
+        where.append(_NOT_OF_DELETED)
+    for column, value in (("agent_id", agent_id), ("run_id", run_id)):
         if value is not None:
             where.append(f"{column} = :{column}")
             params[column] = value
     for name, cursor, comparison in (("before", before, "<"), ("after", after, ">")):
         if cursor is None:
             continue
-        rows = yield Query("message_by_id", {"id": cursor})
-        if rows:
+        position = yield from _position(cursor, conversation_id if forked else None)
+        if position is not None:
             where.append(f"pos {comparison} :{name}")
-            params[name] = rows[0][0]
+            params[name] = position
         elif strict_cursor:
             raise NotFound(f"Message {cursor} (given as `{name}`) not found")
-    sql = "SELECT pos, body FROM messages"
+    sql = f"SELECT pos, body FROM {_OF_A_FORK if forked else 'messages'}"
     if where:
         sql += " WHERE " + " AND ".join(where)
     sql += " ORDER BY pos " + ("DESC" if newest else "ASC")
@@ -53,22 +73,70 @@ def list_messages(
     return messages[::-1] if newest else messages
 
 
+def _position(message_id: str, forked_id: str | None) -> Tx[int | None]:
+    """Where a message stands: in the order of the fork `forked_id` where it shares it, else in that of all messages."""
+    if forked_id is not None:
+        rows = yield Query("shared_position", {"conversation_id": forked_id, "message_id": message_id})
+        if rows:
+            return rows[0][0]
+    rows = yield Query("message_by_id", {"id": message_id})
+    return rows[0][0] if rows else None
+
+
+class Placed(NamedTuple):
+    """A message and where it stands in its conversation's order."""
+
+    position: int
+    message: Message
+
+
+def history_of(conversation_id: str) -> Tx[list[Placed]]:
+    """All that a conversation shows, oldest first, also what has left its context."""
+    forked = yield Query("shows_shared", {"conversation_id": conversation_id})
+    source = _OF_A_FORK if forked else "messages WHERE conversation_id = :conversation_id"
+    rows = yield Built(f"SELECT pos, body FROM {source} ORDER BY pos", {"conversation_id": conversation_id})
+    return [Placed(pos, _decode(body)) for pos, body in rows]
+
+
+def placed_messages(conversation_id: str, ids: Sequence[str]) -> Tx[list[Placed]]:
+    """These messages in this order, with their positions in the conversation; those that are gone are left out."""
+    found: dict[str, Placed] = {}
+    for at in range(0, len(ids), 500):
+        marks, params = in_list("id", ids[at : at + 500])
+        rows = yield Built(
+            "SELECT m.id, COALESCE(s.pos, m.pos), m.body FROM messages m LEFT JOIN shared_messages s "
+            f"ON s.message_id = m.id AND s.conversation_id = :conversation_id WHERE m.id IN ({marks})",
+            params | {"conversation_id": conversation_id},
+        )
+        found.update((row[0], Placed(row[1], _decode(row[2]))) for row in rows)
+    return [found[message_id] for message_id in ids if message_id in found]
+
+
 def delete_messages(conversation_id: str, *, but: str) -> Tx[None]:
-    """Forget what was said in a conversation, all but one message (its compiled system message)."""
+    """Forget what was said in a conversation, all but one message (its compiled system message).
+
+    What its forks share is theirs from then on.
+    """
+    yield Query("adopt_shared", {"conversation_id": conversation_id})
     yield Query("delete_messages", {"conversation_id": conversation_id, "but": but})
 
 
 def search_messages(
     match: str | None, *, agent_id: str, start_us: int | None, end_us: int | None, limit: int
 ) -> Tx[list[Message]]:
-    """The agent's messages that match a full-text expression, best first; newest first without one."""
+    """The agent's messages that match a full-text expression, best first; newest first without one. Those of all its
+    conversations, but for the deleted ones."""
     params: dict[str, Any] = {"agent_id": agent_id, "limit": limit}
     if match is None:
-        sql = "SELECT pos, body FROM messages m WHERE m.agent_id = :agent_id ORDER BY pos DESC LIMIT :limit"
+        sql = (
+            f"SELECT pos, body FROM messages m WHERE m.agent_id = :agent_id AND m.{_NOT_OF_DELETED} "
+            "ORDER BY pos DESC LIMIT :limit"
+        )
     else:
         sql = (
             "SELECT m.pos, m.body FROM messages_fts f JOIN messages m ON m.pos = f.rowid "
-            "WHERE messages_fts MATCH :match AND m.agent_id = :agent_id ORDER BY f.rank LIMIT :limit"
+            f"WHERE messages_fts MATCH :match AND m.agent_id = :agent_id AND m.{_NOT_OF_DELETED} "
+            "ORDER BY f.rank LIMIT :limit"
         )
         params["match"] = match
     rows = yield Built(sql, params)

@@ -19,6 +19,7 @@ from perdure.store.blocks import attach_block, create_block
 from perdure.store.codec import Passage, block_params, passage_params
 from perdure.store.conversations import ConversationState, conversation_state, run_view
 from perdure.store.messages import insert_messages
+from perdure.store.private_blocks import add_private_blocks, remove_private_block
 
 _json = msgspec.json.Encoder().encode
 _pack = msgspec.msgpack.Encoder().encode
@@ -73,7 +74,10 @@ class EventChunk(Struct, frozen=True):
 
 
 class StepCommit(Struct, frozen=True, kw_only=True):
-    """Everything one step leaves behind; all of it is written or none."""
+    """Everything one step leaves behind; all of it is written or none.
+
+    `isolated`: the labels whose blocks the conversation has for itself.
+    """
 
     lease: Lease
     agent_id: str
@@ -93,6 +97,7 @@ class StepCommit(Struct, frozen=True, kw_only=True):
     response: bytes | None = None
     blocks: tuple[BlockWrite, ...] = ()
     passages: tuple[Passage, ...] = ()
+    isolated: tuple[str, ...] = ()
     end: RunEnd | None = None
 
 
@@ -281,17 +286,37 @@ def _write_blocks(commit: StepCommit) -> Tx[None]:
     for write in commit.blocks:
         block = write.block
         if write.kind == "create":
-            yield from create_block(block)
-            yield from attach_block(commit.agent_id, block)
+            yield from _create_block(commit, block)
         elif write.kind == "detach":
-            yield Query("detach_block", {"agent_id": commit.agent_id, "block_id": block.id})
-            yield Query("bump_agent", {"id": commit.agent_id, "now": commit.now})
+            yield from _detach_block(commit, block)
         else:
+            if write.kind == "rename" and (
+                yield Query("label_clash", {"block_id": block.id, "label": block.label})
+            ):  # another conversation was quicker: the tool is to be told so
+                raise StaleBlock(block.id)
             columns = block_params(block) | {"version": write.base_version, "updated_us": commit.now}
             if not (yield Query("change_block", columns)):
                 raise StaleBlock(block.id)
             yield Query("relabel_attached_block", {"block_id": block.id, "label": block.label})
         yield Query("bump_agents_of_block", {"block_id": block.id, "now": commit.now})
+
+
+def _create_block(commit: StepCommit, block: Block) -> Tx[None]:
+    """StaleBlock if the agent got one of that label meanwhile."""
+    if block.label in commit.isolated:
+        yield from add_private_blocks(commit.lease.conversation_id, (block,))
+        return
+    if (yield Query("attached_label", {"agent_id": commit.agent_id, "label": block.label})):
+        raise StaleBlock(block.id)
+    yield from create_block(block)
+    yield from attach_block(commit.agent_id, block)
+
+
+def _detach_block(commit: StepCommit, block: Block) -> Tx[None]:
+    if commit.isolated and (yield from remove_private_block(commit.lease.conversation_id, block.id)):
+        return
+    yield Query("detach_block", {"agent_id": commit.agent_id, "block_id": block.id})
+    yield Query("bump_agent", {"id": commit.agent_id, "now": commit.now})
 
 
 def _finish(commit: StepCommit, end: RunEnd) -> Tx[None]:
@@ -328,6 +353,7 @@ def _finish(commit: StepCommit, end: RunEnd) -> Tx[None]:
             "run_id": lease.run_id,
             "owner": lease.owner,
             "fence": lease.fence,
+            "completed_us": end.completed_us,
         },
     )
 
@@ -385,6 +411,12 @@ def orphaned_conversations(now: int, dead_owner: str = "") -> Tx[list[str]]:
     """Conversations with work that nobody holds, oldest work first."""
     rows = yield Query("orphaned_runs", {"now": now, "dead_owner": dead_owner})
     return list(dict.fromkeys(row[1] for row in rows))
+
+
+def run_of_otid(conversation_id: str, otid: str) -> Tx[str | None]:
+    """The run that a message with this otid began, if there is one."""
+    rows = yield Query("otid_run", {"conversation_id": conversation_id, "otid": otid})
+    return rows[0][0] if rows else None
 
 
 def active_runs(*, conversation_id: str | None = None, agent_id: str | None = None) -> Tx[list[tuple[str, str, str]]]:

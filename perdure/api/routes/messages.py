@@ -23,6 +23,7 @@ from perdure.api.run_resources import run_state
 from perdure.api.services import Services, services
 from perdure.api.sse import EventStream
 from perdure.api.to_wire import response
+from perdure.core.conversations import agent_in
 from perdure.core.errors import Conflict, Invalid
 from perdure.core.events import RunFailed, RunStopped
 from perdure.core.ids import matches, new_id, now_us
@@ -30,6 +31,7 @@ from perdure.core.runs import Run
 from perdure.providers.images import fetched, has_addresses, has_images, takes_images
 from perdure.runs.runner import Submitted
 from perdure.store import agents
+from perdure.store.conversation_reads import conversation_by_id
 
 _encode = msgspec.json.Encoder().encode
 
@@ -49,16 +51,16 @@ async def send(request: Request) -> ASGIApp:
     agent_id = checked_agent_id(request.path_params["agent_id"])
     body = decode_send(await request.body())
     if body.streaming:
-        return await _stream(services(request), body, agent_id, agent_id, wait=True)
+        return await stream_run(services(request), body, agent_id, agent_id, wait=True)
     check_not_streaming(body)
-    return await _answer(services(request), body, agent_id, agent_id)
+    return await answer_run(services(request), body, agent_id, agent_id, wait=True)
 
 
 async def send_stream(request: Request) -> ASGIApp:
     """`POST /v1/agents/{agent_id}/messages/stream` (deprecated): as `send` with `streaming: true`."""
     agent_id = checked_agent_id(request.path_params["agent_id"])
     body = decode_send(await request.body())
-    return await _stream(services(request), body, agent_id, agent_id, wait=True)
+    return await stream_run(services(request), body, agent_id, agent_id, wait=True)
 
 
 async def send_async(request: Request) -> ASGIApp:
@@ -97,25 +99,32 @@ async def submit(
         metadata={"run_type": "send_message"},
     )
     inputs, otids = input_messages(body, agent_id=agent_id, conversation_id=conversation_id, run_id=run.id, now=now)
-    await check_model(parts, body, agent_id, images=any(map(has_images, inputs)))
+    await check_model(parts, body, agent_id, conversation_id, images=any(map(has_images, inputs)))
     if has_addresses(inputs):
         inputs = await fetched(inputs, parts.web)
     return run, await parts.runner.submit(run, inputs, otids, wait=wait, lazy=not streaming and not background)
 
 
-async def check_model(parts: Services, body: SendRequest, agent_id: str, *, images: bool = False) -> None:
+async def check_model(
+    parts: Services, body: SendRequest, agent_id: str, conversation_id: str, *, images: bool = False
+) -> None:
     """What must fail before anything is accepted: a model nobody serves, or one that cannot do what is asked of it."""
     if body.override_model is None and not body.return_token_ids and not images:
         return
     agent = await parts.store.read(lambda: agents.agent_by_id(agent_id))
+    if conversation_id != agent_id:
+        agent = agent_in(agent, (await parts.store.read(lambda: conversation_by_id(conversation_id))).settings)
     handle = body.override_model or agent.model
     resolved = await parts.registry.resolve(handle, settings=agent.model_settings, require_exact=body.return_token_ids)
     if images and not takes_images(resolved.model):
         raise Invalid(f"messages: {handle} takes no images. Send text, or use a model that does.")
 
 
-async def _answer(parts: Services, body: SendRequest, agent_id: str, conversation_id: str) -> Response:
-    run, submitted = await submit(parts, body, agent_id, conversation_id, streaming=False, background=False, wait=True)
+async def answer_run(
+    parts: Services, body: SendRequest, agent_id: str, conversation_id: str, *, wait: bool
+) -> Response:
+    """Accept the request and answer once its run has ended. `wait`: in turn, where the conversation is busy; else Conflict."""
+    run, submitted = await submit(parts, body, agent_id, conversation_id, streaming=False, background=False, wait=wait)
     events = await parts.runner.outcome(submitted.run_id)
     failed = next((event for event in events if isinstance(event, RunFailed)), None)
     if failed is not None:
@@ -129,9 +138,10 @@ async def _answer(parts: Services, body: SendRequest, agent_id: str, conversatio
     return Response(_encode(answer), media_type="application/json")
 
 
-async def _stream(
+async def stream_run(
     parts: Services, body: SendRequest, agent_id: str, conversation_id: str, *, wait: bool
 ) -> EventStream:
+    """Accept the request and answer with its run's stream. `wait`: as for `answer_run`."""
     run, submitted = await submit(
         parts,
         body,

@@ -28,7 +28,7 @@ def _json(value: Any) -> Response:
     return Response(_encode(value), media_type="application/json")
 
 
-def _page(query: QueryParams) -> dict[str, Any]:
+def message_page(query: QueryParams) -> dict[str, Any]:
     """`before`, `after`, `limit`, `order` of a message listing. Invalid (422) names the wrong one."""
     text = query.get("limit", "100")
     if not text.lstrip("-").isdigit() or int(text) < 1:
@@ -44,7 +44,7 @@ def _page(query: QueryParams) -> dict[str, Any]:
     }
 
 
-def _types(query: QueryParams) -> list[str] | None:
+def message_types(query: QueryParams) -> list[str] | None:
     kinds = query.getlist("include_return_message_types")
     for kind in kinds:
         if kind not in MESSAGE_TYPES:
@@ -57,7 +57,7 @@ async def list_agent_messages(request: Request) -> ASGIApp:
     store = services(request).store
     agent_id = checked_agent_id(request.path_params["agent_id"])
     await store.read(lambda: agents.agent_by_id(agent_id))
-    page, types = _page(request.query_params), _types(request.query_params)
+    page, types = message_page(request.query_params), message_types(request.query_params)
     conversation_id = request.query_params.get("conversation_id")
     if conversation_id == "default":
         conversation_id = agent_id
@@ -70,7 +70,7 @@ async def list_agent_messages(request: Request) -> ASGIApp:
 async def list_all_messages(request: Request) -> ASGIApp:
     """`GET /v1/messages/`: across agents, a page, oldest first."""
     store = services(request).store
-    page, types = _page(request.query_params), _types(request.query_params)
+    page, types = message_page(request.query_params), message_types(request.query_params)
     conversation_id = request.query_params.get("conversation_id")
     found = await store.scan(lambda: message_reads.list_messages(conversation_id=conversation_id, **page))
     return _json(letta_messages(found, types=types))

@@ -27,6 +27,22 @@ DELETE FROM agents WHERE id = :id RETURNING id
 -- name: delete_agent_links_blocks
 DELETE FROM agent_blocks WHERE agent_id = :id
 
+-- name: delete_agent_private_tags
+DELETE FROM tags WHERE kind = 'block' AND entity_id IN (SELECT p.block_id FROM private_blocks p
+       JOIN conversations c ON c.id = p.conversation_id WHERE c.agent_id = :id)
+  AND entity_id NOT IN (SELECT block_id FROM agent_blocks)
+
+-- name: delete_agent_private_blocks
+DELETE FROM blocks WHERE id IN (SELECT p.block_id FROM private_blocks p
+       JOIN conversations c ON c.id = p.conversation_id WHERE c.agent_id = :id)
+  AND id NOT IN (SELECT block_id FROM agent_blocks)
+
+-- name: delete_agent_private_links
+DELETE FROM private_blocks WHERE conversation_id IN (SELECT id FROM conversations WHERE agent_id = :id)
+
+-- name: delete_agent_shared_messages
+DELETE FROM shared_messages WHERE conversation_id IN (SELECT id FROM conversations WHERE agent_id = :id)
+
 -- name: delete_agent_links_tools
 DELETE FROM agent_tools WHERE agent_id = :id
 

@@ -35,7 +35,7 @@ WHERE id = :conversation_id AND active_run_id = :run_id AND lease_owner = :owner
 RETURNING id
 
 -- name: release_lease
-UPDATE conversations SET active_run_id = NULL, lease_owner = NULL, lease_until_us = 0
+UPDATE conversations SET active_run_id = NULL, lease_owner = NULL, lease_until_us = 0, last_run_us = :completed_us
 WHERE id = :conversation_id AND active_run_id = :run_id AND lease_owner = :owner AND fence = :fence
 RETURNING id
 
