@@ -4,7 +4,7 @@ What nobody said stays unsaid: a default of ours would quietly replace the provi
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
@@ -36,6 +36,8 @@ class _Settings(Struct, kw_only=True):
     reasoning: dict[str, Any] | None = None
     thinking: dict[str, Any] | None = None
     effort: str | None = None
+    verbosity: str | None = None
+    wire_api: Literal["chat", "responses"] | None = None
     enable_thinking: bool | None = None
     response_format: dict[str, Any] | None = None
     strict: bool | None = None
@@ -58,6 +60,8 @@ _COPIED = (
     "repetition_penalty",
     "parallel_tool_calls",
     "enable_thinking",
+    "verbosity",
+    "wire_api",
     "response_format",
     "strict",
     "tool_call_parser",
@@ -95,6 +99,11 @@ def model_settings(raw: Mapping[str, Any], *, field: str = "model_settings") -> 
         if not isinstance(effort, str):
             raise Invalid(f"{field}.reasoning.reasoning_effort: must be a string", status=422)
         values["reasoning_effort"] = effort
+    summary = (given.reasoning or {}).get("summary")
+    if summary is not None:
+        if summary not in ("auto", "concise", "detailed", "none"):
+            raise Invalid(f"{field}.reasoning.summary: must be auto, concise, detailed or none", status=422)
+        values["reasoning_summary"] = summary
     if given.thinking is not None and given.enable_thinking is None:
         values["enable_thinking"] = given.thinking.get("type") != "disabled"
     return ModelSettings(**values, raw=dict(raw))

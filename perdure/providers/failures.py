@@ -148,9 +148,10 @@ def status_in(value: Any) -> int | None:
                 code = int(code)
             if isinstance(code, int) and not isinstance(code, bool) and 400 <= code < 600:
                 return code
-        kind = value.get("type")
-        if isinstance(kind, str):
-            return _STATUS_OF_TYPE.get(kind)
+        for key in ("type", "code"):
+            kind = value.get(key)
+            if isinstance(kind, str) and kind in _STATUS_OF_TYPE:
+                return _STATUS_OF_TYPE[kind]
     return None
 
 
@@ -165,4 +166,8 @@ _STATUS_OF_TYPE = {
     "timeout_error": 504,
     "server_error": 500,
     "api_error": 500,
+    "invalid_prompt": 400,
+    "insufficient_quota": 429,
+    "invalid_api_key": 401,
+    "context_length_exceeded": 400,
 }

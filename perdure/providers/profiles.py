@@ -10,6 +10,7 @@ from msgspec import Struct
 
 ModelsApi = Literal["openai", "sglang", "vllm", "llamacpp", "ollama", "listed"]
 TokenApi = Literal["sglang", "vllm", "llamacpp"]
+WireApi = Literal["chat", "responses"]
 
 
 class ChatProfile(Struct, frozen=True, kw_only=True):
@@ -43,7 +44,8 @@ class ProviderProfile(Struct, frozen=True, kw_only=True):
 
     `url_env` alone is enough to configure an engine one runs oneself; a hosted API needs its key (`key_env`).
     `version`: its chat API lies below a `/v1`, added to base URLs without. `lists_all`: a model
-    it does not list is one it does not have. `listed_as` is how the catalogue types it.
+    it does not list is one it does not have. `listed_as` is how the catalogue types it. `reasoners`: the API by which its
+    models that reason are called at `base_url`; elsewhere, and for all others, it is chat completions unless told.
     """
 
     kind: str
@@ -55,15 +57,17 @@ class ProviderProfile(Struct, frozen=True, kw_only=True):
     listed_as: str | None = None
     models: ModelsApi = "openai"
     token_api: TokenApi | None = None
+    reasoners: WireApi = "chat"
     chat: ChatProfile = ChatProfile()
 
 
 class ModelTraits(Struct, frozen=True, kw_only=True):
-    """What is known of a model by its name: `drop` are settings it refuses."""
+    """What is known of a model by its name: `drop` are settings it refuses; `reasons` None: not known."""
 
     context_window: int | None = None
     max_tokens: Literal["max_tokens", "max_completion_tokens"] | None = None
     drop: frozenset[str] = frozenset()
+    reasons: bool | None = None
 
 
 _EXTRA = frozenset({"top_k", "min_p", "repetition_penalty"})
@@ -77,9 +81,8 @@ PROFILES: dict[str, ProviderProfile] = {
             kind="openai",
             base_url="https://api.openai.com/v1",
             url_env=("OPENAI_BASE_URL", "OPENAI_API_BASE"),
-            key_env=(
-                "OPENAI_API_KEY",
-            ),  # often with the address of another server, so no less common name than `max_tokens`
+            key_env=("OPENAI_API_KEY",),
+            reasoners="responses",  # the address is often another server's, so `max_tokens` is no less common a name
         ),
         ProviderProfile(
             kind="sglang",
@@ -203,24 +206,31 @@ OPENAI_COMPATIBLE = ProviderProfile(kind="openai_compatible", listed_as="openai"
 
 _REASONERS = frozenset({"temperature", "top_p", "frequency_penalty", "presence_penalty", "logprobs", "stop"})
 
+
+def _reasoner(window: int) -> ModelTraits:
+    return ModelTraits(context_window=window, max_tokens="max_completion_tokens", drop=_REASONERS, reasons=True)
+
+
+def _chatter(window: int, max_tokens: Literal["max_completion_tokens"] | None = None) -> ModelTraits:
+    return ModelTraits(context_window=window, max_tokens=max_tokens, reasons=False)
+
+
 # First match wins. Context windows from OpenAI's public model pages.
 _TRAITS: tuple[tuple[re.Pattern[str], ModelTraits], ...] = tuple(
     (re.compile(pattern), traits)
     for pattern, traits in (
-        (r"gpt-5[\w.]*-chat", ModelTraits(context_window=128_000, max_tokens="max_completion_tokens")),
-        (
-            r"gpt-(?:[5-9]|\d\d)",
-            ModelTraits(context_window=400_000, max_tokens="max_completion_tokens", drop=_REASONERS),
-        ),
-        (r"o1-mini", ModelTraits(context_window=128_000, max_tokens="max_completion_tokens", drop=_REASONERS)),
-        (r"o[134](-|$)", ModelTraits(context_window=200_000, max_tokens="max_completion_tokens", drop=_REASONERS)),
-        (r"gpt-4\.1", ModelTraits(context_window=1_047_576)),
-        (r"gpt-4o|chatgpt-4o|gpt-4-turbo", ModelTraits(context_window=128_000)),
-        (r"gpt-4-32k", ModelTraits(context_window=32_768)),
-        (r"gpt-4($|-)", ModelTraits(context_window=8_192)),
-        (r"gpt-3\.5-turbo-instruct", ModelTraits(context_window=4_096)),
-        (r"gpt-3\.5", ModelTraits(context_window=16_385)),
-        (r"gpt-oss", ModelTraits(context_window=131_072)),
+        (r"gpt-5[\w.]*-chat", _chatter(128_000, max_tokens="max_completion_tokens")),
+        (r"gpt-(?:[5-9]|\d\d)", _reasoner(400_000)),
+        (r"o1-mini", _reasoner(128_000)),
+        (r"o[134](-|$)", _reasoner(200_000)),
+        (r"codex-mini", _reasoner(200_000)),
+        (r"gpt-4\.1", _chatter(1_047_576)),
+        (r"gpt-4o|chatgpt-4o|gpt-4-turbo", _chatter(128_000)),
+        (r"gpt-4-32k", _chatter(32_768)),
+        (r"gpt-4($|-)", _chatter(8_192)),
+        (r"gpt-3\.5-turbo-instruct", _chatter(4_096)),
+        (r"gpt-3\.5", _chatter(16_385)),
+        (r"gpt-oss", ModelTraits(context_window=131_072, reasons=True)),
     )
 )
 _UNKNOWN = ModelTraits()

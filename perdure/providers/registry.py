@@ -23,7 +23,7 @@ from perdure.providers.configs import (
 from perdure.providers.endpoint import ChatProvider
 from perdure.providers.engines import EngineProvider, LocalProvider, Places, places_of
 from perdure.providers.http import Http
-from perdure.providers.profiles import profile_of
+from perdure.providers.profiles import WireApi, profile_of
 
 __all__ = [
     "ProviderConfig",
@@ -51,7 +51,7 @@ class Resolved(Struct, frozen=True):
     not_exact: str | None = None
 
 
-_Key = tuple[str, str | None]  # a handle, and where the agent says its tokenizer is
+_Key = tuple[str, str | None, WireApi | None]  # a handle, and where the agent says its tokenizer is and how to call it
 
 
 class _Kept(Struct, frozen=True):
@@ -103,7 +103,7 @@ class Registry:
         NotFound when nobody serves it. `require_exact`: Invalid unless its tokens can be put on record. A provider that
         cannot be asked for its models is trusted to have this one: the call itself will tell what is wrong.
         """
-        key = (handle, settings.tokenizer if settings is not None else None)
+        key = (handle, None, None) if settings is None else (handle, settings.tokenizer, settings.wire_api)
         resolved = self._known(key)
         if resolved is None:
             provider, name = self._provider_of(handle)
@@ -173,7 +173,7 @@ class Registry:
             more = f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
             raise NotFound(f"{provider.name} has no model {name!r} (handle {key[0]}). It has: {shown}{more}.")
         true_name = info.name if info is not None else name
-        model, not_exact = await provider.open(true_name, info, key[1])
+        model, not_exact = await provider.open(true_name, info, key[1], key[2])
         resolved = Resolved(model, true_name, provider.name, provider.base_url, info, not_exact)
         lasting = info is not None and not_exact is None
         self._kept[key] = _Kept(resolved, None if lasting else time.monotonic() + FALLBACK_FRESH_S)

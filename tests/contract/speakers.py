@@ -5,12 +5,12 @@ run the suite once with PERDURE_UPDATE_SNAPSHOTS=1.
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from msgspec import Struct
 
 from perdure.core.errors import ProviderError
-from perdure.core.messages import HiddenReasoningPart, Part, ReasoningPart, TextPart, ToolCall
+from perdure.core.messages import HiddenReasoningPart, Message, Part, ReasoningPart, TextPart, ToolCall
 from perdure.core.model import Chunk, ModelDone
 from perdure.core.runs import Usage
 from perdure.providers.base import Model
@@ -57,6 +57,19 @@ class Speaker(Protocol):
 
     def shown(self, body: Any) -> Any:
         """A request's body without what is different each time."""
+        ...
+
+
+@runtime_checkable
+class Wraps(Protocol):
+    """A Speaker whose API's signatures hold more than the table's."""
+
+    def wrapped(self, message: Message) -> Message:
+        """A message of the table as an answer of this API is stored."""
+        ...
+
+    def opened(self, part: Part) -> Part:
+        """A part of an answer as the table has it."""
         ...
 
 

@@ -27,11 +27,12 @@ from perdure.core.model import (
 from perdure.loop.answer import Answer
 from perdure.providers.http import Http, Retries
 from tests.contract.conversations import CONVERSATIONS, OWN, Conversation
-from tests.contract.speakers import Outcome, Speaker, expected_calls, expected_content, expected_usage, play
+from tests.contract.speakers import Outcome, Speaker, Wraps, expected_calls, expected_content, expected_usage, play
 from tests.contract.translators.openai_chat import OpenAIChatSpeaker
+from tests.contract.translators.openai_responses import OpenAIResponsesSpeaker
 from tests.doubles.wire import END, HEAD, Wire, chunk
 
-SPEAKERS: tuple[Speaker, ...] = (OpenAIChatSpeaker(),)
+SPEAKERS: tuple[Speaker, ...] = (OpenAIChatSpeaker(), OpenAIResponsesSpeaker())
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 UPDATE = os.environ.get("PERDURE_UPDATE_SNAPSHOTS") == "1"
@@ -63,7 +64,10 @@ async def wire():  # type: ignore[no-untyped-def]
 
 def prompt_of(speaker: Speaker, conversation: Conversation) -> Prompt:
     def owned(message: Message) -> Message:
-        return msgspec.structs.replace(message, model=speaker.handle) if message.model == OWN else message
+        if message.model != OWN:
+            return message
+        message = msgspec.structs.replace(message, model=speaker.handle)
+        return speaker.wrapped(message) if isinstance(speaker, Wraps) else message
 
     return Prompt(
         model=speaker.handle.partition("/")[2],
@@ -175,7 +179,8 @@ def test_what_was_said_comes_out(speaker: Speaker, conversation: Conversation) -
         return
     done = outcome.done
     assert outcome.error is None and done is not None
-    assert done.content == expected_content(speaker, said)
+    content = tuple(speaker.opened(part) for part in done.content) if isinstance(speaker, Wraps) else done.content
+    assert content == expected_content(speaker, said)
     calls = [(call.id if speaker.keeps_call_ids else "", call.name, call.arguments) for call in done.tool_calls]
     wanted = [(call.id if speaker.keeps_call_ids else "", call.name, call.arguments) for call in expected_calls(said)]
     assert calls == wanted

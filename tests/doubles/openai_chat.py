@@ -69,8 +69,7 @@ class OpenAIDouble:
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)
         app = web.Application(client_max_size=64 * 2**20)
-        app.router.add_post("/v1/chat/completions", self._chat)
-        app.router.add_get("/v1/models", self._models)
+        self._routes(app)
         runner = web.AppRunner(app)
         self._loop.run_until_complete(runner.setup())
         site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -80,12 +79,25 @@ class OpenAIDouble:
         self._loop.run_forever()
         self._loop.run_until_complete(runner.cleanup())
 
+    def _routes(self, app: web.Application) -> None:
+        app.router.add_post("/v1/chat/completions", self._chat)
+        app.router.add_get("/v1/models", self._models)
+
     async def _models(self, _: web.Request) -> web.Response:
         data = [{"id": name, "object": "model", "created": 1, "owned_by": "test"} for name in self.models]
         return web.json_response({"object": "list", "data": data})
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
+        turn = await self._next(body)
+        if (odd := scripted_failure(turn)) is not None:
+            return odd
+        if not body.get("stream"):
+            return web.json_response(self._whole(turn, body))
+        return await self._stream(request, turn, body)
+
+    async def _next(self, body: dict[str, Any]) -> Turn:
+        """The turn that answers a request, once the gate is open and its delay is over."""
         self.requests.append(body)
         turn = self.turns.popleft() if self.turns else self.default
         if callable(turn):
@@ -94,15 +106,7 @@ class OpenAIDouble:
             await asyncio.sleep(0.01)
         if turn.get("delay_s"):
             await asyncio.sleep(turn["delay_s"])
-        if "status" in turn:
-            payload = turn["body"] if turn["body"] is not None else {"error": {"message": "scripted", "type": "x"}}
-            raw = payload if isinstance(payload, str) else json.dumps(payload)
-            return web.Response(status=turn["status"], text=raw, headers=turn["headers"])
-        if turn.get("garbage"):
-            return web.Response(text=turn["garbage"], content_type="text/html")
-        if not body.get("stream"):
-            return web.json_response(self._whole(turn, body))
-        return await self._stream(request, turn, body)
+        return turn
 
     def _usage(self, turn: Turn) -> dict[str, Any]:
         return turn.get("usage") or {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
@@ -162,21 +166,31 @@ class OpenAIDouble:
 
     def _deltas(self, turn: Turn) -> list[tuple[dict[str, Any], str | None]]:
         deltas: list[tuple[dict[str, Any], str | None]] = [({"role": "assistant", "content": ""}, None)]
-        for piece in _cut(turn.get("reasoning") or "", turn.get("pieces", 3)):
+        for piece in cut(turn.get("reasoning") or "", turn.get("pieces", 3)):
             deltas.append(({"reasoning_content": piece}, None))
-        for piece in _cut(turn.get("content") or "", turn.get("pieces", 3)):
+        for piece in cut(turn.get("content") or "", turn.get("pieces", 3)):
             deltas.append(({"content": piece}, None))
         for index, item in enumerate(turn.get("tool_calls") or []):
             function = {"name": item["name"], "arguments": ""}
             head = {"index": index, "id": item["id"], "type": "function", "function": function}
             deltas.append(({"tool_calls": [head]}, None))
-            for piece in _cut(item["arguments"], turn.get("pieces", 3)):
+            for piece in cut(item["arguments"], turn.get("pieces", 3)):
                 deltas.append(({"tool_calls": [{"index": index, "function": {"arguments": piece}}]}, None))
         deltas.append(({}, self._finish(turn)))
         return deltas
 
 
-def _cut(value: str, pieces: int) -> list[str]:
+def scripted_failure(turn: Turn) -> web.Response | None:
+    if "status" in turn:
+        payload = turn["body"] if turn["body"] is not None else {"error": {"message": "scripted", "type": "x"}}
+        raw = payload if isinstance(payload, str) else json.dumps(payload)
+        return web.Response(status=turn["status"], text=raw, headers=turn["headers"])
+    if turn.get("garbage"):
+        return web.Response(text=turn["garbage"], content_type="text/html")
+    return None
+
+
+def cut(value: str, pieces: int) -> list[str]:
     if not value:
         return []
     size = max(1, -(-len(value) // pieces))

@@ -79,6 +79,15 @@ def test_handles_may_begin_with_another_name() -> None:
     assert found(SGLANG_BASE_URL="http://h", SGLANG_HANDLE_BASE="mine")[0][:2] == ("mine", "sglang")
 
 
+def test_the_api_of_a_provider_can_be_chosen() -> None:
+    (chosen,) = providers_from_env({"XAI_API_KEY": "k", "XAI_WIRE_API": "responses"})
+    assert chosen.options.wire_api == "responses"
+    with pytest.raises(Invalid, match="XAI_WIRE_API: must be chat or responses, not 'smoke'"):
+        providers_from_env({"XAI_API_KEY": "k", "XAI_WIRE_API": "smoke"})
+    (by_file,) = providers_from_config({"providers": {"openai": {"wire_api": "chat", "api_key": "k"}}}, {})
+    assert by_file.options.wire_api == "chat"
+
+
 def test_the_embedded_engine_is_offered_beside_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(configs, "has_local_engine", lambda: True)
     assert [name for name, *_ in found(OPENAI_API_KEY="k")] == ["openai", "local"]

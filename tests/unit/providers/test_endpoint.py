@@ -1,0 +1,37 @@
+"""By which API a provider's models are called."""
+
+import pytest
+
+from perdure.providers.configs import ProviderConfig, ProviderOptions
+from perdure.providers.endpoint import ChatProvider
+from perdure.providers.http import Http
+from perdure.providers.openai_chat import OpenAIChat
+from perdure.providers.openai_responses import OpenAIResponses
+from perdure.providers.profiles import WireApi
+
+OPENAI = "https://api.openai.com/v1"
+
+
+def provider(base_url: str = OPENAI, kind: str = "openai", wire_api: WireApi | None = None) -> ChatProvider:
+    options = ProviderOptions(wire_api=wire_api)
+    return ChatProvider(ProviderConfig(name=kind, kind=kind, base_url=base_url, options=options), Http())
+
+
+@pytest.mark.parametrize("model", ["gpt-5", "gpt-5.4-mini", "o3", "o1-pro", "gpt-6-sol", "codex-mini-latest"])
+def test_reasoning_models_at_their_own_address_go_through_responses(model: str) -> None:
+    assert isinstance(provider().chat(model), OpenAIResponses)
+    assert isinstance(provider("https://api.openai.com").chat(model), OpenAIResponses)
+    assert isinstance(provider("http://127.0.0.1:4000/v1").chat(model), OpenAIChat)
+    assert isinstance(provider("https://openrouter.ai/api/v1", "openrouter").chat(f"openai/{model}"), OpenAIChat)
+
+
+@pytest.mark.parametrize("model", ["gpt-4.1", "gpt-4o-mini", "gpt-5-chat-latest", "ft:gpt-4o:x", "something-else"])
+def test_all_others_go_through_chat_completions(model: str) -> None:
+    assert isinstance(provider().chat(model), OpenAIChat)
+
+
+def test_what_an_agent_asks_for_wins_over_the_configuration_and_that_over_the_rule() -> None:
+    assert isinstance(provider(wire_api="chat").chat("gpt-5"), OpenAIChat)
+    assert isinstance(provider(wire_api="chat").chat("gpt-5", wire_api="responses"), OpenAIResponses)
+    assert isinstance(provider("http://127.0.0.1:1", wire_api="responses").chat("qwen"), OpenAIResponses)
+    assert isinstance(provider("http://127.0.0.1:1", wire_api="responses").chat("qwen", wire_api="chat"), OpenAIChat)
