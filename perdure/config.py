@@ -37,9 +37,18 @@ class Settings(Struct, frozen=True, kw_only=True):
     max_queued_per_conversation: int = 100
     trace_limit: int = 16_384
     synchronous: str = "FULL"
+    postgres_pool: int = 10
     config_file: Path | None = None
     config: dict[str, Any] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def postgres_url(self) -> str | None:
+        """The URL of a PostgreSQL database, as libpq has it; None where the data is kept in SQLite."""
+        scheme, found, rest = (self.database or "").partition("://")
+        if not found or scheme.split("+")[0] not in ("postgres", "postgresql"):
+            return None
+        return f"postgresql://{rest}"
 
     @property
     def sqlite_path(self) -> Path:
@@ -51,8 +60,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         scheme, _, rest = self.database.partition("://")
         if scheme.split("+")[0] != "sqlite":
             raise SettingsError(
-                f"The database URL's scheme is {scheme!r}; this version keeps its data in SQLite. "
-                "Give a file path or sqlite:///path (PERDURE_DATABASE_URL or --database)."
+                f"The database URL's scheme is {scheme!r}. Give a file path, sqlite:///path or postgresql://user@host/name "
+                "(PERDURE_DATABASE_URL or --database)."
             )
         return Path(rest.removeprefix("/") if rest.startswith("/") else rest).expanduser()
 
@@ -88,6 +97,7 @@ def load_settings(env: Mapping[str, str] = os.environ, **overrides: Any) -> Sett
     take("PERDURE_ALLOW_PRIVATE_URLS", "allow_private_urls", _flag)
     take("PERDURE_MODEL", "default_model")
     take("PERDURE_TRACE_LIMIT", "trace_limit", int)
+    take("PERDURE_POSTGRES_POOL", "postgres_pool", _positive)
     take("PERDURE_CONFIG", "config_file", _path)
     take("PERDURE_SQLITE_SYNCHRONOUS", "synchronous", _synchronous)
     values.update({key: value for key, value in overrides.items() if value is not None})
@@ -99,6 +109,12 @@ def load_settings(env: Mapping[str, str] = os.environ, **overrides: Any) -> Sett
         except (OSError, tomllib.TOMLDecodeError) as error:
             raise SettingsError(f"The configuration file {file} cannot be read: {error}") from error
     return Settings(**values)
+
+
+def _positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise ValueError("use 1 or more")
+    return number
 
 
 def _path(text: str) -> Path:

@@ -7,6 +7,7 @@ import signal
 import socket
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from starlette.types import ASGIApp
 
@@ -17,7 +18,9 @@ from perdure.config import Settings, SettingsError
 from perdure.providers.registry import Registry, providers_from_config, providers_from_env
 from perdure.providers.web import Web
 from perdure.runs.runner import Runner
-from perdure.store.migrate import migrate_sqlite
+from perdure.store.base import Store
+from perdure.store.migrate import migrate_postgres, migrate_sqlite
+from perdure.store.postgres import PostgresStore
 from perdure.store.sqlite import SqliteStore
 from perdure.tools.sandbox import Sandbox
 
@@ -37,7 +40,7 @@ class Server:
         await self.services.sandbox.start()
         if self.services.sandbox.warning is not None:
             log.warning("%s", self.services.sandbox.warning)
-        self.services.runner.start()
+        await self.services.runner.start()
 
     async def stop(self) -> None:
         """Let running runs end or hand them over, then close everything in the order it depends on each other."""
@@ -48,22 +51,30 @@ class Server:
         await self.services.store.close()
 
 
-def build(settings: Settings) -> Server:
-    """Put the parts together; nothing is started but the database's writer."""
+def open_store(settings: Settings) -> tuple[Store, list[Path]]:
+    """The database at its newest schema, and the folders that tools must not see. StoreError, SettingsError."""
+    if (url := settings.postgres_url) is not None:
+        migrate_postgres(url)
+        return PostgresStore(url, pool_size=settings.postgres_pool), []
     path = settings.sqlite_path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SettingsError(f"The folder of the database cannot be made: {error}. Give another --database.") from error
     migrate_sqlite(path)
-    store = SqliteStore(path, synchronous=settings.synchronous)
+    return SqliteStore(path, synchronous=settings.synchronous), [path.parent]
+
+
+def build(settings: Settings) -> Server:
+    """Put the parts together; nothing is started but the database's writer."""
+    store, private = open_store(settings)
     configs = [*providers_from_config(settings.config, settings.env), *providers_from_env(settings.env)]
     registry = Registry(configs, tokenizers_dir=settings.tokenizers_dir, env=settings.env)
     web = Web(allow_private=settings.allow_private_urls)
     sandbox = Sandbox(
         mode=settings.tool_isolation,  # type: ignore[arg-type]
         timeout_s=settings.tool_timeout_s,
-        hide=[settings.data_dir, path.parent],
+        hide=[settings.data_dir, *private],
     )
     runner = Runner(
         store,

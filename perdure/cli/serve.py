@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import typer
 
@@ -82,7 +83,7 @@ class Banner:
             f"{__version__} at http://{url_host(settings.host)}:{settings.port}  (Ctrl-C stops it)",
             "bold green",
         )
-        _say("database", str(settings.sqlite_path))
+        _say("database", database_note(settings))
         _say("password", *password_note(settings, self._env))
         self._task = asyncio.get_running_loop().create_task(self._describe(server))
 
@@ -100,6 +101,14 @@ async def list_models(registry: Any) -> tuple[list[Any], dict[str, str]]:
     """Every provider's models, and what is wrong with those that could not be asked: (models, name -> message)."""
     models = await registry.list_models()
     return list(models), {name: str(error) for name, error in registry.errors.items()}
+
+
+def database_note(settings: "Settings") -> str:
+    """Where the data is kept, without what only the database should know."""
+    if (url := settings.postgres_url) is None:
+        return str(settings.sqlite_path)
+    parts = urlsplit(url)
+    return f"postgresql://{parts.hostname or 'localhost'}:{parts.port or 5432}{parts.path}"
 
 
 def password_note(settings: "Settings", env: Mapping[str, str]) -> tuple[str, str]:

@@ -89,7 +89,7 @@ class Contexts:
         appending = bundle.agent.memory_rendering == "append"
         if appending and context.seen_blocks is not None:
             if stale:
-                self._note_changes(context, state)
+                await self._note_changes(context, state)
         elif stale:
             await self._recompile(context, state)
         if appending and context.seen_blocks is None:
@@ -162,7 +162,7 @@ class Contexts:
             lambda: conversations.recompiled(state.id, changed, agent.revision, f"memory_rewrite: {detail}")
         )
 
-    def _note_changes(self, context: Context, state: ConversationState) -> None:
+    async def _note_changes(self, context: Context, state: ConversationState) -> None:
         """Append rendering: tell the model what changed in its blocks since it last saw them, in one note."""
         seen = context.seen_blocks or {}
         note = blocks_note(seen, {block.label: block.value for block in context.bundle.blocks})
@@ -179,7 +179,7 @@ class Contexts:
             hidden=True,
         )
         context.messages.append(message)
-        self._store.begin_write(lambda: messages.insert_messages((message,)))
+        await self._store.begin_write(lambda: messages.insert_messages((message,))).executed
 
     async def compile(self, bundle: AgentBundle, conversation_id: str | None) -> str:
         agent_id = bundle.agent.id

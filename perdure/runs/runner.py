@@ -10,7 +10,7 @@ import os
 import socket
 import uuid
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
 import msgspec
@@ -28,12 +28,13 @@ from perdure.providers.registry import Registry
 from perdure.providers.web import Web
 from perdure.runs.context import Context, Contexts
 from perdure.runs.log import RunLog
+from perdure.runs.remote import Remote
 from perdure.runs.search import StoreSearch
 from perdure.runs.worker import Worker, shielded
 from perdure.store import events as event_store
 from perdure.store import runs as run_store
 from perdure.store.base import Store
-from perdure.store.runs import Accepted
+from perdure.store.runs import Accepted, Lease
 from perdure.tools.builtin import BuiltinTools
 from perdure.tools.executor import Executor
 from perdure.tools.sandbox import Sandbox
@@ -91,8 +92,17 @@ class Runner:
         self._waiting: dict[str, int] = {}
         self._background: set[asyncio.Task[Any]] = set()
         self._stopping = False
+        self._remote = Remote(
+            store.signals,
+            logs=self._logs,
+            driven=self._jobs.__contains__,
+            cancel=self._stop_job,
+            claim=self._claim_if_waiting,
+            spawn=self._spawn,
+        )
 
-    def start(self) -> None:
+    async def start(self) -> None:
+        await self._remote.start()
         self._spawn(self._beat())
         self._spawn(self._sweep())
 
@@ -169,7 +179,7 @@ class Runner:
     async def _work(self, run: Run, accepted: Accepted, inputs: tuple[Message, ...] | None, job: _Job) -> None:
         runlog = self._logs.get(run.id) or self._keep(RunLog(run.id))
         assert accepted.lease is not None
-        worker = Worker(self._store, run, accepted.lease, runlog, trace_limit=self._trace_limit)
+        worker = self._worker(run, accepted.lease, runlog)
         worker.begin()
         try:
             await self._drive(worker, accepted, inputs)
@@ -193,8 +203,12 @@ class Runner:
             del self._jobs[run.id]
             if not runlog.ended:
                 runlog.abandon()
+            self._remote.freed(run.conversation_id)
         if self._waiting.get(run.conversation_id):
             await self._claim(run.conversation_id)
+
+    def _worker(self, run: Run, lease: Lease, runlog: RunLog) -> Worker:
+        return Worker(self._store, run, lease, runlog, trace_limit=self._trace_limit, on_commit=self._remote.committed)
 
     async def _end(self, worker: Worker, stop: StopReason, error: AgentError | None) -> None:
         try:
@@ -282,11 +296,15 @@ class Runner:
         if run.attempts > MAX_ATTEMPTS:
             await self._give_up(run, accepted)
             return
+        if run.attempts > 1 and run.id in await self._store.read(run_store.cancel_requests):
+            assert accepted.lease is not None
+            await self._end(self._worker(run, accepted.lease, self._logs[run.id]), "cancelled", None)
+            return
         self._start(run, accepted, None)
 
     async def _give_up(self, run: Run, accepted: Accepted) -> None:
         assert accepted.lease is not None
-        worker = Worker(self._store, run, accepted.lease, self._logs[run.id], trace_limit=self._trace_limit)
+        worker = self._worker(run, accepted.lease, self._logs[run.id])
         error = AgentError(f"This run ended its worker {run.attempts - 1} times and is not tried again.")
         await self._end(worker, "error", error)
 
@@ -295,24 +313,39 @@ class Runner:
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(BEAT_S)
-            if self._jobs:
-                held = {job.conversation_id for job in self._jobs.values()}
-                try:
-                    await self._store.write(
-                        lambda held=held: run_store.renew_leases(held, self.owner, now_us() + LEASE_US)
-                    )
-                except StoreError:
-                    log.exception("renewing leases failed; trying again")
+            if not self._jobs:
+                continue
+            held = {job.conversation_id for job in self._jobs.values()}
+            now = now_us()
+            try:
+                await self._store.write(
+                    lambda held=held, now=now: run_store.renew_leases(held, self.owner, now + LEASE_US, now)
+                )
+                if self._remote.shared:  # a cancellation's news may have been lost
+                    for run_id in await self._store.read(run_store.cancel_requests):
+                        self._stop_job(run_id)
+            except StoreError:
+                log.exception("renewing leases failed; trying again")
 
     async def _sweep(self) -> None:
         while True:
             try:
+                if self._remote.shared:
+                    await self._let_go_of_taken()
                 for conversation_id in await self._orphans():
                     if not any(job.conversation_id == conversation_id for job in self._jobs.values()):
                         await self._claim(conversation_id)
             except AgentError:
                 log.exception("looking for interrupted runs failed; trying again")
             await asyncio.sleep(SWEEP_S)
+
+    async def _let_go_of_taken(self) -> None:
+        """Runs queued from here that another process took up, where its news was lost."""
+        waiting = [id for id, runlog in self._logs.items() if not runlog.ended and id not in self._jobs]
+        for run_id in waiting:
+            run = await self._store.read(lambda run_id=run_id: run_store.run_by_id(run_id))
+            if run.status != "created":
+                self._remote.driven_elsewhere(run_id)
 
     async def _orphans(self) -> list[str]:
         found: list[str] = []
@@ -321,7 +354,12 @@ class Runner:
         return list(dict.fromkeys(found))
 
     async def _dead_owners(self) -> list[str]:
-        """Lease owners on this host whose process is gone (their leases need not run out), and "" for none in particular."""
+        """Lease owners on this host whose process is gone (their leases need not run out), and "" for none in particular.
+
+        Where several machines share a database, two of them may go by one name: there only the lease's time counts.
+        """
+        if self._remote.shared:
+            return [""]
         owners = await self._store.read(run_store.lease_owners)
         return ["", *(owner for owner in owners if owner != self.owner and is_dead(owner))]
 
@@ -364,7 +402,7 @@ class Runner:
                 after = rest[-1][0]
             if ended or self._stopping:
                 return
-            await asyncio.sleep(0.1)
+            await self._remote.news(run_id)
 
     async def outcome(self, run_id: str) -> list[Event]:
         """All events of a run, once it has ended."""
@@ -388,14 +426,37 @@ class Runner:
         if run.status not in ("created", "running"):
             return "ended"
         outcome = await self._store.write(lambda: run_store.request_cancel(run_id, now_us()))
-        job = self._jobs.get(run_id)
-        if outcome == "requested" and job is not None and job.task is not None:
-            job.cancelled = True
-            job.task.cancel()
-            await asyncio.wait([job.task], timeout=5)
+        task = self._stop_job(run_id)
+        if outcome == "requested" and task is not None:
+            await asyncio.wait([task], timeout=5)
+        elif outcome == "requested":
+            self._remote.cancel_requested(run_id)
+            await self._ended_elsewhere(run_id)
         elif outcome == "cancelled" and (runlog := self._logs.get(run_id)) is not None:
             runlog.abandon()
         return "cancelled" if outcome != "ended" else "ended"
+
+    def _stop_job(self, run_id: str) -> "asyncio.Task[None] | None":
+        """Cancel a run that is driven here."""
+        job = self._jobs.get(run_id)
+        if job is None or job.task is None:
+            return None
+        if not job.cancelled:
+            job.cancelled = True
+            job.task.cancel()
+        return job.task
+
+    async def _ended_elsewhere(self, run_id: str, within_s: float = 5.0) -> None:
+        """Wait for the end of a run that another process drives. One whose process is gone ends when it is taken over."""
+        deadline = asyncio.get_running_loop().time() + within_s
+        while asyncio.get_running_loop().time() < deadline:
+            run = await self._store.read(lambda: run_store.run_by_id(run_id))
+            if run.status not in ("created", "running"):
+                return
+            await self._remote.news(run_id)
+
+    def _claim_if_waiting(self, conversation_id: str) -> "Coroutine[Any, Any, None] | None":
+        return self._claim(conversation_id) if self._waiting.get(conversation_id) else None
 
 
 def as_agent_wants(run: Run, settings: ModelSettings) -> Run:

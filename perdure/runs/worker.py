@@ -6,6 +6,7 @@ The last events of a step are published after its commit; a worker whose lease i
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -28,7 +29,7 @@ from perdure.runs.log import RunLog
 from perdure.runs.turns import assistant_turn, tool_turns
 from perdure.store import agents
 from perdure.store import events as event_store
-from perdure.store.base import Store
+from perdure.store.base import Store, Tx
 from perdure.store.codec import Passage
 from perdure.store.private_blocks import private_blocks
 from perdure.store.runs import BlockWrite, Lease, RunEnd, StepCommit, commit_step
@@ -44,8 +45,18 @@ MAX_STALE_RETRIES = 5
 class Worker:
     """One run being driven. `cancel()` may come from anywhere, at any time."""
 
-    def __init__(self, store: Store, run: Run, lease: Lease, runlog: RunLog, *, trace_limit: int) -> None:
+    def __init__(
+        self,
+        store: Store,
+        run: Run,
+        lease: Lease,
+        runlog: RunLog,
+        *,
+        trace_limit: int,
+        on_commit: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._store = store
+        self._on_commit = on_commit
         self.run = run
         self.lease = lease
         self.log = runlog
@@ -79,7 +90,7 @@ class Worker:
         for _ in range(MAX_STALE_RETRIES):
             commit = self._step_commit(context, result)
             try:
-                await self._store.write(lambda commit=commit: commit_step(commit))
+                await self._write(commit)
             except StaleBlock:
                 executor.blocks = await self._fresh_blocks(context)
                 result = await redo_tools(turn, result, _memory_calls(result))
@@ -88,6 +99,17 @@ class Worker:
         else:
             raise AgentError("A memory block keeps being changed by others while this agent edits it. Send again.")
         self._after_commit(turn, context, executor, result)
+
+    async def _write(self, commit: StepCommit) -> None:
+        attempts = 0
+
+        def tx() -> Tx[None]:
+            nonlocal attempts
+            attempts += 1
+            return commit_step(commit, again=attempts > 1)
+
+        await self._store.write(tx, repeatable=True)
+        self._on_commit(self.run.id)
 
     def _count(self, turn: Turn, result: StepResult) -> None:
         self._step_count += 1
@@ -234,7 +256,7 @@ class Worker:
             ttft_ns=self._ttft_ns,
             end=self._run_end(stop, error, now),
         )
-        await self._store.write(lambda: commit_step(commit))
+        await self._write(commit)
         self.log.append(self._pending)
         self.log.saved = self.log.last_seq
 

@@ -9,6 +9,8 @@ but its queries.
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from perdure.store.signals import Signals
+
 T = TypeVar("T")
 Row = tuple[Any, ...]
 
@@ -50,6 +52,7 @@ class Write(NamedTuple):
 
 class Store(Protocol):
     dialect: str
+    signals: Signals
 
     async def read(self, tx: TxFactory[T]) -> T:
         """A few point reads; on SQLite they run at once on the event loop's own connection (tens of microseconds)."""
@@ -59,8 +62,12 @@ class Store(Protocol):
         """Larger reads (listings, histories, exports), away from the event loop, in one snapshot."""
         ...
 
-    async def write(self, tx: TxFactory[T]) -> T:
-        """Run the transaction; durable when this returns. Raises what the transaction raised, with nothing written."""
+    async def write(self, tx: TxFactory[T], *, repeatable: bool = False) -> T:
+        """Run the transaction; durable when this returns. Raises what the transaction raised, with nothing written.
+
+        `repeatable`: the transaction notices by itself that it has been committed already, so it may be run again when the
+        answer to its commit was lost on the way.
+        """
         ...
 
     def begin_write(self, tx: TxFactory[T], *, lazy: bool = False) -> Write:

@@ -3,7 +3,9 @@
 `HEAD` names the newest revision; a unit test holds it to Alembic's own idea of the head.
 """
 
+import asyncio
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from perdure.core.errors import StoreError
@@ -38,6 +40,43 @@ def migrate_sqlite(path: str | Path) -> bool:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     upgrade(f"sqlite:///{Path(path).absolute()}")
     return True
+
+
+def migrate_postgres(url: str) -> None:
+    """Bring the database at `url` (postgresql://...) to the newest schema. StoreError if it cannot be reached or is newer.
+
+    Runs an event loop in a thread of its own, so it may be called from inside one.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        version = thread.submit(lambda: asyncio.run(_postgres_version(url))).result()
+        if version is not None and version > HEAD:
+            raise StoreError(
+                f"The database has schema {version}; this Perdure knows {HEAD}. Upgrade Perdure to open it."
+            )
+        if version != HEAD:
+            thread.submit(upgrade, _async_url(url)).result()
+
+
+def _async_url(url: str) -> str:
+    """As SQLAlchemy's asyncpg dialect takes it."""
+    return "postgresql+asyncpg://" + url.partition("://")[2].replace("sslmode=", "ssl=")
+
+
+async def _postgres_version(url: str) -> str | None:
+    try:
+        import asyncpg
+    except ImportError as error:
+        raise StoreError("PostgreSQL needs the extra: pip install 'perdure[postgres]'.") from error
+    try:
+        connection = await asyncpg.connect(url, timeout=10)
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
+        raise StoreError(f"PostgreSQL cannot be opened: {type(error).__name__}: {error}") from error
+    try:
+        return await connection.fetchval("SELECT version_num FROM alembic_version")
+    except asyncpg.UndefinedTableError:
+        return None
+    finally:
+        await connection.close()
 
 
 def upgrade(url: str) -> None:

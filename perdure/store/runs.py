@@ -133,6 +133,10 @@ def submit_run(
         )
     if len(queued) >= max_queued:
         raise Unavailable(f"{max_queued} messages are already waiting for {conversation_id}. Send again later.")
+    fence: int | None = None
+    if not busy:
+        fence = yield from _take_lease(conversation_id, run.id, owner, until, now, dead_owner="")
+        busy = fence is None  # by the database's clock somebody still holds it
     yield Query(
         "insert_run",
         {
@@ -150,10 +154,8 @@ def submit_run(
     )
     for otid in otids:
         yield Query("insert_otid", {"conversation_id": conversation_id, "otid": otid, "run_id": run.id, "now": now})
-    if busy:
+    if fence is None:
         return Accepted(run.id)
-    fence = yield from _take_lease(conversation_id, run.id, owner, until, now, dead_owner="")
-    assert fence is not None
     yield from insert_messages(inputs)
     return Accepted(run.id, lease=Lease(conversation_id, run.id, owner, fence), state=state)
 
@@ -196,9 +198,14 @@ def claim_next(conversation_id: str, *, owner: str, until: int, now: int, dead_o
     return Accepted(run_id, lease=Lease(conversation_id, run_id, owner, fence), state=state)
 
 
-def commit_step(commit: StepCommit) -> Tx[None]:
-    """Write a step. LeaseLost if the fence is void, StaleBlock if a block changed under an edit."""
+def commit_step(commit: StepCommit, *, again: bool = False) -> Tx[None]:
+    """Write a step. LeaseLost if the fence is void, StaleBlock if a block changed under an edit.
+
+    `again`: the answer to an earlier attempt was lost, which may have been committed; then there is nothing left to do.
+    """
     lease, now = commit.lease, commit.now
+    if again and (yield from _was_committed(commit)):
+        return
     held = yield Query(
         "fence_check",
         {
@@ -235,6 +242,14 @@ def commit_step(commit: StepCommit) -> Tx[None]:
         )
     else:
         yield from _finish(commit, commit.end)
+
+
+def _was_committed(commit: StepCommit) -> Tx[bool]:
+    lease = commit.lease
+    if commit.step is not None:
+        return bool((yield Query("step_by_id", {"id": commit.step.id})))
+    ended = {"conversation_id": lease.conversation_id, "fence": lease.fence, "run_id": lease.run_id}
+    return bool((yield Query("ended_under_fence", ended)))
 
 
 def _write_step(commit: StepCommit, step: Step) -> Tx[None]:
@@ -403,8 +418,15 @@ def request_cancel(run_id: str, now: int) -> Tx[str]:
     return "requested" if rows else "ended"
 
 
-def renew_leases(conversation_ids: Iterable[str], owner: str, until: int) -> Tx[None]:
-    yield Many("renew_lease", [{"conversation_id": item, "owner": owner, "until": until} for item in conversation_ids])
+def renew_leases(conversation_ids: Iterable[str], owner: str, until: int, now: int) -> Tx[None]:
+    lease = {"owner": owner, "until": until, "now": now}
+    yield Many("renew_lease", [{"conversation_id": item, **lease} for item in conversation_ids])
+
+
+def cancel_requests() -> Tx[list[str]]:
+    """The running runs that somebody wants ended."""
+    rows = yield Query("cancel_requests")
+    return [row[0] for row in rows]
 
 
 def orphaned_conversations(now: int, dead_owner: str = "") -> Tx[list[str]]:

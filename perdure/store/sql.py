@@ -7,8 +7,10 @@ A query begins with a line `-- name: some_name` and ends before the next. Where 
 import re
 from functools import cache
 from importlib import resources
+from typing import NamedTuple
 
 _NAME = re.compile(r"^-- name: (\w+)\s*$", re.MULTILINE)
+_PARAMETER = re.compile(r"'(?:[^']|'')*'|::\w+|:(\w+)")
 _VARIANT = re.compile(r"^-- (sqlite|postgres):\s*$", re.MULTILINE)
 
 
@@ -25,6 +27,27 @@ def queries(dialect: str) -> dict[str, str]:
                 raise ValueError(f"query {name} is defined twice ({file.name})")
             found[name] = _variant(text, dialect)
     return found
+
+
+class Positional(NamedTuple):
+    """A statement with `$1`, `$2` ... for its parameters, whose names are in that order."""
+
+    sql: str
+    names: tuple[str, ...]
+
+
+@cache
+def positional(sql: str) -> Positional:
+    """`sql` with its `:name` parameters numbered, as PostgreSQL takes them. Strings and `::` casts are left alone."""
+    names: dict[str, int] = {}
+
+    def number(match: re.Match[str]) -> str:
+        name = match[1]
+        if name is None:
+            return match[0]
+        return f"${names.setdefault(name, len(names) + 1)}"
+
+    return Positional(_PARAMETER.sub(number, sql), tuple(names))
 
 
 def _variant(text: str, dialect: str) -> str:

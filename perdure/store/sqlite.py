@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from perdure.core.errors import AgentError, StoreError
 from perdure.store.base import Built, Many, Query, Row, Tx, TxFactory, Write
+from perdure.store.signals import NoSignals, Signals
 from perdure.store.sql import queries
 
 T = TypeVar("T")
@@ -67,6 +68,7 @@ class SqliteStore:
     dialect = "sqlite"
 
     def __init__(self, path: str | Path, *, synchronous: str = "FULL", readers: int = 2) -> None:
+        self.signals: Signals = NoSignals()
         self._path = str(path)
         self._sql = queries("sqlite")
         self._reader = connect(path, synchronous=synchronous)
@@ -86,7 +88,7 @@ class SqliteStore:
     async def scan(self, tx: TxFactory[T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._scan, tx)
 
-    async def write(self, tx: TxFactory[T]) -> T:
+    async def write(self, tx: TxFactory[T], *, repeatable: bool = False) -> T:
         return await self._submit(tx, early=False, lazy=False).committed
 
     def begin_write(self, tx: TxFactory[Any], *, lazy: bool = False) -> Write:

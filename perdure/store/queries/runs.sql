@@ -1,3 +1,5 @@
+-- Leases run by one clock: the process's on SQLite, the database's on PostgreSQL, whose servers' clocks may differ.
+
 -- name: conversation_for_run
 SELECT c.agent_id, c.head_ids, c.tail_from, c.context_version, c.compiled_revision, c.segment_id, c.break_cause,
        c.active_run_id, c.lease_until_us, c.fence, c.seen_blocks, c.body, c.deleted_us, a.revision
@@ -19,13 +21,24 @@ INSERT INTO runs (id, agent_id, conversation_id, status, background, created_us,
 VALUES (:id, :agent_id, :conversation_id, :status, :background, :created_us, :attempts, :config, :input, :metadata)
 
 -- name: take_lease
+-- sqlite:
 UPDATE conversations SET active_run_id = :run_id, lease_owner = :owner, lease_until_us = :until, fence = fence + 1,
        last_message_us = :now
 WHERE id = :conversation_id AND (active_run_id IS NULL OR lease_until_us < :now OR lease_owner = :dead_owner)
 RETURNING fence
+-- postgres:
+UPDATE conversations SET active_run_id = :run_id, lease_owner = :owner, fence = fence + 1, last_message_us = :now,
+       lease_until_us = (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::bigint + :until - :now
+WHERE id = :conversation_id AND (active_run_id IS NULL OR lease_owner = :dead_owner
+      OR lease_until_us < (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::bigint)
+RETURNING fence
 
 -- name: renew_lease
+-- sqlite:
 UPDATE conversations SET lease_until_us = :until
+WHERE id = :conversation_id AND lease_owner = :owner AND active_run_id IS NOT NULL
+-- postgres:
+UPDATE conversations SET lease_until_us = (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::bigint + :until - :now
 WHERE id = :conversation_id AND lease_owner = :owner AND active_run_id IS NOT NULL
 
 -- name: fence_check
@@ -33,6 +46,10 @@ UPDATE conversations SET segment_id = COALESCE(:segment_id, segment_id), last_me
        break_cause = CASE WHEN break_cause = :consumed_cause THEN NULL ELSE break_cause END
 WHERE id = :conversation_id AND active_run_id = :run_id AND lease_owner = :owner AND fence = :fence
 RETURNING id
+
+-- name: ended_under_fence
+SELECT 1 FROM conversations c JOIN runs r ON r.id = :run_id
+WHERE c.id = :conversation_id AND c.fence = :fence AND c.active_run_id IS NULL AND r.status NOT IN ('created', 'running')
 
 -- name: release_lease
 UPDATE conversations SET active_run_id = NULL, lease_owner = NULL, lease_until_us = 0, last_run_us = :completed_us
@@ -80,10 +97,20 @@ SELECT id, status, conversation_id FROM runs
 WHERE agent_id = :agent_id AND status IN ('created', 'running') ORDER BY created_us, id LIMIT 100
 
 -- name: orphaned_runs
+-- sqlite:
 SELECT r.id, r.conversation_id, r.attempts FROM runs r JOIN conversations c ON c.id = r.conversation_id
 WHERE r.status IN ('created', 'running')
   AND (c.active_run_id IS NULL OR c.lease_until_us < :now OR c.lease_owner = :dead_owner)
 ORDER BY +r.created_us, r.id LIMIT 100
+-- postgres:
+SELECT r.id, r.conversation_id, r.attempts FROM runs r JOIN conversations c ON c.id = r.conversation_id
+WHERE r.status IN ('created', 'running')
+  AND (c.active_run_id IS NULL OR c.lease_owner = :dead_owner
+       OR c.lease_until_us < (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::bigint)
+ORDER BY r.created_us, r.id LIMIT 100
+
+-- name: cancel_requests
+SELECT id FROM runs WHERE status = 'running' AND cancel_requested = 1
 
 -- name: lease_owners
 SELECT DISTINCT c.lease_owner FROM runs r JOIN conversations c ON c.id = r.conversation_id

@@ -84,7 +84,7 @@ async def world(store: SqliteStore) -> AsyncIterator[World]:
     system = first_system_message(bundle)
     await store.write(lambda: agents.create_agent(bundle, new_blocks=[block.id], system_message=system))
     made = World(store, agent)
-    made.runner.start()
+    await made.runner.start()
     yield made
     made.model.gate.set()
     await made.runner.stop()
@@ -249,7 +249,7 @@ async def test_a_run_whose_worker_is_gone_goes_on_elsewhere(world: World, store:
 
     await store.write(expire)
     other = Runner(store, world.registry, None)  # type: ignore[arg-type]
-    other.start()
+    await other.start()
     found: list[Event] = []
     async for _, batch in other.follow(run_id):
         found.extend(batch)

@@ -94,7 +94,7 @@ async def world(store: SqliteStore) -> AsyncIterator[World]:
     system = first_system_message(bundle)
     await store.write(lambda: agents.create_agent(bundle, new_blocks=[block.id], system_message=system))
     made = World(store, agent)
-    made.runner.start()
+    await made.runner.start()
     yield made
     await made.runner.stop()
 

@@ -1,0 +1,97 @@
+"""What the other server processes of the same database do with the runs that are followed or waited for here.
+
+Invariant: news only makes us look sooner; without any, everyone looks at the database again after a moment.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from perdure.runs.log import RunLog
+from perdure.store.signals import Kind, Signals
+
+LOOK_S = 0.1
+LOOK_WITH_NEWS_S = 1.0
+
+
+class Remote:
+    """`logs`: the run logs kept here. `driven`: whether this process drives a run. `cancel`: end one that it does.
+    `claim`: take up a conversation's next run, if there is room now; None where none waits."""
+
+    def __init__(
+        self,
+        signals: Signals,
+        *,
+        logs: dict[str, RunLog],
+        driven: Callable[[str], bool],
+        cancel: Callable[[str], object],
+        claim: Callable[[str], Coroutine[Any, Any, None] | None],
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
+    ) -> None:
+        self._signals = signals
+        self._logs = logs
+        self._driven = driven
+        self._cancel = cancel
+        self._claim = claim
+        self._spawn = spawn
+        self._waiting: dict[str, set[asyncio.Future[None]]] = {}
+
+    @property
+    def shared(self) -> bool:
+        return self._signals.shared
+
+    async def start(self) -> None:
+        await self._signals.start(self._heard)
+
+    def committed(self, run_id: str) -> None:
+        """A step, or the end, of a run driven here is in the database."""
+        self._signals.publish("events", run_id)
+
+    def freed(self, conversation_id: str) -> None:
+        """A conversation that was held here has room for its next run."""
+        self._signals.publish("freed", conversation_id)
+
+    def cancel_requested(self, run_id: str) -> None:
+        self._signals.publish("cancel", run_id)
+
+    async def news(self, run_id: str) -> None:
+        """Until something may have happened to a run that is driven elsewhere."""
+        waiter = asyncio.get_running_loop().create_future()
+        waiters = self._waiting.setdefault(run_id, set())
+        waiters.add(waiter)
+        try:
+            async with asyncio.timeout(LOOK_WITH_NEWS_S if self.shared else LOOK_S):
+                await waiter
+        except TimeoutError:
+            pass
+        finally:
+            waiters.discard(waiter)
+            if not waiters:
+                self._waiting.pop(run_id, None)
+
+    def _heard(self, kind: Kind, id: str) -> None:
+        match kind:
+            case "events":
+                self.driven_elsewhere(id)
+                self._wake(id)
+            case "cancel":
+                if self._driven(id):
+                    self._cancel(id)
+            case "freed":
+                if (work := self._claim(id)) is not None:
+                    self._spawn(work)
+            case "resync":
+                for run_id in list(self._waiting):
+                    self._wake(run_id)
+
+    def driven_elsewhere(self, run_id: str) -> None:
+        """A run that was queued from here was taken up by another process: its log here will never be written."""
+        runlog = self._logs.get(run_id)
+        if runlog is not None and not runlog.ended and not self._driven(run_id):
+            del self._logs[run_id]
+            runlog.abandon()
+
+    def _wake(self, run_id: str) -> None:
+        for waiter in self._waiting.get(run_id, ()):
+            if not waiter.done():
+                waiter.set_result(None)

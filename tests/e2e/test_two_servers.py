@@ -1,0 +1,158 @@
+"""Two servers on one PostgreSQL: a run started on one is followed, cancelled and finished on the other."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from letta_client import Letta
+
+from perdure.store.migrate import migrate_postgres
+from tests.doubles.openai_chat import OpenAIDouble, call, text
+from tests.doubles.postgres import PostgresProcess, binaries
+from tests.e2e.conftest import ServerProcess
+from tests.e2e.test_messages import ROLL, kinds
+
+pytestmark = pytest.mark.skipif(binaries() is None, reason="no PostgreSQL here")
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[PostgresProcess]:
+    folder = binaries()
+    assert folder is not None
+    process = PostgresProcess(folder)
+    process.sql("CREATE DATABASE empty")
+    migrate_postgres(process.url("empty"))
+    yield process
+    process.close()
+
+
+@pytest.fixture
+def pair(postgres: PostgresProcess, own_server: Callable[..., ServerProcess]) -> tuple[ServerProcess, ServerProcess]:
+    url = postgres.fresh()
+    return own_server(PERDURE_DATABASE_URL=url), own_server(PERDURE_DATABASE_URL=url)
+
+
+def sdk(server: ServerProcess) -> Letta:
+    return Letta(base_url=server.url, max_retries=0)
+
+
+def wait_for(what: Callable[[], Any], within_s: float = 20.0) -> Any:
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        if (found := what()) is not None:
+            return found
+        time.sleep(0.05)
+    raise AssertionError("it did not happen")
+
+
+def new_agent(client: Letta, **fields: Any) -> Any:
+    return client.agents.create(model="openai/gpt-test", include_base_tools=False, **fields)
+
+
+def test_an_agent_answers_on_either_server_with_one_history(
+    pair: tuple[ServerProcess, ServerProcess], engine: OpenAIDouble
+) -> None:
+    a, b = map(sdk, pair)
+    tool = a.tools.upsert(source_code=ROLL)
+    agent = new_agent(a, tool_ids=[tool.id], memory_blocks=[{"label": "human", "value": "Ann"}])
+    engine.script(call("roll", {"sides": 6}), text("Six."), text("It was six."))
+    assert kinds(a.agents.messages.create(agent.id, input="Roll.").messages)[-1] == "assistant_message"
+    b.agents.messages.create(agent.id, input="What was it?")
+    sent = [(m["role"], m.get("content")) for m in engine.requests[-1]["messages"][1:]]
+    assert [role for role, _ in sent] == ["user", "assistant", "tool", "assistant", "user"]
+    assert b.agents.blocks.retrieve("human", agent_id=agent.id).value == "Ann"
+    assert kinds(a.agents.messages.list(agent.id).items) == kinds(b.agents.messages.list(agent.id).items)
+
+
+def test_started_on_one_followed_and_cancelled_on_the_other(
+    pair: tuple[ServerProcess, ServerProcess], engine: OpenAIDouble
+) -> None:
+    a, b = map(sdk, pair)
+    agent = new_agent(a)
+    engine.script(text("slow", delay_s=30))
+    run = a.agents.messages.create_async(agent.id, input="Think long.")
+    wait_for(lambda: b.runs.retrieve(run.id).status == "running" or None)
+    started = time.monotonic()
+    b.agents.messages.cancel(agent.id, run_ids=[run.id])
+    assert b.runs.retrieve(run.id).status == "cancelled"
+    assert time.monotonic() - started < 3
+    engine.script(text("Ready."))
+    assert b.agents.messages.create(agent.id, input="Still there?").messages[0].content == "Ready."
+
+
+def test_a_follower_on_the_other_server_sees_every_event_once(
+    pair: tuple[ServerProcess, ServerProcess], engine: OpenAIDouble
+) -> None:
+    a, b = map(sdk, pair)
+    tool = a.tools.upsert(source_code=ROLL)
+    agent = new_agent(a, tool_ids=[tool.id])
+    engine.script(call("roll", {"sides": 6}), text("Six.", delay_s=1.0))
+    run = a.agents.messages.create_async(agent.id, input="Roll.")
+    followed = list(b.runs.messages.stream(run.id, starting_after=0))
+    seqs = [frame.seq_id for frame in followed if getattr(frame, "seq_id", None)]
+    assert seqs == list(range(1, len(seqs) + 1))
+    shown = [frame.message_type for frame in followed if frame.message_type.endswith("message")]
+    assert shown == ["tool_call_message", "tool_return_message", "assistant_message"]
+    assert followed[-1].message_type == "usage_statistics"
+
+
+def test_a_message_queued_behind_a_run_of_the_other_server_is_answered(
+    pair: tuple[ServerProcess, ServerProcess], engine: OpenAIDouble
+) -> None:
+    a, b = map(sdk, pair)
+    agent = new_agent(a)
+    engine.script(text("First.", delay_s=1.5), text("Second."))
+    run = a.agents.messages.create_async(agent.id, input="One")
+    wait_for(lambda: a.runs.retrieve(run.id).status == "running" or None)
+    assert b.agents.messages.create(agent.id, input="Two").messages[0].content == "Second."
+    assert a.runs.retrieve(run.id).status == "completed"
+
+
+def test_a_dead_servers_run_is_finished_by_the_other(
+    pair: tuple[ServerProcess, ServerProcess], engine: OpenAIDouble
+) -> None:
+    a, b = pair
+    tool = sdk(a).tools.upsert(source_code=ROLL)
+    agent = new_agent(sdk(a), tool_ids=[tool.id])
+    engine.script(call("roll", {"sides": 6}), text("lost", delay_s=60), text("Six."))
+    run = sdk(a).agents.messages.create_async(agent.id, input="Roll.")
+    frames: list[Any] = []
+
+    def follow() -> None:
+        frames.extend(sdk(b).runs.messages.stream(run.id, starting_after=0))
+
+    follower = threading.Thread(target=follow)
+    follower.start()
+    wait_for(lambda: len(engine.requests) >= 2 or None)
+    killed = time.monotonic()
+    a.kill()
+    follower.join(20)
+    assert not follower.is_alive()
+    assert time.monotonic() - killed < 15
+    assert sdk(b).runs.retrieve(run.id).status == "completed"
+    shown = [frame.message_type for frame in frames if frame.message_type.endswith("message")]
+    assert shown == ["tool_call_message", "tool_return_message", "assistant_message"]
+    assert sum("roll" in str(m.get("tool_calls")) for m in engine.requests[-1]["messages"]) == 1
+
+
+def test_a_restart_of_the_database_is_survived(
+    postgres: PostgresProcess, own_server: Callable[..., ServerProcess], engine: OpenAIDouble
+) -> None:
+    client = sdk(own_server(PERDURE_DATABASE_URL=postgres.fresh()))
+    tool = client.tools.upsert(source_code=ROLL)
+    agent = new_agent(client, tool_ids=[tool.id])
+    engine.script(call("roll", {"sides": 6}), text("Six.", delay_s=1.0))
+    run = client.agents.messages.create_async(agent.id, input="Roll.")
+    wait_for(lambda: len(engine.requests) >= 2 or None)
+    postgres.kill()
+    time.sleep(2)
+    postgres.start()
+    wait_for(lambda: client.runs.retrieve(run.id).status == "completed" or None, 30)
+    assert kinds(client.runs.messages.list(run.id).items) == [
+        "user_message",
+        "tool_call_message",
+        "tool_return_message",
+        "assistant_message",
+    ]
