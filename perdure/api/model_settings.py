@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from perdure.core.agents import Agent, ModelSettings
+from perdure.core.dialect import PARSER_NAMES
 from perdure.core.errors import Invalid
 
 _PROVIDER_TYPES = """
@@ -92,6 +93,13 @@ def model_settings(raw: Mapping[str, Any], *, field: str = "model_settings") -> 
     values = {name: value for name in _COPIED if (value := getattr(given, name)) is not None}
     if given.response_format is not None:
         check_response_format(given.response_format, f"{field}.response_format")
+    if given.tool_call_parser is not None and given.tool_call_parser not in PARSER_NAMES:
+        known = ", ".join(sorted(PARSER_NAMES))
+        raise Invalid(
+            f"{field}.tool_call_parser: there is no parser {given.tool_call_parser!r}. Leave it out for the model's own form, "
+            f"or give one of: {known}",
+            status=422,
+        )
     if given.stop is not None:
         values["stop"] = (given.stop,) if isinstance(given.stop, str) else tuple(given.stop)
     effort = (given.reasoning or {}).get("reasoning_effort") or given.effort

@@ -9,11 +9,9 @@ import re
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
-from perdure.core.dialect import OutputDialect
-
-Mark = Literal["reasoning_open", "reasoning_close", "tool_open", "tool_close"]
+from perdure.core.dialect import Mark, OutputDialect
 
 
 class TokenBytes(Protocol):
@@ -21,11 +19,15 @@ class TokenBytes(Protocol):
 
 
 class Piece(NamedTuple):
-    """Text, or a marker and its `text`. `at`: the character of the decoded answer it starts at."""
+    """Text, or a marker and its `text`. `at`: the character of the decoded answer it starts at.
+
+    `spelt`: a marker found in the text, which a model may also just be writing about.
+    """
 
     text: str
     at: int
     mark: Mark | None = None
+    spelt: bool = False
 
 
 class MarkerReader:
@@ -33,16 +35,7 @@ class MarkerReader:
     that completes it)."""
 
     def __init__(self, dialect: OutputDialect, tokenizer: TokenBytes) -> None:
-        texts: dict[str, Mark] = {}
-        marks: tuple[tuple[str | None, Mark], ...] = (
-            (dialect.reasoning_open, "reasoning_open"),
-            (dialect.reasoning_close, "reasoning_close"),
-            (dialect.tool_open if dialect.tool_format != "none" else None, "tool_open"),
-            (dialect.tool_close if dialect.tool_format != "none" else None, "tool_close"),
-        )
-        for text, mark in marks:
-            if text:
-                texts[text] = mark
+        texts = dialect.marks()
         self._by_id: dict[int, tuple[str, Mark]] = {
             dialect.marker_ids[text]: (text, mark) for text, mark in texts.items() if text in dialect.marker_ids
         }
@@ -110,7 +103,7 @@ class MarkerReader:
             at = found.start()
             if at > start:
                 yield Piece(text[start:at], base + start)
-            yield Piece(found[0], base + at, self._by_text[found[0]])
+            yield Piece(found[0], base + at, self._by_text[found[0]], True)
             start = found.end()
         stop = len(text) if final else len(text) - self._partial(text, start)
         if stop > start:

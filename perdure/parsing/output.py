@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 
 from msgspec import Struct, field
 
-from perdure.core.dialect import OutputDialect
+from perdure.core.dialect import OutputDialect, ToolFormat
 from perdure.core.messages import Part, ReasoningPart, TextPart, ToolCall
-from perdure.core.model import Chunk, ReasoningChunk, TextChunk, ToolCallChunk
+from perdure.core.model import Chunk, ReasoningChunk, TextChunk, ToolCallChunk, ToolSpec
+from perdure.parsing.calls import CallReader, Event
+from perdure.parsing.formats import WITHOUT_NEWLINES, reader_of, scanner_of
 from perdure.parsing.markers import MarkerReader, Piece, TokenBytes
 from perdure.parsing.reasoning import NEWLINES_AFTER, Framing
-from perdure.parsing.tool_calls import CallReader, Event
 
 CUT_OFF = "the answer ended inside the call"
 IN_THOUGHT = "the call stands inside thinking that was never closed"
@@ -28,7 +29,8 @@ class ParsedOutput(Struct, frozen=True, kw_only=True):
     """A whole answer. `chunks`: the last ones, not given out before.
 
     `parse`: for the token record. Spans are [start, end) of the completion ids: `reasoning_span`, `content_span` (either may be
-    None), `tool_calls` [{span, name, status: ok | unclosed | invalid, id}]; `reasoning_complete`; `trimmed` [[character, text]].
+    None), `tool_calls` [{span, name, status: ok | unclosed | invalid, id}]; `tool_format`; `reasoning_complete`; `trimmed`
+    [[character, text]].
     """
 
     content: tuple[Part, ...]
@@ -39,15 +41,25 @@ class ParsedOutput(Struct, frozen=True, kw_only=True):
 
 
 class _Call:
-    """A call under way. `doubt`: the place of a closing marker inside one of its strings, and what came since."""
+    """A call under way. `doubt`: the place of a closing marker inside one of its values, and what came since.
 
-    def __init__(self, opening: Piece, index: int, call_id: str) -> None:
+    `given`: how many characters of the arguments were given out or are held.
+    """
+
+    def __init__(self, opening: Piece, index: int, call_id: str, reader: CallReader) -> None:
         self.opening = opening
         self.index = index
-        self.id = call_id
-        self.reader = CallReader()
+        self._new_id = call_id
+        self.reader = reader
         self.held: list[Event] = []
+        self.given = 0
+        self.named = False
         self.doubt: tuple[int, Piece, list[Piece]] | None = None
+
+    @property
+    def id(self) -> str:
+        """The model's own id, where it writes one."""
+        return self.reader.call_id or self._new_id
 
 
 class _Read(NamedTuple):
@@ -63,7 +75,10 @@ def new_call_id() -> str:
 
 
 class OutputParser:
-    """`reasoning_open`: the prompt ended inside the thinking. One of `stop_token_ids` that ends the answer is no text."""
+    """`reasoning_open`: the prompt ended inside the thinking. One of `stop_token_ids` that ends the answer is no text.
+
+    `tools`: those shown to the model; some formats write values as bare text, whose types their schemas tell.
+    """
 
     def __init__(
         self,
@@ -72,14 +87,22 @@ class OutputParser:
         *,
         reasoning_open: bool = False,
         stop_token_ids: Sequence[int] = (),
+        tools: Sequence[ToolSpec] = (),
         call_id: Callable[[], str] = new_call_id,
     ) -> None:
         self._dialect = dialect
         self._reader = MarkerReader(dialect, tokenizer)
-        self._stops = frozenset(stop_token_ids)
+        self._format: ToolFormat = dialect.tool_format
+        self._schemas = {tool.name: tool.parameters for tool in tools}
+        self._scanner = scanner_of(dialect.tool_format, self._schemas)
+        # a marker that ends the answer still has to be read as one
+        self._stops = frozenset(stop_token_ids).difference(
+            dialect.marker_ids[text] for text in dialect.marks() if text in dialect.marker_ids
+        )
         self._stop: list[int] = []
         self._new_id = call_id
-        self._framing = Framing()
+        self._newlines = {} if self._format in WITHOUT_NEWLINES else NEWLINES_AFTER
+        self._framing = Framing(trims=bool(self._newlines))
         self._thinking = reasoning_open
         self._call: _Call | None = None
         self._thought_call: list[str] = []
@@ -108,7 +131,7 @@ class OutputParser:
         return self._take(self._reader.feed_text(text))
 
     def finish(self) -> ParsedOutput:
-        chunks = self._take(self._reader.finish())
+        chunks = self._take(self._reader.finish(), final=True)
         while (call := self._call) is not None:
             self._end_call(call, None)
             self._drain()  # a call that is put back may hold others
@@ -124,8 +147,10 @@ class OutputParser:
             parse=self._parse_record(),
         )
 
-    def _take(self, pieces: Sequence[Piece]) -> list[Chunk]:
-        self._queue.extend(pieces)
+    def _take(self, pieces: Sequence[Piece], *, final: bool = False) -> list[Chunk]:
+        self._queue.extend(self._scanner.feed(pieces))
+        if final:
+            self._queue.extend(self._scanner.finish())
         self._drain()
         return self._given()
 
@@ -148,17 +173,20 @@ class OutputParser:
     def _in_text(self, piece: Piece) -> None:
         if piece.mark == "tool_open":
             self._open_call(piece)
+        elif piece.mark == "frame":
+            self._framing.drop()
+            self._framing.cut(piece.text, piece.at)
         elif piece.mark == "reasoning_open" and self._may_think(piece):
             self._say(*self._framing.release())
             self._thinking, self._joins = True, False
             self._reasoning.append(piece.at + len(piece.text))
-            self._framing.begin(NEWLINES_AFTER["reasoning_open"])
+            self._framing.begin(self._newlines.get("reasoning_open", 0))
         else:
             self._say(*self._framing.take(piece.text, piece.at))
 
     def _may_think(self, piece: Piece) -> bool:
         """Spelt out in text, the marker only counts at the very start: later the model may just be writing about it."""
-        if piece.text in self._dialect.marker_ids:
+        if not piece.spelt:
             return True
         return not self._calls and not any("".join(texts).strip() for _, texts in self._parts)
 
@@ -172,7 +200,7 @@ class OutputParser:
         self._reasoning.append(piece.at)
         self._thinking, self._joins = False, False
         self._thought_call.clear()
-        self._framing.begin(NEWLINES_AFTER["reasoning_close"])
+        self._framing.begin(self._newlines.get("reasoning_close", 0))
 
     def _say(self, text: str, at: int) -> None:
         if not text:
@@ -196,36 +224,46 @@ class OutputParser:
             self._chunks.append(chunk)
 
     def _open_call(self, opening: Piece) -> None:
-        self._call = _Call(opening, self._next_index, self._new_id())
+        reader = reader_of(self._format, opening, self._schemas)
+        self._call = _Call(opening, self._next_index, self._new_id(), reader)
         self._next_index += 1
 
     def _in_call(self, call: _Call, piece: Piece) -> None:
         reader = call.reader
-        outside = reader.broken or not reader.in_string
-        if outside and piece.mark == "tool_close":
-            self._end_call(call, piece)
-            return
-        if outside and piece.mark == "tool_open":
-            self._queue.appendleft(piece)
-            self._end_call(call, None)
+        ends = piece.mark == "tool_close" or piece.mark == "tool_open"
+        if ends and (reader.broken or not reader.in_string):
+            if piece.mark == "tool_close":
+                self._end_call(call, piece)
+            else:
+                self._queue.appendleft(piece)
+                self._end_call(call, None)
             return
         if call.doubt is not None:
-            call.doubt[2].append(piece)
+            since = call.doubt[2]
+            if piece.mark == "tool_open" and not any(each.text.strip() for each in since):
+                self._queue.appendleft(piece)
+                self._put_back(call, "a value in it is not closed")
+                return
+            since.append(piece)
         elif piece.mark == "tool_close":
             call.doubt = (len(reader.text), piece, [])
         events = reader.feed(piece.text)
-        if call.doubt is None:
+        if call.doubt is None and not reader.waits:
             self._give(call, events)
         else:
             call.held.extend(events)
-            if reader.broken:
+            if call.doubt is not None and reader.broken:
                 self._put_back(call, "not valid JSON: a string in it is not closed")
 
     def _give(self, call: _Call, events: Sequence[Event]) -> None:
         for kind, text in events:
             if kind == "name":
+                call.named = True
+                if any(call.id == other.id for other in self._calls):
+                    call.reader.call_id = None
                 self._chunks.append(ToolCallChunk(call.index, call.id, text))
             else:
+                call.given += len(text)
                 last = self._chunks[-1] if self._chunks else None
                 if isinstance(last, ToolCallChunk) and last.index == call.index:
                     self._chunks[-1] = ToolCallChunk(call.index, last.id, last.name, last.arguments + text)
@@ -233,27 +271,28 @@ class OutputParser:
                     self._chunks.append(ToolCallChunk(call.index, arguments=text))
 
     def _end_call(self, call: _Call, closing: Piece | None) -> None:
-        result = call.reader.result()
+        cut_off = closing is None and not call.reader.complete and not call.reader.broken
+        result = CUT_OFF if cut_off else call.reader.result()
         if isinstance(result, str):
             if call.doubt is not None:
                 self._put_back(call, result, closing)
                 return
-            cut_off = closing is None and not call.reader.complete and not call.reader.broken
-            why = CUT_OFF if cut_off else result
-            self._keep_as_text(call, call.reader.text, closing, why)
+            self._keep_as_text(call, call.reader.text, closing, result)
             return
         name, arguments = result
         self._give(call, call.held)
-        if not call.reader.has_arguments:
-            self._give(call, [("arguments", arguments)])
+        if not call.named:
+            self._give(call, [("name", name)])
+        if rest := arguments[call.given :]:
+            self._give(call, [("arguments", rest)])
         self._framing.drop()
         self._calls.append(ToolCall(call.id, name, arguments))
         self._record(call, closing, name, "ok" if closing else "unclosed")
         self._call, self._joins = None, False
-        self._framing.begin(NEWLINES_AFTER["tool_close"] if closing else 0)
+        self._framing.begin(self._newlines.get("tool_close", 0) if closing else 0)
 
     def _put_back(self, call: _Call, why: str, closing: Piece | None = None) -> None:
-        """The closing marker that seemed to stand in a string did end the call: what came since is read again."""
+        """The closing marker that seemed to stand in a value did end the call: what came since is read again."""
         assert call.doubt is not None
         length, marker, since = call.doubt
         self._keep_as_text(call, call.reader.text[:length], marker, why)
@@ -274,7 +313,7 @@ class OutputParser:
 
     def _parse_record(self) -> dict[str, Any]:
         index = self._reader.index_at
-        record: dict[str, Any] = {"reasoning_span": None, "content_span": None}
+        record: dict[str, Any] = {"reasoning_span": None, "content_span": None, "tool_format": self._format}
         if self._reasoning:
             end = self._reasoning[1] if len(self._reasoning) > 1 else self._reader.length
             record["reasoning_span"] = [index(self._reasoning[0]), index(end)]

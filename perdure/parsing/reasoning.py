@@ -10,9 +10,10 @@ NEWLINES_AFTER = {"reasoning_open": 1, "reasoning_close": 2, "tool_close": 1}
 
 
 class Framing:
-    """Takes the text of one stretch after another; `trimmed` lists (character of the answer, newlines removed there)."""
+    """Takes the text of one stretch after another; `trimmed` lists (character of the answer, what was removed there)."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, trims: bool = True) -> None:
+        self._trims = trims
         self.trimmed: list[tuple[int, str]] = []
         self._to_drop = 0
         self._held_at = -1
@@ -30,7 +31,7 @@ class Framing:
             if text[0] != "\n":
                 self._to_drop = 0
                 break
-            self._drop(at)
+            self.cut("\n", at)
             self._to_drop -= 1
             text, at = text[1:], at + 1
         if not text:
@@ -38,7 +39,7 @@ class Framing:
         before, held_at = self.release()
         if before:
             text, at = before + text, held_at
-        if text.endswith("\n"):
+        if self._trims and text.endswith("\n"):
             self._held_at = at + len(text) - 1
             text = text[:-1]
         return text, at
@@ -51,12 +52,13 @@ class Framing:
     def drop(self) -> None:
         """The newline held back was the template's."""
         if self._held_at >= 0:
-            self._drop(self._held_at)
+            self.cut("\n", self._held_at)
             self._held_at = -1
 
-    def _drop(self, at: int) -> None:
+    def cut(self, text: str, at: int) -> None:
+        """Put on record what is the template's at this place."""
         if self.trimmed and self.trimmed[-1][0] + len(self.trimmed[-1][1]) == at:
-            start, text = self.trimmed[-1]
-            self.trimmed[-1] = (start, text + "\n")
-        else:
-            self.trimmed.append((at, "\n"))
+            start, before = self.trimmed[-1]
+            self.trimmed[-1] = (start, before + text)
+        elif text:
+            self.trimmed.append((at, text))

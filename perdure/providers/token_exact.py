@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from perdure.core.dialect import PARSER_NAMES, OutputDialect
 from perdure.core.errors import ProviderError
 from perdure.core.ids import new_id, now_us
 from perdure.core.messages import TextPart
@@ -25,6 +26,7 @@ from perdure.parsing.output import OutputParser, ParsedOutput
 from perdure.providers.base import TokenBatch, TokenDone, TokenEngine, TokenRequest, TokenStream
 from perdure.providers.token_plan import Plan, extend, make_plan, restore
 from perdure.tokens.base import Renderer
+from perdure.tokens.dialects import dialect_of
 from perdure.tokens.grammar import tool_grammar
 
 __all__ = ["TokenExactModel", "extend", "restore"]
@@ -72,10 +74,11 @@ class TokenExactModel:
         plan = await self._plan(prompt, tokens or TokenStream())
         request = self._request(prompt, plan)
         parser = OutputParser(
-            self.renderer.dialect,
+            self._dialect(prompt),
             self.renderer.tokenizer,
             reasoning_open=plan.reasoning_open,
             stop_token_ids=self.renderer.stop_token_ids,
+            tools=prompt.tools if prompt.shown_tools is None else prompt.shown_tools,
         )
         sampled = _Sampled(want_top=request.top_logprobs > 0)
         done: TokenDone | None = None
@@ -96,6 +99,12 @@ class TokenExactModel:
         call = self._call(prompt, plan, request, sampled, done, output, created_us)
         capture = TokenCapture(call=call, segment=plan.begins)
         yield [*output.chunks, self._done(prompt, plan, sampled, done, output, capture)]
+
+    def _dialect(self, prompt: Prompt) -> OutputDialect:
+        """The model's own, unless the agent's settings name another form of calls."""
+        own = self.renderer.dialect
+        wanted = PARSER_NAMES.get(prompt.settings.tool_call_parser or "", own.tool_format)
+        return own if wanted == own.tool_format else dialect_of(wanted, self.renderer.tokenizer)
 
     async def _plan(self, prompt: Prompt, tokens: TokenStream) -> Plan:
         """Encoding a long text takes a while: it is done in a thread, so that other streams go on."""
@@ -136,7 +145,7 @@ class TokenExactModel:
             top_logprobs=top or 0,
             grammar=tool_grammar(
                 self.engine.kind,
-                self.renderer.dialect,
+                self._dialect(prompt),
                 prompt.tools,
                 prompt.tool_choice,
                 parallel=prompt.parallel_tool_calls,

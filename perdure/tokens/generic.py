@@ -20,10 +20,11 @@ from perdure.core.messages import Message, ToolCall
 from perdure.core.model import ToolSpec
 from perdure.core.tokens import RendererInfo
 from perdure.tokens.assembly import Assembly
-from perdure.tokens.base import NoBridge, OutputDialect, Rendered, Tokenizer
+from perdure.tokens.base import NoBridge, Rendered, Tokenizer
 from perdure.tokens.conversation import Conversation, Shape
+from perdure.tokens.dialects import dialect_of
 from perdure.tokens.templates import ChatTemplate, to_json
-from perdure.tokens.turns import Retention, ends_thinking, has_thoughts, is_query, marker_ids, sha256
+from perdure.tokens.turns import Retention, ends_thinking, has_thoughts, is_query, sha256
 from perdure.tokens.utterances import ASSISTANT, SYSTEM, USER, Utterance, tool_object, utterances
 
 _ASKED, _ANSWERED, _THOUGHT = "first question", "a short answer", "a short thought"
@@ -44,7 +45,7 @@ class GenericRenderer:
         self.tokenizer = tokenizer
         self._template = ChatTemplate(template, model_name, special)
         self.info = RendererInfo("generic", "1", sha256(to_json(dict(special), sort_keys=True)), sha256(template))
-        self.dialect = OutputDialect(marker_ids=marker_ids(tokenizer))
+        self.dialect = dialect_of("hermes_json", tokenizer)
         self.shape = Shape(self._template, tokenizer, self._knows_tools(), self._takes_system())
         self._end = self._turn_end()
         ends = [*stop_token_ids, *([self._end] if self._end is not None else [])]

@@ -49,7 +49,7 @@ def tool_grammar(
             "kind": "gbnf_lazy",
             "grammar": gbnf(tools, parallel=parallel),
             "rest": gbnf(tools, parallel=parallel, opened=True),
-            "triggers": [dialect.tool_open],
+            "triggers": ["<tool_call>"],
         }
     named = [tool for tool in tools if tool.name == tool_choice] or list(tools)
     thinks = dialect.reasoning_open is not None and dialect.reasoning_open in dialect.marker_ids

@@ -15,6 +15,7 @@ from perdure.core.model import ToolSpec
 from perdure.core.tokens import RendererInfo
 from perdure.tokens.assembly import Assembly
 from perdure.tokens.base import NoBridge, OutputDialect, Rendered, Tokenizer, TokenizerNotFound
+from perdure.tokens.dialects import dialect_of
 from perdure.tokens.templates import to_json
 from perdure.tokens.utterances import (
     ASSISTANT,
@@ -27,7 +28,6 @@ from perdure.tokens.utterances import (
     utterances,
 )
 
-MARKERS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
 PREFILLED_IDS = 4  # a prompt that opens the thinking ends with its marker and a newline or two
 Retention = Literal["all", "tool_cycle"]
 
@@ -41,7 +41,7 @@ class TurnsRenderer(ABC):
             raise TokenizerNotFound(f"The tokenizer {tokenizer.info.name} has no <|im_start|> and <|im_end|> tokens.")
         self.tokenizer = tokenizer
         self.info = RendererInfo(name, version, sha256(config), sha256(template) if template is not None else None)
-        self.dialect = OutputDialect(marker_ids=marker_ids(tokenizer))
+        self.dialect = dialect_of("hermes_json", tokenizer)
         self._end = end
         other = tokenizer.special_id("<|endoftext|>")
         self.stop_token_ids = (end,) if other is None else (end, other)
@@ -191,11 +191,6 @@ def is_query(turn: Utterance) -> bool:
     """Whether a template that drops earlier thinking takes this turn for a new question of the user."""
     is_answer = turn.text.startswith("<tool_response>") and turn.text.endswith("</tool_response>")
     return turn.role == "user" and not is_answer
-
-
-def marker_ids(tokenizer: Tokenizer) -> dict[str, int]:
-    found = ((marker, tokenizer.special_id(marker)) for marker in MARKERS)
-    return {marker: token_id for marker, token_id in found if token_id is not None}
 
 
 def find(ids: Sequence[int], token_id: int, start: int) -> int:

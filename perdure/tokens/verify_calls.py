@@ -166,7 +166,8 @@ def _check_text(rollout: Rollout, found: Findings, tokenizer: Tokenizer) -> None
             if (known := made.get(str(piece.get("id")))) is not None:
                 text = tokenizer.decode(call.token_ids[piece["span"][0] : piece["span"][1]])
                 message = f"its ids say {text[:120]!r}, executed was {known[1]}({known[2][:80]})"
-                found.expect("X3", _says_call(text, known[1], known[2]), message, **where)
+                said = _says_call(text, known[1], known[2], str(call.parse.get("tool_format", "hermes_json")))
+                found.expect("X3", said, message, **where)
         _check_messages(rollout, call, segment, found, tokenizer)
 
 
@@ -179,19 +180,42 @@ def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _says_call(text: str, name: str, arguments: str) -> bool:
-    """The JSON object in a tool call's ids is the call that was executed."""
+def _says_call(text: str, name: str, arguments: str, tool_format: str = "hermes_json") -> bool:
+    """A tool call's ids say the call that was executed: as one JSON object, as a name and its JSON, or as tagged text."""
     begin, end = text.find("{"), text.rfind("}")
     try:
-        said: Any = json.loads(text[begin : end + 1])
         ran: Any = json.loads(arguments)
+        if tool_format in _TAGGED:
+            return _says_tagged(text, name, ran)
+        said: Any = json.loads(text[begin : end + 1])
     except ValueError:
         # a call written in another format: its words must at least be there
         return name in text
     if not isinstance(said, dict):
         return False
+    if tool_format in _NAMED and name in text[:begin] and said == ran:
+        return True
     given = said.get("arguments", said.get("parameters", {}))
     return said.get("name") == name and given in (ran, arguments)
+
+
+_TAGGED = ("qwen_xml", "glm_xml")
+_NAMED = ("deepseek", "harmony", "mistral")
+
+
+def _says_tagged(text: str, name: str, ran: Any) -> bool:
+    """Values stand there as bare text; those that are no strings as JSON, or as Python writes True, False and None."""
+    if not isinstance(ran, dict) or name not in text:
+        return False
+    squeezed = _squeezed(text)
+    for key, value in ran.items():
+        if isinstance(value, str):
+            forms = (value,)
+        else:  # other numbers and structures can be written in many ways
+            forms = (json.dumps(value), repr(value)) if isinstance(value, int | None) else ("",)
+        if key not in text or not any(_squeezed(form) in squeezed for form in forms):
+            return False
+    return True
 
 
 def _check_messages(

@@ -57,6 +57,7 @@ def test_settings_are_understood() -> None:
         ({"response_format": {"type": "yaml"}}, "model_settings.response_format.type"),
         ({"response_format": {"type": "json_schema"}}, "model_settings.response_format.json_schema"),
         ({"reasoning": {"reasoning_effort": 3}}, "model_settings.reasoning.reasoning_effort"),
+        ({"tool_call_parser": "abacus"}, "model_settings.tool_call_parser: there is no parser 'abacus'. Leave it out"),
     ],
 )
 def test_a_wrong_setting_is_named(raw: dict[str, Any], said: str) -> None:

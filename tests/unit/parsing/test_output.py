@@ -140,7 +140,7 @@ def test_what_is_said_and_called(text: str, said: list[tuple[str, str]], calls: 
         (
             '<tool_call>{"name": "f", "arguments": {"x": "a}</tool_call><tool_call>{"name": "g"}</tool_call>',
             '<tool_call>{"name": "f", "arguments": {"x": "a}</tool_call>',
-            "not valid JSON",
+            "a value in it is not closed",
             [("g", "{}")],
         ),
         (

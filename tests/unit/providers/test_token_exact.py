@@ -370,3 +370,13 @@ async def test_a_tool_named_like_nothing_known_still_gets_no_grammar_without_too
     await call(model_of(engine, QWEN3), prompt([message("user", "Hi.")], tools=[odd], tool_choice="required"))
     grammar = engine.requests[0].grammar
     assert grammar is not None and r"\\\"hi\\\"\\n" in grammar["grammar"]
+
+
+async def test_the_settings_may_name_another_form_of_calls() -> None:
+    written = "<tool_call>\n<function=look>\n<parameter=at>\n7\n</parameter>\n</function>\n</tool_call>"
+    asked = prompt([message("user", "Hi.")], tools=TOOLS, settings=ModelSettings(tool_call_parser="qwen3_coder"))
+    done, _ = await call(model_of(engine_of(written), QWEN3), asked)
+    assert [(one.name, one.arguments) for one in done.tool_calls] == [("look", '{"at": "7"}')]
+    assert done.capture is not None and done.capture.call.parse["tool_format"] == "qwen_xml"
+    done, _ = await call(model_of(engine_of(written), QWEN3), prompt([message("user", "Hi.")], tools=TOOLS))
+    assert done.tool_calls == () and done.unparsed[0][0] == written

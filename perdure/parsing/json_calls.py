@@ -1,4 +1,5 @@
-"""One tool call in Hermes form, `{"name": "f", "arguments": {...}}`, read while it is written.
+"""One tool call that is a JSON object, `{"name": "f", "arguments": {...}}`, read while it is written: Hermes's and Qwen's form,
+Llama 3's (`parameters`), and an entry of Mistral's list (with its `id`).
 
 Invariant: the argument text given out is a slice of the input, verbatim, and none of it depends on where the input was cut.
 Whether a call is good is decided once, on its whole text, by a strict JSON parser.
@@ -6,23 +7,22 @@ Whether a call is good is decided once, on its whole text, by a strict JSON pars
 
 import json
 import re
-from typing import Any, Literal
+from typing import Any
+
+from perdure.parsing.calls import Event
 
 _BLANK = re.compile(r"[ \t\n\r]*")
 _IN_STRING = re.compile(r'[^"\\\x00-\x1f]*')
 _PLAIN = re.compile(r'[^"{}\[\],:]*')
 
-Event = tuple[Literal["name", "arguments"], str]
 
+class JsonReader:
+    """Implements `calls.CallReader`. `keys`: what the arguments may be called. `has_id`: the object has the call's id."""
 
-class CallReader:
-    """Feed the text between the markers. `text` is all of it.
-
-    `in_string`: the text ends inside a JSON string, so that a marker there may be part of it.
-    `complete`: the object is closed. `broken`: no JSON can begin like this.
-    """
-
-    def __init__(self) -> None:
+    def __init__(self, keys: tuple[str, ...] = ("arguments",), *, has_id: bool = False) -> None:
+        self._keys = keys
+        self.waits = has_id
+        self.call_id: str | None = None
         self.text = ""
         self.broken = False
         self.complete = False
@@ -40,7 +40,6 @@ class CallReader:
         self._repeats = False
 
     def feed(self, text: str) -> list[Event]:
-        """The name once it is known, then pieces of the arguments."""
         self.text += text
         had_name = self._name is not None
         while self._at < len(self.text) and not self.broken:
@@ -55,7 +54,6 @@ class CallReader:
         return events
 
     def result(self) -> tuple[str, str] | str:
-        """(name, arguments) of the whole text, or what is wrong with it. A call without arguments has `{}`."""
         try:
             call: Any = json.loads(self.text)
         except ValueError as error:
@@ -69,14 +67,12 @@ class CallReader:
             return "it has no `name`"
         if name != self._name or self._repeats:
             return "it has two names or two `arguments`"
+        if self.waits and isinstance(call.get("id"), str):
+            self.call_id = call["id"] or None
         if self._arguments is None:
             return name, "{}"
         start, end = self._arguments
         return name, self.text[start:end].rstrip(" \t\n\r")
-
-    @property
-    def has_arguments(self) -> bool:
-        return self._arguments is not None
 
     def _new_arguments(self) -> str:
         """What of the arguments was not given out. A blank at the end may turn out to stand outside them."""
@@ -122,7 +118,7 @@ class CallReader:
             if at < len(self.text):
                 self._value_from = at
                 self._at = at
-                if self._key == "arguments":
+                if self._key in self._keys:
                     self._repeats = self._arguments is not None
                     self._arguments = self._arguments or (at, None)
                 return True
@@ -143,7 +139,7 @@ class CallReader:
         self._at += 1
 
     def _end_value(self) -> None:
-        if self._key == "arguments" and self._arguments is not None and self._arguments[1] is None:
+        if self._key in self._keys and self._arguments is not None and self._arguments[1] is None:
             self._arguments = (self._arguments[0], self._at)
         self._key, self._value_from, self._expects_key = None, -1, True
 
@@ -197,6 +193,6 @@ def _unquoted(written: str) -> str | None:
 
 def split_call(text: str) -> tuple[str, str] | str:
     """(name, arguments) of one whole call's text, or what is wrong with it."""
-    reader = CallReader()
+    reader = JsonReader()
     reader.feed(text)
     return reader.result()
