@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import msgspec
 
 from perdure.agents.edit_blocks import new_block
-from perdure.agents.models import choose_model
+from perdure.agents.models import ChosenModel, choose_model
 from perdure.agents.names import checked_name, made_up_name
 from perdure.agents.recompile import first_system_message
 from perdure.agents.spec import AgentSpec
@@ -46,10 +46,39 @@ async def create_agent(
         new_block(block, now, field=f"memory_blocks[{at}].value") for at, block in enumerate(spec.memory_blocks)
     )
     check_labels((*made, *blocks))
+    bundle = new_bundle(
+        msgspec.structs.replace(spec, name=name),
+        chosen,
+        tools=tools,
+        blocks=(*made, *blocks),
+        rules=_rules(spec, tools),
+        now=now,
+    )
+    agent = bundle.agent
+    system = first_system_message(bundle)
+    said = tuple(
+        msgspec.structs.replace(message, agent_id=agent.id, conversation_id=agent.id, run_id=None)
+        for message in first_messages
+    )
+    new_ids = frozenset(block.id for block in made)
+    await store.write(lambda: store_agent(bundle, new_blocks=new_ids, system_message=system, first_messages=said))
+    return AgentView(bundle=bundle, message_ids=(system.id, *(message.id for message in said)))
+
+
+def new_bundle(
+    spec: AgentSpec,
+    chosen: ChosenModel,
+    *,
+    tools: tuple[Tool, ...],
+    blocks: tuple[Block, ...],
+    rules: tuple[dict[str, Any], ...],
+    now: int,
+) -> AgentBundle:
+    """The agent a spec asks for, with a new id; nothing is checked or stored."""
     files_open, file_chars = _file_limits(chosen.context_window)
     agent = Agent(
         id=new_id("agent"),
-        name=name,
+        name=spec.name or made_up_name(),
         agent_type=spec.agent_type,
         system=spec.system if spec.system is not None else DEFAULT_SYSTEM_PROMPTS[spec.agent_type],
         model=chosen.handle,
@@ -58,7 +87,7 @@ async def create_agent(
         model_settings=spec.model_settings,
         description=spec.description,
         metadata=spec.metadata,
-        tool_rules=_rules(spec, tools),
+        tool_rules=rules,
         secrets=spec.secrets,
         timezone=spec.timezone,
         compaction_settings=spec.compaction_settings,
@@ -74,15 +103,7 @@ async def create_agent(
         created_us=now,
         updated_us=now,
     )
-    bundle = AgentBundle(agent=agent, blocks=(*made, *blocks), tools=tools, tags=tuple(dict.fromkeys(spec.tags)))
-    system = first_system_message(bundle)
-    said = tuple(
-        msgspec.structs.replace(message, agent_id=agent.id, conversation_id=agent.id, run_id=None)
-        for message in first_messages
-    )
-    new_ids = frozenset(block.id for block in made)
-    await store.write(lambda: store_agent(bundle, new_blocks=new_ids, system_message=system, first_messages=said))
-    return AgentView(bundle=bundle, message_ids=(system.id, *(message.id for message in said)))
+    return AgentBundle(agent=agent, blocks=blocks, tools=tools, tags=tuple(dict.fromkeys(spec.tags)))
 
 
 def _linked(spec: AgentSpec) -> Tx[tuple[tuple[Tool, ...], tuple[Block, ...]]]:

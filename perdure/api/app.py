@@ -82,6 +82,7 @@ def _routers() -> list[APIRouter]:
     from perdure.api.routes import (
         absent,
         agent_blocks,
+        agent_files,
         agent_tools,
         agents,
         blocks,
@@ -95,7 +96,20 @@ def _routers() -> list[APIRouter]:
         tools,
     )
 
-    modules = (health, agents, agent_blocks, agent_tools, blocks, tools, conversations, models, passages, runs, steps)
+    modules = (
+        health,
+        agent_files,
+        agents,
+        agent_blocks,
+        agent_tools,
+        blocks,
+        tools,
+        conversations,
+        models,
+        passages,
+        runs,
+        steps,
+    )
     return [module.router for module in (*modules, tags, absent)]
 
 

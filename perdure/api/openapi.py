@@ -92,6 +92,7 @@ _ANSWERS: dict[str, str] = {
         memory_rendering string?, hidden boolean, archived boolean, archived_at date?, last_message_at date?,
         created_at date?, updated_at date?, created_by_id string?, last_updated_by_id string?""",
     "ChatCompletion": "id string, object string, created integer, model string, choices [{}], usage {}?",
+    "ImportedAgents": "agent_ids [string], notes [string]",
     "LettaResponse": "messages [LettaMessage], stop_reason {}, usage {}, logprobs {}?, turns [{}]?",
     "Error": "detail any",
 }
@@ -156,6 +157,8 @@ _OPERATIONS: dict[str, str] = {
     "modify_feedback_for_step": "Step",
     "list_messages_for_step": "[LettaMessage]",
     "list_files_for_agent": "AgentFiles",
+    "export_agent": "{}",
+    "import_agent": "ImportedAgents",
     "create_chat_completion": "ChatCompletion",
     "send_message": "LettaResponse",
     "create_agent_message_async": "Run",

@@ -1,4 +1,4 @@
-"""`perdure agents`: list, show, create and delete agents."""
+"""`perdure agents`: list, show, create and delete agents, and take them out to files and back."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +9,7 @@ from perdure.cli.client import Client, ClientError, connect, segment
 from perdure.cli.options import AsJson, BaseUrl, Limit, new_app
 from perdure.cli.show import print_fields, print_json, print_table
 
-app = new_app("List, show, create and delete agents.", no_args_is_help=True)
+app = new_app("List, show, create, delete, export and import agents.", no_args_is_help=True)
 
 INCLUDE = ["agent.blocks", "agent.tools", "agent.tags"]
 AgentArg = Annotated[str, typer.Argument(metavar="AGENT", help="An agent's id or name.")]
@@ -90,6 +90,74 @@ def delete_agent(
         typer.confirm(f"Delete {found['name']} ({found['id']}) and all it remembers?", abort=True)
     client.delete(f"/v1/agents/{segment(found['id'])}")
     print(f"Deleted {found['id']}.")
+
+
+@app.command("export")
+def export_agent(
+    agent: AgentArg,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write here instead of printing it.")] = None,
+    conversation: Annotated[str | None, typer.Option(help="Its messages, instead of the agent's own.")] = None,
+    scrub_messages: Annotated[bool, typer.Option("--scrub-messages", help="Leave all messages out.")] = False,
+    legacy: Annotated[bool, typer.Option("--legacy", help="Write the old format, one agent with all in it.")] = False,
+    base_url: BaseUrl = None,
+) -> None:
+    """Write an agent to an agent file (.af): its settings, memory, tools and messages, without the values of its secrets."""
+    client = connect(base_url)
+    query = {"conversation_id": conversation, "scrub_messages": scrub_messages, "use_legacy_format": legacy}
+    raw = client.get_bytes(f"/v1/agents/{segment(find_agent(client, agent)['id'])}/export", **query)
+    if output is None:
+        print(raw.decode())
+        return
+    try:
+        output.write_bytes(raw)
+    except OSError as error:
+        raise ClientError(f"{output} cannot be written: {error.strerror}.") from error
+
+
+@app.command("import")
+def import_agent(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An agent file.")],
+    name: Annotated[str | None, typer.Option(help="The agent's name, instead of the one in the file.")] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="HANDLE", help="Its model, instead of the one in the file.")
+    ] = None,
+    secret: Annotated[
+        list[str] | None,
+        typer.Option("--secret", metavar="NAME=VALUE", help="A secret of its; may be given more than once."),
+    ] = None,
+    strip_messages: Annotated[bool, typer.Option("--strip-messages", help="Leave all messages out.")] = False,
+    keep_tools: Annotated[
+        bool,
+        typer.Option("--keep-tools", help="Leave tools that are here as they are, whatever the file says of them."),
+    ] = False,
+    base_url: BaseUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make the agents of an agent file and print their ids. What could not be taken over is said on stderr."""
+    import json
+    import sys
+
+    secrets = dict(_pair(item, "--secret") for item in secret or [])
+    fields = {"append_copy_suffix": "false", "strip_messages": str(strip_messages).lower()}
+    fields |= {"override_existing_tools": str(not keep_tools).lower(), "secrets": json.dumps(secrets)}
+    fields |= {key: value for key, value in (("name", name), ("model", model)) if value is not None}
+    if not file.is_file():
+        raise ClientError(f"There is no file {file}.")
+    made = connect(base_url).upload("/v1/agents/import", file, fields)
+    if as_json:
+        print_json(made)
+        return
+    for note in made.get("notes") or []:
+        print(f"note: {note}", file=sys.stderr)
+    for agent_id in made["agent_ids"]:
+        print(agent_id)
+
+
+def _pair(given: str, option: str) -> tuple[str, str]:
+    name, equals, value = given.partition("=")
+    if not equals or not name.strip():
+        raise ClientError(f"{option} {given!r} is not NAME=VALUE.")
+    return name.strip(), value
 
 
 def find_agent(client: Client, agent: str) -> dict[str, Any]:

@@ -6,7 +6,9 @@ Every failure leaves here as a ClientError whose message says what to do; nothin
 import http.client
 import json
 import os
+import uuid
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -63,6 +65,19 @@ class Client:
         with self._answer("GET", path + _query(query)) as response:
             return self._read(response)
 
+    def upload(self, path: str, file: Path, fields: Mapping[str, str]) -> Any:
+        """POST a file with form fields, as a browser does."""
+        boundary = uuid.uuid4().hex
+        pieces = [
+            f'--{boundary}\r\ncontent-disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
+            for name, value in fields.items()
+        ]
+        head = f'--{boundary}\r\ncontent-disposition: form-data; name="file"; filename="agent.af"\r\n\r\n'
+        payload = b"".join((*pieces, head.encode(), file.read_bytes(), f"\r\n--{boundary}--\r\n".encode()))
+        form = (payload, f"multipart/form-data; boundary={boundary}")
+        with self._answer("POST", path, form=form) as response:
+            return json.loads(self._read(response))
+
     def stream(self, path: str, body: Any) -> Iterator[dict[str, Any]]:
         """The frames of an event stream, until [DONE]. An `event: error` frame comes like the others: its
         `message_type` is error_message. A stream that ends without [DONE] is a ClientError: something broke."""
@@ -80,11 +95,20 @@ class Client:
             raise ClientError(f"{self.base_url}{path} did not answer with JSON. Is this a Perdure server?") from error
 
     def _answer(
-        self, method: str, path: str, body: Any = None, *, accept: str = "application/json"
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        accept: str = "application/json",
+        form: tuple[bytes, str] | None = None,
     ) -> http.client.HTTPResponse:
+        """`form`: a payload that is not JSON, and its content type."""
         headers = {"accept": accept, "connection": "close", "user-agent": "perdure-cli"}
         payload: bytes | None = None
-        if body is not None:
+        if form is not None:
+            payload, headers["content-type"] = form
+        elif body is not None:
             payload = json.dumps(body).encode()
             headers["content-type"] = "application/json"
         if self._key:

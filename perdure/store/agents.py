@@ -53,11 +53,12 @@ def create_agent(
     new_blocks: Collection[str],
     system_message: Message,
     first_messages: tuple[Message, ...] = (),
+    in_context: tuple[str, ...] | None = None,
 ) -> Tx[None]:
     """Store a new agent. Of the bundle's blocks those with an id in `new_blocks` are created, the others are attached.
 
     NotFound for a block or tool that is gone, Conflict for two blocks of one label. `first_messages` follow the compiled
-    `system_message` in the default conversation.
+    `system_message` in the default conversation, in its context too, unless `in_context` says which ids make that up.
     """
     agent = bundle.agent
     yield Query("insert_agent", agent_params(agent))
@@ -65,6 +66,10 @@ def create_agent(
     yield from _attach_tools(agent.id, bundle.tools)
     yield from add_tags("agent", agent.id, bundle.tags)
     conversation = Conversation(id=agent.id, agent_id=agent.id, created_us=agent.created_us)
+    if in_context is not None:
+        yield from insert_messages((system_message, *first_messages))
+        yield from create_conversation(conversation, None, agent.revision, shared_ids=in_context)
+        return
     yield from create_conversation(conversation, system_message, agent.revision)
     yield from insert_messages(first_messages)
 

@@ -78,7 +78,7 @@ def create_conversation(
     segment_id: str | None = None,
     break_cause: str | None = None,
 ) -> Tx[None]:
-    """Insert a conversation whose context is its compiled system message, then the messages `shared_ids` of another one.
+    """Insert a conversation whose context is its compiled system message, then the stored messages `shared_ids`.
 
     `segment_id`: the token segment it goes on from, which its first call breaks for `break_cause`.
     """
