@@ -92,12 +92,22 @@ def test_the_legacy_format_is_one_agent_with_all_inside(client: Letta, new_agent
     assert file["in_context_message_indices"] == [0] and "agents" not in file
 
 
-def test_a_conversation_exported_can_leave_its_messages_behind(client: Letta, new_agent: Callable[..., Any]) -> None:
+def test_one_conversation_is_exported_with_its_messages_or_without(
+    client: Letta, new_agent: Callable[..., Any]
+) -> None:
     agent = new_agent()
     client.agents.messages.create(agent_id=agent.id, input="Hi")
     assert json.loads(client.agents.export_file(agent.id, scrub_messages=True))["agents"][0]["messages"] == []
-    own = json.loads(client.agents.export_file(agent.id, conversation_id="default"))
-    assert len(own["agents"][0]["messages"]) == 3
+    own = json.loads(client.agents.export_file(agent.id, conversation_id="default"))["agents"][0]
+    assert len(own["messages"]) == len(own["in_context_message_ids"]) == 3
+    conversation = client.conversations.create(agent_id=agent.id)
+    list(client.conversations.messages.create(conversation.id, input="Apart"))
+    other = json.loads(client.agents.export_file(agent.id, conversation_id=conversation.id))["agents"][0]
+    assert [m["content"][0]["text"] for m in other["messages"][1:]] == ["Apart", "ok"]
+    fork = client.conversations.fork(conversation.id)
+    forked = json.loads(client.agents.export_file(agent.id, conversation_id=fork.id))["agents"][0]
+    assert [m["content"][0]["text"] for m in forked["messages"][1:]] == ["Apart", "ok"]
+    assert len(forked["in_context_message_ids"]) == 3
 
 
 def test_a_file_that_is_none_is_a_bad_request(client: Letta) -> None:

@@ -144,6 +144,17 @@ def test_an_agent_can_be_called_by_its_name_as_long_as_no_other_has_it(
     assert refused.value.param == "model" and "several" in refused.value.message
 
 
+def test_a_conversation_can_be_called_by_its_id(
+    client: Letta, chat: OpenAI, engine: OpenAIDouble, new_agent: Callable[..., Any]
+) -> None:
+    conversation = client.conversations.create(agent_id=new_agent().id)
+    engine.script(text("Here."))
+    answer = chat.chat.completions.create(model=conversation.id, messages=[user("Hi")])
+    assert answer.choices[0].message.content == "Here."
+    run = client.runs.retrieve(answer.id.removeprefix("chatcmpl-"))
+    assert run.conversation_id == conversation.id
+
+
 def test_images_reach_the_agent(chat: OpenAI, engine: OpenAIDouble, new_agent: Callable[..., Any]) -> None:
     agent = new_agent()
     url = "data:image/png;base64,iVBORw0KGgo="
