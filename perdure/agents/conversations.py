@@ -14,11 +14,11 @@ from perdure.core.errors import Invalid
 from perdure.core.ids import new_id, now_us
 from perdure.providers.registry import Registry
 from perdure.store.agents import agent_bundle, agent_by_id
+from perdure.store.archives import filed_by
 from perdure.store.base import Store, Tx
 from perdure.store.conversation_edits import change_conversation
 from perdure.store.conversation_reads import ConversationView, conversation_by_id, conversation_view
 from perdure.store.conversations import create_conversation as store_conversation
-from perdure.store.passages import count_passages
 from perdure.store.private_blocks import add_private_blocks
 
 
@@ -82,9 +82,9 @@ def _create(conversation: Conversation) -> Tx[ConversationView]:
     wanted = conversation.settings.isolated
     copies = copied([block for block in bundle.blocks if block.label in wanted], conversation.created_us)
     _check_isolated(bundle, wanted)
-    archived = yield from count_passages(conversation.agent_id)
+    filed = yield from filed_by(conversation.agent_id)
     shown = bundle_in(bundle, conversation.settings, copies)
-    system = system_message(shown, conversation.id, conversation.created_us, archived=archived)
+    system = system_message(shown, conversation.id, conversation.created_us, filed=filed)
     yield from store_conversation(conversation, system, bundle.agent.revision)
     yield from add_private_blocks(conversation.id, copies)
     return (yield from conversation_view(conversation.id))

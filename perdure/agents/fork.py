@@ -15,12 +15,12 @@ from perdure.core.errors import NotFound
 from perdure.core.ids import new_id, now_us
 from perdure.core.messages import Message
 from perdure.store.agents import agent_bundle
+from perdure.store.archives import filed_by
 from perdure.store.base import Tx
 from perdure.store.conversation_edits import share_messages
 from perdure.store.conversation_reads import ConversationView, contexts, conversation_by_id, conversation_view
 from perdure.store.conversations import ConversationState, conversation_state, create_conversation
 from perdure.store.message_reads import Placed, history_of, placed_messages
-from perdure.store.passages import count_passages
 from perdure.store.private_blocks import add_private_blocks, private_blocks
 
 
@@ -42,9 +42,9 @@ def fork_conversation(source_id: str, *, message_id: str | None = None, hidden: 
     )
     bundle = yield from agent_bundle(source.agent_id)
     copies = copied((yield from private_blocks(source_id)), now)
-    archived = yield from count_passages(source.agent_id)
+    filed = yield from filed_by(source.agent_id)
     shown = bundle_in(bundle, forked.settings, copies)
-    system = system_message(shown, forked.id, now, said=len(shared), archived=archived)
+    system = system_message(shown, forked.id, now, said=len(shared), filed=filed)
     yield from create_conversation(
         forked,
         system,

@@ -10,27 +10,28 @@ from collections.abc import Iterable
 import msgspec
 
 from perdure.core.agents import AgentBundle
+from perdure.core.archives import Filed
 from perdure.core.ids import new_id, now_us
 from perdure.core.messages import Message, TextPart
 from perdure.memory.compile import compile_system_text, same_but_for_time
+from perdure.store.archives import filed_by
 from perdure.store.base import Query, Tx
 from perdure.store.conversations import ConversationState, conversation_state, recompiled
 from perdure.store.messages import message_by_id
-from perdure.store.passages import count_passages
 from perdure.store.private_blocks import conversation_bundle
 
 AT_ONCE = 32
 
 
-def compile_bundle(bundle: AgentBundle, conversation_id: str, *, said: int, archived: int) -> str:
-    """`said`, `archived`: how many messages and passages there are. The default conversation's id is the agent's."""
+def compile_bundle(bundle: AgentBundle, conversation_id: str, *, said: int, filed: Filed) -> str:
+    """`said`: how many messages there are. The default conversation's id is the agent's."""
     return compile_system_text(
         bundle,
         conversation_id=None if conversation_id == bundle.agent.id else conversation_id,
         now_us=now_us(),
         previous_message_count=said,
-        archival_count=archived,
-        archive_tags=(),
+        archival_count=filed.passages,
+        archive_tags=filed.tags,
     )
 
 
@@ -40,14 +41,16 @@ def first_system_message(bundle: AgentBundle) -> Message:
     return system_message(bundle, agent.id, agent.created_us)
 
 
-def system_message(bundle: AgentBundle, conversation_id: str, now: int, *, said: int = 0, archived: int = 0) -> Message:
+def system_message(
+    bundle: AgentBundle, conversation_id: str, now: int, *, said: int = 0, filed: Filed = Filed()
+) -> Message:
     """The compiled system message a conversation begins with."""
     agent_id = bundle.agent.id
     return Message(
         id=new_id("message"),
         role="system",
         created_us=now,
-        content=(TextPart(compile_bundle(bundle, conversation_id, said=said, archived=archived)),),
+        content=(TextPart(compile_bundle(bundle, conversation_id, said=said, filed=filed)),),
         agent_id=agent_id,
         conversation_id=conversation_id,
     )
@@ -62,8 +65,8 @@ def compiled_text(conversation_id: str) -> Tx[str]:
 
 def _compile(bundle: AgentBundle, state: ConversationState) -> Tx[str]:
     said = yield Query("count_messages", {"conversation_id": state.id})
-    archived = yield from count_passages(state.agent_id)
-    return compile_bundle(bundle, state.id, said=said[0][0], archived=archived)
+    filed = yield from filed_by(state.agent_id)
+    return compile_bundle(bundle, state.id, said=said[0][0], filed=filed)
 
 
 def recompile(conversation_id: str, why: str, *, touch_time: bool = False) -> Tx[str]:

@@ -10,6 +10,7 @@ from msgspec import Struct
 from perdure.agents.edit_tools import attached_tool
 from perdure.agents.recompile import recompile_agents
 from perdure.core.agents import AgentBundle, Tool
+from perdure.core.archives import Passage
 from perdure.core.errors import Invalid
 from perdure.core.ids import new_id, now_us
 from perdure.core.messages import TextPart, ToolCall, ToolReturn
@@ -17,8 +18,7 @@ from perdure.runs.search import StoreSearch
 from perdure.store import agents as agent_store
 from perdure.store import blocks as block_store
 from perdure.store.base import Store, Tx
-from perdure.store.codec import Passage
-from perdure.store.passages import insert_passage
+from perdure.store.passages import file_for_agent
 from perdure.tools.base import PassageInsert
 from perdure.tools.builtin import BuiltinTools
 from perdure.tools.executor import Executor
@@ -97,15 +97,8 @@ def _apply(agent_id: str, effects: Sequence[Any]) -> Tx[None]:
     touched = {agent_id}
     for effect in effects:
         if isinstance(effect, PassageInsert):
-            yield from insert_passage(
-                Passage(
-                    id=effect.id,
-                    agent_id=agent_id,
-                    created_us=effect.created_us or now,
-                    text=effect.text,
-                    tags=effect.tags,
-                )
-            )
+            passage = Passage(id=effect.id, text=effect.text, tags=effect.tags, created_us=effect.created_us or 0)
+            yield from file_for_agent(agent_id, [passage], now)
         elif effect.kind == "create":
             yield from block_store.create_block(effect.block)
             yield from block_store.attach_block(agent_id, effect.block)

@@ -85,6 +85,7 @@ def _routers() -> list[APIRouter]:
         agent_files,
         agent_tools,
         agents,
+        archives,
         blocks,
         conversations,
         health,
@@ -96,21 +97,9 @@ def _routers() -> list[APIRouter]:
         tools,
     )
 
-    modules = (
-        health,
-        agent_files,
-        agents,
-        agent_blocks,
-        agent_tools,
-        blocks,
-        tools,
-        conversations,
-        models,
-        passages,
-        runs,
-        steps,
-    )
-    return [module.router for module in (*modules, tags, absent)]
+    of_agents = (agent_files, agents, agent_blocks, agent_tools, archives, passages, conversations)
+    modules = (health, *of_agents, blocks, tools, models, runs, steps, tags, absent)
+    return [module.router for module in modules]
 
 
 class NormalPath:

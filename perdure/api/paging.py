@@ -19,6 +19,7 @@ def _id(prefix: str) -> Any:
 AgentId = Annotated[str, _id("agent")]
 BlockId = Annotated[str, _id("block")]
 ToolId = Annotated[str, _id("tool")]
+ArchiveId = Annotated[str, _id("archive")]
 PassageId = Annotated[str, _id("passage")]
 StepId = Annotated[str, _id("step")]
 

@@ -1,4 +1,4 @@
-"""Agents, blocks, tools, models and passages as Letta JSON. Runs and steps: `run_resources.py`; messages: `to_wire.py`."""
+"""Agents, blocks, tools and models as Letta JSON. Archives, runs and messages: the other `*_resources.py` and `to_wire.py`."""
 
 from typing import Any
 
@@ -9,7 +9,6 @@ from perdure.core.agents import Agent, Block, Tool
 from perdure.core.ids import DEFAULT_USER_ID
 from perdure.providers.base import ModelInfo
 from perdure.store.agents import AgentView
-from perdure.store.codec import Passage
 
 MINE = {"created_by_id": DEFAULT_USER_ID, "last_updated_by_id": DEFAULT_USER_ID}
 
@@ -196,23 +195,4 @@ def embedding_model_json(info: ModelInfo) -> dict[str, Any]:
         "azure_endpoint": None,
         "azure_version": None,
         "azure_deployment": None,
-    }
-
-
-def passage_json(passage: Passage) -> dict[str, Any]:
-    return {
-        "id": passage.id,
-        "text": passage.text,
-        "tags": list(passage.tags),
-        "metadata": passage.metadata,
-        "archive_id": None,
-        "source_id": None,
-        "file_id": None,
-        "file_name": None,
-        "is_deleted": False,
-        "embedding": None,
-        "embedding_config": None,
-        "created_at": iso(passage.created_us),
-        "updated_at": iso(passage.created_us),
-        **MINE,
     }

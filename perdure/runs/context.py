@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import msgspec
 
 from perdure.core.agents import AgentBundle
+from perdure.core.archives import Filed
 from perdure.core.conversations import ConversationSettings, bundle_in
 from perdure.core.ids import new_id, now_us
 from perdure.core.messages import Message, TextPart
@@ -18,6 +19,7 @@ from perdure.memory.notes import blocks_note
 from perdure.providers.base import TokenStream
 from perdure.providers.token_exact import restore
 from perdure.store import agents, conversations, ledger, messages
+from perdure.store.archives import filed_by
 from perdure.store.base import Query, Store, Tx
 from perdure.store.conversations import ConversationState
 from perdure.store.private_blocks import private_blocks
@@ -183,14 +185,14 @@ class Contexts:
 
     async def compile(self, bundle: AgentBundle, conversation_id: str | None) -> str:
         agent_id = bundle.agent.id
-        counts = await self._store.read(lambda: _counts(agent_id, conversation_id or agent_id))
+        said, filed = await self._store.read(lambda: _counts(agent_id, conversation_id or agent_id))
         return compile_system_text(
             bundle,
             conversation_id=conversation_id,
             now_us=now_us(),
-            previous_message_count=counts[0],
-            archival_count=counts[1],
-            archive_tags=(),
+            previous_message_count=said,
+            archival_count=filed.passages,
+            archive_tags=filed.tags,
         )
 
 
@@ -208,7 +210,7 @@ def system_message(text: str, agent_id: str, conversation_id: str, *, replacing:
     )
 
 
-def _counts(agent_id: str, conversation_id: str) -> Tx[tuple[int, int]]:
+def _counts(agent_id: str, conversation_id: str) -> Tx[tuple[int, Filed]]:
     said = yield Query("count_messages", {"conversation_id": conversation_id})
-    kept = yield Query("count_passages", {"agent_id": agent_id})
-    return said[0][0], kept[0][0]
+    filed = yield from filed_by(agent_id)
+    return said[0][0], filed

@@ -2,14 +2,11 @@
 
 from collections.abc import Sequence
 
-from perdure.core.messages import Message
-from perdure.store import messages as message_store
-from perdure.store.base import Store
-from perdure.store.message_reads import search_messages
-from perdure.store.passages import PassageSearch, match_expression, search_passages
+from perdure.store.archives import archive_ids_of_agent
+from perdure.store.base import Store, Tx
+from perdure.store.message_search import MessageSearch, index_new_messages, search_messages
+from perdure.store.passage_search import Found, PassageSearch, search_passages
 from perdure.tools.base import MessageHit, PassageHit, TagMatch
-
-SEARCHED_PER_RESULT = 4
 
 
 class StoreSearch:
@@ -22,45 +19,41 @@ class StoreSearch:
     async def search_passages(
         self, query: str, tags: Sequence[str], tag_match_mode: TagMatch, top_k: int, start: int | None, end: int | None
     ) -> Sequence[PassageHit]:
-        wanted = PassageSearch(
-            query=query,
-            agent_id=self._agent_id,
-            tags=tuple(tags),
-            match_all_tags=tag_match_mode == "all",
-            from_us=start,
-            to_us=end,
-            limit=top_k,
-        )
-        found = await self._store.scan(lambda: search_passages(wanted))
+        def tx() -> Tx[list[Found]]:
+            archive_ids = yield from archive_ids_of_agent(self._agent_id)
+            wanted = PassageSearch(
+                query=query,
+                archive_ids=tuple(archive_ids),
+                tags=tuple(tags),
+                match_all_tags=tag_match_mode == "all",
+                from_us=start,
+                to_us=end,
+                limit=top_k,
+            )
+            return (yield from search_passages(wanted))
+
         return [
             PassageHit(
-                id=passage.id, text=passage.text, tags=passage.tags, created_us=passage.created_us, relevance=score
+                id=hit.passage.id,
+                text=hit.passage.text,
+                tags=hit.passage.tags,
+                created_us=hit.passage.created_us,
+                relevance=hit.score,
             )
-            for passage, score in found
+            for hit in await self._store.scan(tx)
         ]
 
     async def search_messages(
         self, query: str | None, roles: Sequence[str], limit: int, start: int | None, end: int | None
     ) -> Sequence[MessageHit]:
-        while await self._store.write(message_store.index_new_messages):
+        while await self._store.write(index_new_messages):
             pass
-        words = match_expression(query) if query else None
-        if query and words is None:
-            return []
-        found = await self._store.scan(
-            lambda: search_messages(
-                words, agent_id=self._agent_id, start_us=start, end_us=end, limit=limit * SEARCHED_PER_RESULT
-            )
+        wanted = MessageSearch(
+            query=query, agent_id=self._agent_id, roles=tuple(roles), from_us=start, to_us=end, limit=limit
         )
-        hits = [message for message in found if _can_be_found(message) and (not roles or message.role in roles)]
         return [
-            MessageHit(id=message.id, role=message.role, text=message.text, created_us=message.created_us)
-            for message in hits[:limit]
+            MessageHit(
+                id=hit.message.id, role=hit.message.role, text=hit.message.text, created_us=hit.message.created_us
+            )
+            for hit in await self._store.scan(lambda: search_messages(wanted))
         ]
-
-
-def _can_be_found(message: Message) -> bool:
-    """Not the tools' traffic, nor searches themselves: they would find each other."""
-    if message.role in ("system", "tool", "approval") or message.hidden or not message.text:
-        return False
-    return all(call.name != "conversation_search" for call in message.tool_calls)

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from perdure.core.agents import Block
+from perdure.core.archives import Passage
 from perdure.core.conversations import bundle_in
 from perdure.core.errors import AgentError, Invalid, NotFound, ProviderError, StaleBlock
 from perdure.core.events import Event, LogEnded, RunFailed, RunStarted, RunStopped, UsageReported
@@ -30,7 +31,6 @@ from perdure.runs.turns import assistant_turn, tool_turns
 from perdure.store import agents
 from perdure.store import events as event_store
 from perdure.store.base import Store, Tx
-from perdure.store.codec import Passage
 from perdure.store.private_blocks import private_blocks
 from perdure.store.runs import BlockWrite, Lease, RunEnd, StepCommit, commit_step
 from perdure.tools.base import PassageInsert
@@ -166,13 +166,7 @@ class Worker:
                 if not isinstance(effect, PassageInsert)
             ),
             passages=tuple(
-                Passage(
-                    id=effect.id,
-                    agent_id=self.run.agent_id,
-                    created_us=effect.created_us or now,
-                    text=effect.text,
-                    tags=effect.tags,
-                )
+                Passage(id=effect.id, text=effect.text, tags=effect.tags, created_us=effect.created_us or 0)
                 for effect in effects
                 if isinstance(effect, PassageInsert)
             ),

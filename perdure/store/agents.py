@@ -10,7 +10,9 @@ from msgspec import Struct
 from perdure.core.agents import Agent, AgentBundle, Block, Tool
 from perdure.core.conversations import Conversation
 from perdure.core.errors import Conflict, NotFound
+from perdure.core.ids import now_us
 from perdure.core.messages import Message
+from perdure.store.archives import delete_archives_of_agent
 from perdure.store.base import Many, Query, Tx
 from perdure.store.blocks import block_by_id, blocks_of_agent, blocks_of_agents
 from perdure.store.codec import AGENT_COLUMNS, agent_from_row, agent_params, block_params
@@ -168,9 +170,10 @@ _OF_AN_AGENT = (
     "delete_agent_private_blocks",
     "delete_agent_private_links",
     "delete_agent_shared_messages",
-    "delete_agent_passages",
-    "unindex_agent_messages",
+    "unindex_messages_of_agent",
+    "delete_scope_vectors",
     "delete_agent_messages",
+    "index_from_the_end",
     "delete_agent_otids",
     "delete_agent_calls",
     "delete_agent_segments",
@@ -185,6 +188,7 @@ def delete_agent(agent_id: str) -> Tx[None]:
     """Delete the agent and what only it has. Its blocks and tools stay, and the steps' counts, which hold no content."""
     if not (yield Query("delete_agent", {"id": agent_id})):
         raise NotFound("Agent not found")
+    yield from delete_archives_of_agent(agent_id, now_us())
     for name in _OF_AN_AGENT:
         yield Query(name, {"id": agent_id})
     yield Query("delete_tags", {"kind": "agent", "entity_id": agent_id})

@@ -7,7 +7,6 @@ column wins over the body when a row is read.
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 
 from perdure.core.agents import Agent, Block, Tool
 from perdure.store.base import Row
@@ -98,39 +97,4 @@ def tool_params(tool: Tool) -> dict[str, Any]:
         "created_us": tool.created_us,
         "updated_us": tool.updated_us,
         "body": _encode(tool),
-    }
-
-
-class Passage(Struct, frozen=True, kw_only=True):
-    """One archived text of an agent."""
-
-    id: str
-    agent_id: str
-    created_us: int
-    text: str
-    tags: tuple[str, ...] = ()
-    metadata: dict[str, Any] = {}
-
-
-class _PassageBody(Struct):
-    tags: tuple[str, ...] = ()
-    metadata: dict[str, Any] = {}
-
-
-_passage = msgspec.json.Decoder(_PassageBody).decode
-
-
-def passage_from_row(row: Row) -> Passage:
-    """`row` begins with (id, agent_id, created_us, text, body)."""
-    body = _passage(row[4])
-    return Passage(id=row[0], agent_id=row[1], created_us=row[2], text=row[3], tags=body.tags, metadata=body.metadata)
-
-
-def passage_params(passage: Passage) -> dict[str, Any]:
-    return {
-        "id": passage.id,
-        "agent_id": passage.agent_id,
-        "created_us": passage.created_us,
-        "text": passage.text,
-        "body": _encode(_PassageBody(passage.tags, passage.metadata)),
     }

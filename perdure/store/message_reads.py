@@ -117,32 +117,9 @@ def delete_messages(conversation_id: str, *, but: str) -> Tx[None]:
 
     What its forks share is theirs from then on.
     """
+    which = {"conversation_id": conversation_id, "but": but}
     yield Query("adopt_shared", {"conversation_id": conversation_id})
-    yield Query("delete_messages", {"conversation_id": conversation_id, "but": but})
-
-
-def search_messages(
-    match: str | None, *, agent_id: str, start_us: int | None, end_us: int | None, limit: int
-) -> Tx[list[Message]]:
-    """The agent's messages that match a full-text expression, best first; newest first without one. Those of all its
-    conversations, but for the deleted ones."""
-    params: dict[str, Any] = {"agent_id": agent_id, "limit": limit}
-    if match is None:
-        sql = (
-            f"SELECT pos, body FROM messages m WHERE m.agent_id = :agent_id AND m.{_NOT_OF_DELETED} "
-            "ORDER BY pos DESC LIMIT :limit"
-        )
-    else:
-        sql = (
-            "SELECT m.pos, m.body FROM messages_fts f JOIN messages m ON m.pos = f.rowid "
-            f"WHERE messages_fts MATCH :match AND m.agent_id = :agent_id AND m.{_NOT_OF_DELETED} "
-            "ORDER BY f.rank LIMIT :limit"
-        )
-        params["match"] = match
-    rows = yield Built(sql, params)
-    found = [_decode(body) for _, body in rows]
-    return [
-        message
-        for message in found
-        if (start_us is None or message.created_us >= start_us) and (end_us is None or message.created_us <= end_us)
-    ]
+    yield Query("unindex_messages_of_conversation", which)
+    yield Query("forget_message_vectors", which)
+    yield Query("delete_messages", which)
+    yield Query("index_from_the_end")  # positions that are free now will be used again

@@ -60,19 +60,3 @@ def next_position() -> Tx[int]:
     """A position no message has yet; what is inserted from now on lies at or after it."""
     rows = yield Query("last_pos")
     return int(rows[0][0]) + 1
-
-
-def index_new_messages(limit: int = 2000) -> Tx[bool]:
-    """Bring the full-text index up to date; True if there is more to do. Done when someone searches, not on the hot path."""
-    rows = yield Query("unindexed_messages", {"limit": limit})
-    if not rows:
-        return False
-    texts = [(pos, searchable_text(_decode(body))) for pos, body in rows]
-    yield Many("index_message", [{"pos": pos, "text": text} for pos, text in texts if text])
-    yield Query("set_indexed", {"pos": rows[-1][0]})
-    return len(rows) == limit
-
-
-def searchable_text(message: Message) -> str:
-    """What a search of the conversation looks at: what was said, not the tools' traffic."""
-    return "" if message.role in ("system", "tool", "approval") else message.text

@@ -1,92 +1,137 @@
-"""Archival memory: an agent's passages, listed by time and searched by words (SQLite's FTS5, ranked by BM25)."""
+"""Passages: filed in an archive, changed, listed by time. How they are searched: `passage_search.py`.
 
-import re
+A passage, its tags, the archive's counts and what waits for a vector change in one transaction.
+"""
 
+from collections.abc import Sequence
+
+import msgspec
 from msgspec import Struct
 
+from perdure.core.archives import Passage
 from perdure.core.errors import NotFound
-from perdure.store.base import Built, Query, Tx
-from perdure.store.codec import Passage, passage_from_row, passage_params
+from perdure.store.archives import archive_by_id, archive_for_writing, archive_ids_of_agent, count_tags
+from perdure.store.base import Many, Query, Row, Tx
 from perdure.store.listing import Filters, Page, Source, contains, list_rows
 
-_COLUMNS = "p.id, p.agent_id, p.created_us, p.text, p.body"
-_PASSAGES = Source(_COLUMNS, "passages", "p")
-_WORD = re.compile(r"\w+")
+COLUMNS = "p.id, p.archive_id, p.created_us, p.updated_us, p.text, p.body"
+_PASSAGES = Source(COLUMNS, "passages", "p")
+_encode = msgspec.json.Encoder().encode
 
 
-class PassageSearch(Struct, frozen=True, kw_only=True):
-    """`query` None: no words asked for, newest first. `agent_id` None: everybody's. Dates are microseconds, inclusive."""
-
-    query: str | None = None
-    agent_id: str | None = None
+class _Body(Struct):
     tags: tuple[str, ...] = ()
-    match_all_tags: bool = False
-    from_us: int | None = None
-    to_us: int | None = None
-    limit: int = 50
+    metadata: dict[str, object] = {}
 
 
-def insert_passage(passage: Passage) -> Tx[None]:
-    yield Query("insert_passage", passage_params(passage))
+_body = msgspec.json.Decoder(_Body).decode
 
 
-def delete_passage(agent_id: str, passage_id: str) -> Tx[None]:
-    if not (yield Query("delete_passage", {"id": passage_id, "agent_id": agent_id})):
-        raise NotFound(f"Memory {passage_id} not found in the archive of agent {agent_id}")
+def passage_from_row(row: Row) -> Passage:
+    """`row` begins with COLUMNS."""
+    body = _body(row[5])
+    return Passage(
+        id=row[0],
+        archive_id=row[1],
+        created_us=row[2],
+        updated_us=row[3],
+        text=row[4],
+        tags=body.tags,
+        metadata=body.metadata,
+    )
 
 
-def list_passages(agent_id: str, page: Page, *, search: str | None = None) -> Tx[list[Passage]]:
+def insert_passages(archive_id: str, passages: Sequence[Passage], now: int) -> Tx[list[Passage]]:
+    """File them; answers them as they are kept. `created_us` 0: now, a
+    microsecond after the one before it, so that they are listed in this order. NotFound for an archive that is gone."""
+    if not (yield Query("count_into_archive", {"id": archive_id, "added": len(passages)})):
+        raise NotFound(f"Archive {archive_id} not found")
+    filed: list[Passage] = []
+    for at, passage in enumerate(passages):
+        tags = tuple(dict.fromkeys(passage.tags))
+        passage = msgspec.structs.replace(
+            passage, archive_id=archive_id, tags=tags, created_us=passage.created_us or now + at, updated_us=now
+        )
+        rows = yield Query(
+            "insert_passage",
+            {
+                "id": passage.id,
+                "archive_id": archive_id,
+                "created_us": passage.created_us,
+                "updated_us": now,
+                "text": passage.text,
+                "body": _encode(_Body(tags, passage.metadata)),
+            },
+        )
+        filed.append(passage)
+        if tags:
+            pos = rows[0][0]
+            yield Many("tag_passage", [{"archive_id": archive_id, "tag": tag, "pos": pos} for tag in tags])
+            yield from count_tags(archive_id, tags, (), now)
+    return filed
+
+
+def file_for_agent(agent_id: str, passages: Sequence[Passage], now: int) -> Tx[list[Passage]]:
+    """Into the archive the agent writes to, which is made if it has none."""
+    archive_id = yield from archive_for_writing(agent_id, now)
+    return (yield from insert_passages(archive_id, passages, now))
+
+
+def passage_of_archives(passage_id: str, archive_ids: Sequence[str]) -> Tx[tuple[int, Passage]]:
+    """(its position, the passage). NotFound unless it is in one of the archives."""
+    rows = yield Query("passage_by_id", {"id": passage_id})
+    if not rows or rows[0][1] not in archive_ids:
+        raise NotFound(f"Memory {passage_id} not found")
+    return rows[0][6], passage_from_row(rows[0])
+
+
+def delete_passage(archive_ids: Sequence[str], passage_id: str, now: int) -> Tx[None]:
+    pos, passage = yield from passage_of_archives(passage_id, archive_ids)
+    at = {"scope": passage.archive_id, "pos": pos}
+    yield Query("delete_vector", at)
+    yield Query("delete_passage", {"pos": pos})
+    for tag in passage.tags:
+        yield Query("untag_passage", {"archive_id": passage.archive_id, "tag": tag, "pos": pos})
+    yield Query("count_into_archive", {"id": passage.archive_id, "added": -1})
+    yield from count_tags(passage.archive_id, (), passage.tags, now)
+
+
+def replace_passage(pos: int, before: Passage, after: Passage, now: int) -> Tx[None]:
+    """`before` is what is stored at `pos`. A new text waits for a new vector and has none until then."""
+    yield Query(
+        "update_passage",
+        {
+            "pos": pos,
+            "text": after.text,
+            "body": _encode(_Body(after.tags, after.metadata)),
+            "updated_us": now,
+        },
+    )
+    if before.text != after.text:
+        yield Query("delete_vector", {"scope": before.archive_id, "pos": pos})
+    removed = [tag for tag in before.tags if tag not in after.tags]
+    added = [tag for tag in after.tags if tag not in before.tags]
+    for tag in removed:
+        yield Query("untag_passage", {"archive_id": before.archive_id, "tag": tag, "pos": pos})
+    yield Many("tag_passage", [{"archive_id": before.archive_id, "tag": tag, "pos": pos} for tag in added])
+    yield from count_tags(before.archive_id, added, removed, now)
+
+
+def list_passages(archive_ids: Sequence[str], page: Page, *, search: str | None = None) -> Tx[list[Passage]]:
     """`search`: only passages that contain this text."""
     filters = Filters()
-    filters.add("p.agent_id = :agent_id", agent_id=agent_id)
+    filters.add_in("p.archive_id", "archive", archive_ids)
     if search:
         filters.add("LOWER(p.text) LIKE LOWER(:pattern) ESCAPE '!'", pattern=contains(search))
     rows = yield from list_rows(_PASSAGES, filters, page, what="Memory")
     return [passage_from_row(row) for row in rows]
 
 
-def search_passages(wanted: PassageSearch) -> Tx[list[tuple[Passage, float]]]:
-    """(passage, score), best first. Any of the query's words counts, rarer ones more; 0.0 where no words were asked for."""
-    filters = Filters()
-    if wanted.agent_id is not None:
-        filters.add("p.agent_id = :agent_id", agent_id=wanted.agent_id)
-    if wanted.from_us is not None:
-        filters.add("p.created_us >= :from_us", from_us=wanted.from_us)
-    if wanted.to_us is not None:
-        filters.add("p.created_us <= :to_us", to_us=wanted.to_us)
-    words = match_expression(wanted.query) if wanted.query is not None else None
-    if wanted.query is not None and words is None:
-        return []
-    if words is None:
-        source, score, order = "passages p", "0.0", "p.created_us DESC, p.id DESC"
-    else:
-        source = "passages_fts f JOIN passages p ON p.pos = f.rowid"
-        score, order = "-bm25(passages_fts)", "bm25(passages_fts), p.created_us DESC"
-        filters.add("passages_fts MATCH :words", words=words)
-    where = " AND ".join(filters.conditions) or "1 = 1"
-    sql = f"SELECT {_COLUMNS}, {score} FROM {source} WHERE {where} ORDER BY {order}"
-    params = dict(filters.params)
-    if not wanted.tags:
-        sql += " LIMIT :limit"
-        params["limit"] = wanted.limit
-    rows = yield Built(sql, params)
-    found = [(passage_from_row(row), row[5]) for row in rows]
-    return [item for item in found if _tagged(item[0], wanted)][: wanted.limit]
+def list_passages_of_agent(agent_id: str, page: Page, *, search: str | None = None) -> Tx[list[Passage]]:
+    archive_ids = yield from archive_ids_of_agent(agent_id)
+    return (yield from list_passages(archive_ids, page, search=search))
 
 
-def _tagged(passage: Passage, wanted: PassageSearch) -> bool:
-    tags = set(wanted.tags)
-    if not tags:
-        return True
-    return tags <= set(passage.tags) if wanted.match_all_tags else not tags.isdisjoint(passage.tags)
-
-
-def match_expression(query: str) -> str | None:
-    """An FTS5 expression for any of the query's words, each quoted, so that no operator gets through; None without words."""
-    words = _WORD.findall(query)
-    return " OR ".join(f'"{word}"' for word in dict.fromkeys(words)) if words else None
-
-
-def count_passages(agent_id: str) -> Tx[int]:
-    rows = yield Query("count_passages", {"agent_id": agent_id})
-    return rows[0][0]
+def list_passages_of_archive(archive_id: str, page: Page, *, search: str | None = None) -> Tx[list[Passage]]:
+    yield from archive_by_id(archive_id)
+    return (yield from list_passages([archive_id], page, search=search))

@@ -10,15 +10,17 @@ import msgspec
 from msgspec import Struct
 
 from perdure.core.agents import Block
+from perdure.core.archives import Passage
 from perdure.core.errors import Conflict, LeaseLost, NotFound, StaleBlock, Unavailable
 from perdure.core.messages import Message
 from perdure.core.runs import Run, RunConfig, RunStatus, Step, StopReason, Usage
 from perdure.core.tokens import Segment, TokenCall
 from perdure.store.base import Many, Query, Row, Tx
 from perdure.store.blocks import attach_block, create_block
-from perdure.store.codec import Passage, block_params, passage_params
+from perdure.store.codec import block_params
 from perdure.store.conversations import ConversationState, conversation_state, run_view
 from perdure.store.messages import insert_messages
+from perdure.store.passages import file_for_agent
 from perdure.store.private_blocks import add_private_blocks, remove_private_block
 
 _json = msgspec.json.Encoder().encode
@@ -223,7 +225,7 @@ def commit_step(commit: StepCommit, *, again: bool = False) -> Tx[None]:
     yield from insert_messages(commit.messages)
     yield from _write_blocks(commit)
     if commit.passages:
-        yield Many("insert_passage", [passage_params(passage) for passage in commit.passages])
+        yield from file_for_agent(commit.agent_id, commit.passages, commit.now)
     if commit.step is not None:
         yield from _write_step(commit, commit.step)
     if commit.events is not None:

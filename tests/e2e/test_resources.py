@@ -262,7 +262,7 @@ def test_models(client: Letta) -> None:
 
 def test_what_there_is_none_of_reads_as_empty(client: Letta, new_agent: Callable[..., Any]) -> None:
     agent = new_agent()
-    assert list(client.archives.list()) == list(client.folders.list()) == client.mcp_servers.list() == []
+    assert list(client.folders.list()) == client.mcp_servers.list() == []
     assert list(client.agents.folders.list(agent.id)) == []
     assert list(client.agents.files.list(agent.id)) == []
 

@@ -17,7 +17,6 @@ from perdure.store.agents import check_agent
 router = APIRouter(tags=["absent"])
 
 _LISTS = {
-    "archives": "list_archives",
     "folders": "list_folders",
     "groups": "list_groups",
     "identities": "list_identities",
@@ -31,7 +30,6 @@ _LISTS = {
 }
 _COUNTS = {"folders/count": "count_folders", "identities/count": "count_identities", "groups/count": "count_groups"}
 _CREATE = {
-    "archives": "create_archive",
     "folders": "create_folder",
     "groups": "create_group",
     "identities": "create_identity",
@@ -43,7 +41,6 @@ _OF_AN_AGENT = {
     "sources": "list_sources_for_agent",
     "groups": "list_groups_for_agent",
     "identities": "list_identities_for_agent",
-    "archives": "list_archives_for_agent",
 }
 
 

@@ -1,83 +1,73 @@
-"""Archival memory: an agent's passages, and a search over everybody's."""
+"""Archival memory as an agent has it, and a search over everybody's."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from perdure.agents import archive
+from perdure.agents import archive as edits
+from perdure.agents.archive import PassageChange, PassageSpec
+from perdure.api.archive_resources import archival_hit_json, found_json, passage_json
 from perdure.api.errors import json_response
 from perdure.api.from_wire import time_us
-from perdure.api.paging import AgentId, Limit, PassageId
-from perdure.api.resources import passage_json
+from perdure.api.paging import AgentId, PassageId
 from perdure.api.services import services
+from perdure.api.wire.archives import (
+    CreatePassage,
+    ListPassagesQuery,
+    SearchArchiveQuery,
+    SearchPassages,
+    UpdatePassage,
+)
+from perdure.core.archives import Passage
 from perdure.core.errors import Invalid
-from perdure.memory.times import iso
 from perdure.store import agents as agent_store
 from perdure.store import passages as passage_store
+from perdure.store.archives import archive_by_id, archive_ids_of_agent
 from perdure.store.base import Tx
-from perdure.store.codec import Passage
 from perdure.store.listing import Page
-from perdure.store.passages import PassageSearch
+from perdure.store.passage_search import Found, PassageSearch, search_passages
 
 router = APIRouter(tags=["passages"])
 
-TagMode = Literal["any", "all"]
+
+def passage_spec(body: CreatePassage, field: str = "created_at") -> PassageSpec:
+    return PassageSpec(
+        text=body.text,
+        tags=tuple(body.tags or ()),
+        metadata=body.metadata or {},
+        created_us=time_us(body.created_at, field),
+    )
 
 
-class CreatePassage(BaseModel):
-    text: str = Field(min_length=1)
-    tags: list[str] | None = None
-    created_at: str | None = None
+def passage_change(body: UpdatePassage) -> PassageChange:
+    """null leaves a field as it is."""
+    given = {key: value for key, value in body.model_dump().items() if value is not None}
+    if "tags" in given:
+        given["tags"] = tuple(given["tags"])
+    return PassageChange(**given)
 
 
-class ListPassagesQuery(BaseModel):
-    after: str | None = None
-    before: str | None = None
-    limit: Limit = 100
-    search: str | None = None
-    ascending: bool | None = True
-
-
-class SearchArchiveQuery(BaseModel):
-    query: str
-    tags: list[str] | None = None
-    tag_match_mode: TagMode = "any"
-    top_k: int | None = Field(None, ge=1, le=1000)
-    start_datetime: str | None = None
-    end_datetime: str | None = None
-
-
-class SearchPassages(BaseModel):
-    query: str | None = None
-    agent_id: str | None = None
-    archive_id: str | None = None
-    tags: list[str] | None = None
-    tag_match_mode: TagMode = "any"
-    limit: int = Field(50, ge=1, le=100)
-    start_date: str | None = None
-    end_date: str | None = None
+def passages_page(query: ListPassagesQuery) -> Page:
+    return Page(before=query.before, after=query.after, limit=query.limit, descending=query.ascending is False)
 
 
 @router.post("/agents/{agent_id}/archival-memory", operation_id="create_passage")
 async def create(request: Request, agent_id: AgentId, body: CreatePassage) -> Response:
     """A list of the passages the text became; it is not cut up here, so of one."""
-    created_us = time_us(body.created_at, "created_at")
-    passage = await services(request).store.write(
-        lambda: archive.insert(agent_id, body.text, tags=tuple(body.tags or ()), created_us=created_us)
-    )
+    spec = passage_spec(body)
+    passage = await services(request).store.write(lambda: edits.file_for_agent(agent_id, spec))
     return json_response([passage_json(passage)])
 
 
 @router.get("/agents/{agent_id}/archival-memory", operation_id="list_passages")
 async def list_passages(request: Request, agent_id: AgentId, query: Annotated[ListPassagesQuery, Query()]) -> Response:
-    page = Page(before=query.before, after=query.after, limit=query.limit, descending=query.ascending is False)
+    """Of all archives the agent has, by time."""
 
     def tx() -> Tx[list[Passage]]:
         yield from agent_store.check_agent(agent_id)
-        return (yield from passage_store.list_passages(agent_id, page, search=query.search))
+        return (yield from passage_store.list_passages_of_agent(agent_id, passages_page(query), search=query.search))
 
     return json_response([passage_json(passage) for passage in await services(request).store.scan(tx)])
 
@@ -88,54 +78,60 @@ async def search_archive(
 ) -> Response:
     """The passages that fit best; naive times are in the agent's timezone."""
 
-    def tx() -> Tx[tuple[str, list[tuple[Passage, float]]]]:
+    def tx() -> Tx[tuple[str, list[Found]]]:
         timezone = (yield from agent_store.agent_by_id(agent_id)).timezone
+        archive_ids = yield from archive_ids_of_agent(agent_id)
         wanted = PassageSearch(
             query=query.query,
-            agent_id=agent_id,
+            archive_ids=tuple(archive_ids),
             tags=tuple(query.tags or ()),
             match_all_tags=query.tag_match_mode == "all",
             from_us=time_us(query.start_datetime, "start_datetime", timezone=timezone),
             to_us=time_us(query.end_datetime, "end_datetime", end_of_day=True, timezone=timezone),
             limit=query.top_k or 5,
         )
-        return timezone, (yield from passage_store.search_passages(wanted))
+        return timezone, (yield from search_passages(wanted))
 
     timezone, found = await services(request).store.scan(tx)
-    results: list[dict[str, Any]] = [
-        {
-            "id": passage.id,
-            "timestamp": iso(passage.created_us, timezone),
-            "content": passage.text,
-            "tags": list(passage.tags),
-        }
-        for passage, _ in found
-    ]
+    results = [archival_hit_json(hit, timezone) for hit in found]
     return json_response({"results": results, "count": len(results)})
+
+
+@router.patch("/agents/{agent_id}/archival-memory/{memory_id}", operation_id="modify_passage")
+async def modify(request: Request, agent_id: AgentId, memory_id: PassageId, body: UpdatePassage) -> Response:
+    wanted = passage_change(body)
+    passage = await services(request).store.write(lambda: edits.change_passage_of_agent(agent_id, memory_id, wanted))
+    return json_response([passage_json(passage)])
 
 
 @router.delete("/agents/{agent_id}/archival-memory/{memory_id}", operation_id="delete_passage")
 async def delete(request: Request, agent_id: AgentId, memory_id: PassageId) -> Response:
-    await services(request).store.write(lambda: archive.delete(agent_id, memory_id))
+    await services(request).store.write(lambda: edits.delete_passage_of_agent(agent_id, memory_id))
     return json_response({"message": f"Memory id={memory_id} successfully deleted"})
 
 
 @router.post("/passages/search", operation_id="search_passages")
 async def search(request: Request, body: SearchPassages) -> Response:
+    """Of one agent's archives, of one archive, or of all there are."""
     if body.agent_id is not None and body.archive_id is not None:
         raise Invalid("agent_id, archive_id: give one of them, not both", status=422)
-    if body.archive_id is not None:
-        return json_response([])
-    wanted = PassageSearch(
-        query=body.query or None,
-        agent_id=body.agent_id,
-        tags=tuple(body.tags or ()),
-        match_all_tags=body.tag_match_mode == "all",
-        from_us=time_us(body.start_date, "start_date"),
-        to_us=time_us(body.end_date, "end_date", end_of_day=True),
-        limit=body.limit,
-    )
-    found = await services(request).store.scan(lambda: passage_store.search_passages(wanted))
-    return json_response(
-        [{"passage": passage_json(passage), "score": score, "metadata": {}} for passage, score in found]
-    )
+
+    def tx() -> Tx[list[Found]]:
+        archive_ids: tuple[str, ...] | None = None
+        if body.archive_id is not None:
+            archive_ids = ((yield from archive_by_id(body.archive_id)).id,)
+        elif body.agent_id is not None:
+            yield from agent_store.check_agent(body.agent_id)
+            archive_ids = tuple((yield from archive_ids_of_agent(body.agent_id)))
+        wanted = PassageSearch(
+            query=body.query or None,
+            archive_ids=archive_ids,
+            tags=tuple(body.tags or ()),
+            match_all_tags=body.tag_match_mode == "all",
+            from_us=time_us(body.start_date, "start_date"),
+            to_us=time_us(body.end_date, "end_date", end_of_day=True),
+            limit=body.limit,
+        )
+        return (yield from search_passages(wanted))
+
+    return json_response([found_json(hit) for hit in await services(request).store.scan(tx)])

@@ -46,15 +46,6 @@ DELETE FROM shared_messages WHERE conversation_id IN (SELECT id FROM conversatio
 -- name: delete_agent_links_tools
 DELETE FROM agent_tools WHERE agent_id = :id
 
--- name: delete_agent_passages
-DELETE FROM passages WHERE agent_id = :id
-
--- name: unindex_agent_messages
--- sqlite:
-DELETE FROM messages_fts WHERE rowid IN (SELECT pos FROM messages WHERE agent_id = :id)
--- postgres:
-SELECT 1 WHERE :id IS NULL
-
 -- name: delete_agent_messages
 DELETE FROM messages WHERE agent_id = :id
 

@@ -1,4 +1,4 @@
-"""What every store must do with agents, blocks, tools, tags and passages."""
+"""What every store must do with agents, blocks, tools, tags."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from perdure.core.agents import Agent, AgentBundle, Block, ModelSettings, Tool
+from perdure.core.archives import Passage
 from perdure.core.errors import Conflict, Invalid, NotFound, StaleBlock
 from perdure.core.ids import new_id, now_us
 from perdure.core.messages import Message, TextPart
@@ -13,11 +14,10 @@ from perdure.store import agents, blocks, passages, tools
 from perdure.store.agents import AgentFilter
 from perdure.store.base import Query, Store, Tx
 from perdure.store.blocks import BlockFilter
-from perdure.store.codec import Passage
 from perdure.store.conversations import conversation_state
 from perdure.store.listing import Page
 from perdure.store.messages import insert_messages
-from perdure.store.passages import PassageSearch
+from perdure.store.passage_search import PassageSearch, search_passages
 from perdure.store.tags import list_tags
 from perdure.store.tools import ToolFilter
 
@@ -93,14 +93,14 @@ async def test_a_failed_creation_leaves_nothing(store: Store) -> None:
 async def test_deleting_an_agent_takes_what_only_it_has(store: Store) -> None:
     human = block()
     agent = await create(store, new=(human,), tags=("t",))
-    passage = Passage(id=new_id("passage"), agent_id=agent.id, created_us=1, text="fox")
-    await store.write(lambda: passages.insert_passage(passage))
+    passage = Passage(id=new_id("passage"), text="fox")
+    await store.write(lambda: passages.file_for_agent(agent.id, [passage], 1))
     await store.write(lambda: agents.delete_agent(agent.id))
     with pytest.raises(NotFound, match="Agent not found"):
         await store.read(lambda: agents.agent_bundle(agent.id))
     with pytest.raises(NotFound):
         await store.read(lambda: conversation_state(agent.id))
-    assert await store.scan(lambda: passages.search_passages(PassageSearch(query="fox"))) == []
+    assert await store.scan(lambda: search_passages(PassageSearch(query="fox"))) == []
     assert (
         await store.scan(
             lambda: list_tags("agent", after=None, before=None, limit=None, descending=False, query_text=None)
@@ -212,52 +212,6 @@ async def test_a_changed_or_deleted_tool_raises_the_revision_of_its_agents(store
     assert await store.write(lambda: tools.delete_tool(roll.id, 5)) == [agent.id]
     bundle = await store.read(lambda: agents.agent_bundle(agent.id))
     assert bundle.agent.revision == 3 and bundle.tools == ()
-
-
-async def test_passages_are_found_by_words_best_first(store: Store) -> None:
-    agent = await create(store)
-    texts = ["the quick fox", "a slow tortoise", "fox fox fox", 'quotes " and OR NOT *']
-
-    def tx() -> Tx[None]:
-        for at, text in enumerate(texts):
-            tags = ("animal",) if "fox" in text else ("other", "slow")
-            yield from passages.insert_passage(
-                Passage(id=f"passage-{at}", agent_id=agent.id, created_us=at, text=text, tags=tags)
-            )
-
-    await store.write(tx)
-
-    async def found(**wanted: Any) -> list[str]:
-        hits = await store.scan(lambda: passages.search_passages(PassageSearch(**wanted)))
-        return [passage.text for passage, _ in hits]
-
-    assert await found(query="FOX") == ["fox fox fox", "the quick fox"]
-    assert await found(query='" OR *') == [texts[3]]
-    assert await found(query="...") == []
-    assert await found(tags=("slow", "other"), match_all_tags=True) == [texts[3], texts[1]]
-    assert await found(query="fox", to_us=1) == ["the quick fox"]
-    assert await found(query="fox", agent_id=new_id("agent")) == []
-    listed = await store.scan(lambda: passages.list_passages(agent.id, Page(descending=False, limit=2)))
-    assert [passage.text for passage in listed] == texts[:2]
-    await store.write(lambda: passages.delete_passage(agent.id, "passage-2"))
-    assert await found(query="fox") == ["the quick fox"]
-    with pytest.raises(NotFound):
-        await store.write(lambda: passages.delete_passage(agent.id, "passage-2"))
-
-
-async def test_a_position_used_again_is_searchable_again(store: Store) -> None:
-    """SQLite hands out the position of the last row again once that row is gone."""
-    agent = await create(store)
-
-    async def comes_and_goes(text: str) -> None:
-        passage = Passage(id=new_id("passage"), agent_id=agent.id, created_us=1, text=text)
-        await store.write(lambda: passages.insert_passage(passage))
-        hits = await store.scan(lambda: passages.search_passages(PassageSearch(query=text)))
-        assert [hit.id for hit, _ in hits] == [passage.id]
-        await store.write(lambda: passages.delete_passage(agent.id, passage.id))
-
-    await comes_and_goes("first")
-    await comes_and_goes("second")
 
 
 async def test_tags_page_by_name(store: Store) -> None:
