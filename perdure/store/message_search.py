@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from perdure.core.messages import Message
 from perdure.store.base import Built, Many, Query, Tx
-from perdure.store.full_text import messages_by_words, scope_word
+from perdure.store.full_text import by_words
 from perdure.store.listing import Filters
 from perdure.store.passage_search import EVERY, fuse, looked_at
 
@@ -53,11 +53,7 @@ def index_new_messages(limit: int = 2000) -> Tx[bool]:
     said = [(pos, _decode(body)) for pos, body in rows]
     yield Many(
         "index_message",
-        [
-            {"pos": pos, "scope": scope_word(message.agent_id or ""), "text": text}
-            for pos, message in said
-            if (text := searchable_text(message))
-        ],
+        [{"pos": pos, "agent_id": message.agent_id, "text": searchable_text(message)} for pos, message in said],
     )
     yield Query("set_indexed", {"pos": rows[-1][0]})
     return len(rows) == limit
@@ -68,15 +64,15 @@ def search_messages(wanted: MessageSearch) -> Tx[list[FoundMessage]]:
     if wanted.query is None:
         return (yield from _newest(wanted))
     agent_ids = None if wanted.agent_id is None else [wanted.agent_id]
-    by_words = yield from messages_by_words(wanted.query, agent_ids, EVERY)
-    by_words = yield from _sift(wanted, by_words)
-    return (yield from _fused(wanted, by_words, []))
+    ranked = yield from by_words("messages", wanted.query, agent_ids, EVERY)
+    ranked = yield from _sift(wanted, ranked)
+    return (yield from _fused(wanted, ranked, []))
 
 
-def _fused(wanted: MessageSearch, by_words: Sequence[int], by_vector: Sequence[int]) -> Tx[list[FoundMessage]]:
-    best = fuse([by_words, by_vector])[: wanted.limit]
+def _fused(wanted: MessageSearch, worded: Sequence[int], by_vector: Sequence[int]) -> Tx[list[FoundMessage]]:
+    best = fuse([worded, by_vector])[: wanted.limit]
     messages = yield from _messages_at([pos for pos, _ in best], wanted)
-    words_rank = {pos: rank for rank, pos in enumerate(by_words, 1)}
+    words_rank = {pos: rank for rank, pos in enumerate(worded, 1)}
     vector_rank = {pos: rank for rank, pos in enumerate(by_vector, 1)}
     return [FoundMessage(messages[pos], score, words_rank.get(pos), vector_rank.get(pos)) for pos, score in best]
 

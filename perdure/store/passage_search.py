@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from perdure.core.archives import Passage
 from perdure.store.base import Built, Tx
-from perdure.store.full_text import passages_by_words
+from perdure.store.full_text import by_words
 from perdure.store.listing import Filters, in_list
 from perdure.store.passages import COLUMNS, passage_from_row
 
@@ -46,21 +46,12 @@ def search_passages(wanted: PassageSearch) -> Tx[list[Found]]:
         return []
     if wanted.query is None:
         return (yield from _newest(wanted))
-    tagged = (yield from _tagged(wanted)) if wanted.tags else None
-    by_words = yield from _by_words(wanted, tagged)
-    return (yield from _fused(wanted, by_words, []))
-
-
-def _by_words(wanted: PassageSearch, tagged: set[int] | None) -> Tx[list[int]]:
-    assert wanted.query is not None
-    found = yield from passages_by_words(
-        wanted.query,
-        wanted.archive_ids,
-        from_us=wanted.from_us,
-        to_us=wanted.to_us,
-        limit=looked_at(wanted.limit) if tagged is None else EVERY,
-    )
-    return found if tagged is None else [pos for pos in found if pos in tagged][: looked_at(wanted.limit)]
+    among = yield from _among(wanted)
+    enough = looked_at(wanted.limit)
+    worded = yield from by_words("passages", wanted.query, wanted.archive_ids, enough if among is None else EVERY)
+    if among is not None:
+        worded = [pos for pos in worded if pos in among][:enough]
+    return (yield from _fused(wanted, worded, []))
 
 
 def looked_at(limit: int) -> int:
@@ -77,10 +68,10 @@ def fuse(rankings: Iterable[Sequence[int]]) -> list[tuple[int, float]]:
     return sorted(scores.items(), key=lambda item: -item[1])
 
 
-def _fused(wanted: PassageSearch, by_words: Sequence[int], by_vector: Sequence[Sequence[int]]) -> Tx[list[Found]]:
-    best = fuse([by_words, *by_vector])[: wanted.limit]
+def _fused(wanted: PassageSearch, worded: Sequence[int], by_vector: Sequence[Sequence[int]]) -> Tx[list[Found]]:
+    best = fuse([worded, *by_vector])[: wanted.limit]
     rows = yield from _passages_at([pos for pos, _ in best])
-    words_rank = {pos: rank for rank, pos in enumerate(by_words, 1)}
+    words_rank = {pos: rank for rank, pos in enumerate(worded, 1)}
     vector_rank = {pos: rank for ranking in by_vector for rank, pos in enumerate(ranking, 1)}
     return [Found(rows[pos], score, words_rank.get(pos), vector_rank.get(pos)) for pos, score in best if pos in rows]
 
@@ -93,25 +84,16 @@ def _passages_at(positions: Sequence[int]) -> Tx[dict[int, Passage]]:
     return {row[6]: passage_from_row(row) for row in rows}
 
 
-def _tagged(wanted: PassageSearch) -> Tx[set[int]]:
-    shape, params = _tag_filter(wanted)
-    rows = yield Built(f"SELECT pos FROM {_TAGGED.format(*shape)}", params)
+def _among(wanted: PassageSearch) -> Tx[set[int] | None]:
+    """Where the passages are that tags and dates allow; None: all are."""
+    if not wanted.tags and wanted.from_us is None and wanted.to_us is None:
+        return None
+    filters = _allowed(wanted)
+    rows = yield Built(f"SELECT p.pos FROM passages p WHERE {' AND '.join(filters.conditions)}", filters.params)
     return {row[0] for row in rows}
 
 
-_TAGGED = "(SELECT t.pos FROM passage_tags t WHERE {0} GROUP BY t.pos HAVING COUNT(*) >= {1}) tagged"
-
-
-def _tag_filter(wanted: PassageSearch) -> tuple[tuple[str, int], dict[str, object]]:
-    tags = tuple(dict.fromkeys(wanted.tags))
-    filters = Filters()
-    filters.add_in("t.tag", "tag", tags)
-    if wanted.archive_ids is not None:
-        filters.add_in("t.archive_id", "tag_archive", wanted.archive_ids)
-    return (" AND ".join(filters.conditions), len(tags) if wanted.match_all_tags else 1), filters.params
-
-
-def _newest(wanted: PassageSearch) -> Tx[list[Found]]:
+def _allowed(wanted: PassageSearch) -> Filters:
     filters = Filters()
     if wanted.archive_ids is not None:
         filters.add_in("p.archive_id", "archive", wanted.archive_ids)
@@ -119,9 +101,22 @@ def _newest(wanted: PassageSearch) -> Tx[list[Found]]:
         filters.add("p.created_us >= :from_us", from_us=wanted.from_us)
     if wanted.to_us is not None:
         filters.add("p.created_us <= :to_us", to_us=wanted.to_us)
-    if wanted.tags:
-        shape, params = _tag_filter(wanted)
-        filters.add(f"p.pos IN (SELECT pos FROM {_TAGGED.format(*shape)})", **params)
+    if tags := tuple(dict.fromkeys(wanted.tags)):
+        tagged = Filters()
+        tagged.add_in("t.tag", "tag", tags)
+        if wanted.archive_ids is not None:
+            tagged.add_in("t.archive_id", "tag_archive", wanted.archive_ids)
+        least = len(tags) if wanted.match_all_tags else 1
+        filters.add(
+            f"p.pos IN (SELECT t.pos FROM passage_tags t WHERE {' AND '.join(tagged.conditions)} "
+            f"GROUP BY t.pos HAVING COUNT(*) >= {least})",
+            **tagged.params,
+        )
+    return filters
+
+
+def _newest(wanted: PassageSearch) -> Tx[list[Found]]:
+    filters = _allowed(wanted)
     where = " AND ".join(filters.conditions) or "1 = 1"
     rows = yield Built(
         f"SELECT {COLUMNS} FROM passages p WHERE {where} ORDER BY p.created_us DESC, p.id DESC LIMIT :limit",

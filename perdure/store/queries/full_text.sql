@@ -1,37 +1,89 @@
--- Full-text search as SQLite has it (FTS5; `scope` is what a text belongs to, as one word). What another database does
--- differently stands beside it, statement by statement. The expressions are made in `full_text.py`.
+-- Full-text search, which SQLite (FTS5) and PostgreSQL (tsvector) have each in their own way. `words` and `owners` are as
+-- `full_text.py` spells them: quoted and joined by OR. FTS5 knows whom a text belongs to by a word of the index.
 
 -- name: passages_by_words
 -- sqlite:
-SELECT rowid, bm25(passages_fts, 0.0, 1.0) AS score FROM passages_fts WHERE passages_fts MATCH :words
+SELECT rowid, bm25(passages_fts, 0.0, 1.0) AS score FROM passages_fts WHERE passages_fts MATCH 'text : (' || :words || ')'
 ORDER BY score LIMIT :limit
+-- postgres:
+SELECT p.pos FROM passages p, websearch_to_tsquery('simple', :words) q WHERE p.words @@ q
+ORDER BY ts_rank(p.words, q, 1) DESC, p.pos LIMIT :limit
 
--- name: passages_by_words_between
+-- name: passages_of_archives_by_words
 -- sqlite:
-SELECT f.rowid, bm25(passages_fts, 0.0, 1.0) AS score FROM passages_fts f CROSS JOIN passages p ON p.pos = f.rowid
-WHERE passages_fts MATCH :words AND p.created_us BETWEEN :from_us AND :to_us ORDER BY score LIMIT :limit
+SELECT rowid, bm25(passages_fts, 0.0, 1.0) AS score FROM passages_fts
+WHERE passages_fts MATCH 'scope : (' || REPLACE(:owners, '-', '') || ') AND text : (' || :words || ')'
+ORDER BY score LIMIT :limit
+-- postgres:
+SELECT p.pos FROM passages p, websearch_to_tsquery('simple', :words) q
+WHERE p.words @@ q AND '"' || p.archive_id || '"' = ANY (string_to_array(:owners, ' OR '))
+ORDER BY ts_rank(p.words, q, 1) DESC, p.pos LIMIT :limit
 
 -- name: passages_with_word
 -- sqlite:
 SELECT doc FROM passages_words WHERE term = :word
+-- postgres:
+SELECT 0 WHERE :word::text IS NULL
 
 -- name: messages_by_words
 -- sqlite:
-SELECT rowid, bm25(messages_fts, 0.0, 1.0) AS score FROM messages_fts WHERE messages_fts MATCH :words
+SELECT rowid, bm25(messages_fts, 0.0, 1.0) AS score FROM messages_fts WHERE messages_fts MATCH 'text : (' || :words || ')'
 ORDER BY score LIMIT :limit
+-- postgres:
+SELECT m.pos FROM message_words m, websearch_to_tsquery('simple', :words) q WHERE m.words @@ q
+ORDER BY ts_rank(m.words, q, 1) DESC, m.pos LIMIT :limit
+
+-- name: messages_of_agents_by_words
+-- sqlite:
+SELECT rowid, bm25(messages_fts, 0.0, 1.0) AS score FROM messages_fts
+WHERE messages_fts MATCH 'scope : (' || REPLACE(:owners, '-', '') || ') AND text : (' || :words || ')'
+ORDER BY score LIMIT :limit
+-- postgres:
+SELECT m.pos FROM message_words m, websearch_to_tsquery('simple', :words) q
+WHERE m.words @@ q AND '"' || m.agent_id || '"' = ANY (string_to_array(:owners, ' OR '))
+ORDER BY ts_rank(m.words, q, 1) DESC, m.pos LIMIT :limit
 
 -- name: messages_with_word
 -- sqlite:
 SELECT doc FROM messages_words WHERE term = :word
+-- postgres:
+SELECT 0 WHERE :word::text IS NULL
+
+-- name: unindexed_messages
+-- Positions are given out before they are committed: with several writers a lower one may come later.
+-- sqlite:
+SELECT pos, body FROM messages
+WHERE pos > (SELECT COALESCE(MAX(last_pos), 0) FROM search_state WHERE name = 'messages') ORDER BY pos LIMIT :limit
+-- postgres:
+SELECT m.pos, m.body FROM messages m
+WHERE m.pos > (SELECT COALESCE(MAX(last_pos), 0) - 1000 FROM search_state WHERE name = 'messages')
+  AND NOT EXISTS (SELECT 1 FROM message_words w WHERE w.pos = m.pos) ORDER BY m.pos LIMIT :limit
 
 -- name: index_message
 -- sqlite:
-INSERT INTO messages_fts (rowid, scope, text) VALUES (:pos, :scope, :text)
+INSERT INTO messages_fts (rowid, scope, text) VALUES (:pos, REPLACE(:agent_id, '-', ''), :text)
+-- postgres:
+INSERT INTO message_words (pos, agent_id, words) VALUES (:pos, :agent_id, to_tsvector('simple', :text))
+ON CONFLICT (pos) DO NOTHING
+
+-- name: set_indexed
+INSERT INTO search_state (name, last_pos) VALUES ('messages', :pos)
+ON CONFLICT (name) DO UPDATE SET last_pos = CASE WHEN search_state.last_pos > excluded.last_pos THEN search_state.last_pos
+                                                 ELSE excluded.last_pos END
 
 -- name: unindex_messages_of_agent
 -- sqlite:
 DELETE FROM messages_fts WHERE rowid IN (SELECT pos FROM messages WHERE agent_id = :id)
+-- postgres:
+DELETE FROM message_words WHERE agent_id = :id
 
 -- name: unindex_messages_of_conversation
 -- sqlite:
 DELETE FROM messages_fts WHERE rowid IN (SELECT pos FROM messages WHERE conversation_id = :conversation_id AND id <> :but)
+-- postgres:
+DELETE FROM message_words WHERE pos IN (SELECT pos FROM messages WHERE conversation_id = :conversation_id AND id <> :but)
+
+-- name: index_from_the_end
+-- SQLite hands out the positions again that were freed at the end.
+UPDATE search_state SET last_pos = (SELECT COALESCE(MAX(pos), 0) FROM messages)
+WHERE name LIKE 'messages%' AND last_pos > (SELECT COALESCE(MAX(pos), 0) FROM messages)

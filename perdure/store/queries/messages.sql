@@ -20,20 +20,5 @@ SELECT COALESCE(MAX(pos), 0) FROM messages
 -- name: count_messages
 SELECT COUNT(*) FROM messages WHERE conversation_id = :conversation_id
 
--- name: unindexed_messages
-SELECT pos, body FROM messages
-WHERE pos > (SELECT COALESCE(MAX(last_pos), 0) FROM search_state WHERE name = 'messages') ORDER BY pos LIMIT :limit
-
--- name: set_indexed
-INSERT INTO search_state (name, last_pos) VALUES ('messages', :pos) ON CONFLICT (name) DO UPDATE SET last_pos = excluded.last_pos
-
 -- name: delete_messages
 DELETE FROM messages WHERE conversation_id = :conversation_id AND id <> :but
-
--- name: index_from_the_end
-UPDATE search_state SET last_pos = (SELECT COALESCE(MAX(pos), 0) FROM messages)
-WHERE name LIKE 'messages%' AND last_pos > (SELECT COALESCE(MAX(pos), 0) FROM messages)
-
--- name: forget_message_vectors
-DELETE FROM vectors WHERE scope = (SELECT agent_id FROM conversations WHERE id = :conversation_id)
-AND pos IN (SELECT pos FROM messages WHERE conversation_id = :conversation_id AND id <> :but)

@@ -26,13 +26,6 @@ def postgres() -> Iterator[PostgresProcess]:
     process.close()
 
 
-WORDS_BY_FTS5 = {
-    "test_deleting_an_agent_takes_what_only_it_has",
-    "test_passages_are_found_by_words_best_first",
-    "test_a_position_used_again_is_searchable_again",
-}
-
-
 @pytest.fixture(params=["sqlite", "postgres"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path, empty_database: bytes) -> AsyncIterator[Store]:
     if request.param == "sqlite":
@@ -40,8 +33,6 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path, empty_database: 
         path.write_bytes(empty_database)
         made: Store = SqliteStore(path, synchronous="NORMAL")
     else:
-        if request.node.originalname in WORDS_BY_FTS5:
-            pytest.skip("full-text search is SQLite's own")
         process: PostgresProcess = request.getfixturevalue("postgres")
         made = PostgresStore(await asyncio.to_thread(process.fresh), pool_size=4)
     yield made

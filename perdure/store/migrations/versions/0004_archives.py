@@ -38,7 +38,9 @@ def upgrade() -> None:
     _passages()
     _vectors()
     if op.get_bind().dialect.name == "sqlite":
-        _full_text()
+        _full_text_of_sqlite()
+    else:
+        _full_text_of_postgres()
 
 
 def _archives() -> None:
@@ -169,7 +171,7 @@ def _vectors() -> None:
     op.create_index("vectors_codes", "vectors", ["scope", "seq", "pos", "at_us", "code"])
 
 
-def _full_text() -> None:
+def _full_text_of_sqlite() -> None:
     """A text is indexed together with the id of what it belongs to, as one word, so that a search of one archive or agent
     does not read through the others'."""
     op.execute(
@@ -192,3 +194,14 @@ def _full_text() -> None:
     op.execute("CREATE VIRTUAL TABLE messages_fts USING fts5(scope, text)")
     op.execute("CREATE VIRTUAL TABLE messages_words USING fts5vocab('messages_fts', 'row')")
     op.execute("DELETE FROM search_state WHERE name = 'messages'")
+
+
+def _full_text_of_postgres() -> None:
+    op.execute(
+        "ALTER TABLE passages ADD COLUMN words tsvector GENERATED ALWAYS AS (to_tsvector('simple', text)) STORED"
+    )
+    op.execute("CREATE INDEX passages_words ON passages USING gin (words)")
+    op.create_table("message_words", integer("pos", key=True), text("agent_id"))
+    op.execute("ALTER TABLE message_words ADD COLUMN words tsvector NOT NULL")
+    op.execute("CREATE INDEX message_words_words ON message_words USING gin (words)")
+    op.create_index("message_words_agent", "message_words", ["agent_id"])
