@@ -47,13 +47,15 @@ Part = TextPart | ImagePart | ReasoningPart | HiddenReasoningPart
 class ToolCall(Struct, frozen=True, omit_defaults=True):
     """`arguments` is the JSON text exactly as the model wrote it; it may fail to parse.
 
-    `signature`: what the provider wants back with the call, opaque to everyone else.
+    `signature`: what the provider wants back with the call, opaque to everyone else. `at`: before which of its message's
+    content parts the call came, where that is not where the message's first call did.
     """
 
     id: str
     name: str
     arguments: str
     signature: str | None = None
+    at: int | None = None
 
 
 class ToolReturn(Struct, frozen=True, omit_defaults=True):

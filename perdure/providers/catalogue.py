@@ -18,7 +18,14 @@ from perdure.providers.profiles import ProviderProfile, traits_of
 
 TIMEOUT_S = 5.0
 
-_WINDOW_KEYS = ("max_model_len", "context_length", "context_window", "max_context_length", "loaded_context_length")
+_WINDOW_KEYS = (
+    "max_input_tokens",
+    "max_model_len",
+    "context_length",
+    "context_window",
+    "max_context_length",
+    "loaded_context_length",
+)
 _EMBEDDING = re.compile(r"embed|\bbge-|\be5-|\bgte-", re.IGNORECASE)
 _EMBEDDING_DIMS = {"text-embedding-3-small": 1536, "text-embedding-3-large": 3072, "text-embedding-ada-002": 1536}
 # Models of OpenAI's list that do not chat.
@@ -35,7 +42,8 @@ async def list_models(
     options = config.options
     if options.models is not None:
         return [_info(config, profile, name, options.context_window) for name in options.models]
-    answer = _decoded(config.name, await http.call(endpoint, "/models", method="GET", retry=False, timeout_s=TIMEOUT_S))
+    path = "/models?limit=1000" if profile.models == "anthropic" else "/models"
+    answer = _decoded(config.name, await http.call(endpoint, path, method="GET", retry=False, timeout_s=TIMEOUT_S))
     entries = answer.get("data", answer.get("models")) if isinstance(answer, dict) else answer
     if not isinstance(entries, list):
         raise ProviderError(f"{config.name} answered {endpoint.base_url}/models without a list of models.")

@@ -15,7 +15,7 @@ from perdure.core.errors import Invalid
 from perdure.providers.profiles import PROFILES, WireApi
 
 _VERSIONED = re.compile(r"/v\d+(?:(?:alpha|beta)\d*)?(?:/|$)")
-_CHAT_PATHS = ("/chat/completions", "/completions", "/generate", "/models")
+_CHAT_PATHS = ("/chat/completions", "/completions", "/generate", "/models", "/messages")
 
 
 class ProviderOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -77,7 +77,7 @@ class Endpoint:
         if found is None:
             from yarl import URL
 
-            found = self._urls[path] = URL(self.base_url + path)
+            found = self._urls[path] = URL(self.base_url + path, encoded="%" in path)
         return found
 
 
@@ -119,23 +119,30 @@ class Http:
         body: bytes | Callable[[], bytes] | None = None,
         *,
         method: str = "POST",
+        headers: Mapping[str, str] | None = None,
         retry: bool = True,
     ) -> "Answer":
         """Send and wait for a 200. Raises ProviderError for anything else, after the retries it is worth.
 
-        `body` as a function is asked for the body of each attempt, where two may not be the same.
+        `body` as a function is asked for the body of each attempt, where two may not be the same. `headers`: of this call,
+        beside the endpoint's.
         """
-        attempts = endpoint.retries.attempts if retry else 1
         attempt = 0
         while True:
             attempt += 1
             try:
-                return await self._once(endpoint, path, body() if callable(body) else body, method)
+                return await self._once(endpoint, path, body() if callable(body) else body, method, headers)
             except ProviderError as error:
-                wait_s = _wait_s(error, attempt, endpoint.retries)
-                if attempt >= attempts or wait_s is None:
+                if not retry or not await self.pause(error, attempt, endpoint.retries):
                     raise
-            await self._sleep(wait_s)
+
+    async def pause(self, error: ProviderError, attempt: int, retries: Retries) -> bool:
+        """Whether another attempt is worth it after the `attempt`th failed so; if it is, the wait before it is over."""
+        wait_s = _wait_s(error, attempt, retries)
+        if attempt >= retries.attempts or wait_s is None:
+            return False
+        await self._sleep(wait_s)
+        return True
 
     async def call(
         self,
@@ -144,13 +151,15 @@ class Http:
         body: bytes | None = None,
         *,
         method: str = "POST",
+        headers: Mapping[str, str] | None = None,
         retry: bool = True,
         timeout_s: float | None = None,
     ) -> bytes:
         """The whole body of a 200. `timeout_s` bounds everything, retries included."""
         try:
             async with asyncio.timeout(timeout_s):
-                async with await self.open(endpoint, path, body, method=method, retry=retry) as answer:
+                opened = self.open(endpoint, path, body, method=method, headers=headers, retry=retry)
+                async with await opened as answer:
                     return await answer.read_all()
         except TimeoutError as cause:
             raise _timed_out(endpoint, path, f"no answer within {timeout_s:g} s") from cause
@@ -161,14 +170,17 @@ class Http:
         self._draining.add(task)
         task.add_done_callback(self._draining.discard)
 
-    async def _once(self, endpoint: Endpoint, path: str, body: bytes | None, method: str) -> "Answer":
+    async def _once(
+        self, endpoint: Endpoint, path: str, body: bytes | None, method: str, more: Mapping[str, str] | None
+    ) -> "Answer":
         url = endpoint.url(path)
+        headers = endpoint.headers if body is None else endpoint.json_headers
         try:
             response = await self.session().request(
                 method,
                 url,
                 data=body,
-                headers=endpoint.headers if body is None else endpoint.json_headers,
+                headers={**headers, **more} if more else headers,
                 proxy=endpoint.proxy,
                 allow_redirects=False,
                 timeout=_client_timeout(endpoint.timeouts),

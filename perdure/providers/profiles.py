@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-ModelsApi = Literal["openai", "sglang", "vllm", "llamacpp", "ollama", "listed"]
+ModelsApi = Literal["openai", "sglang", "vllm", "llamacpp", "ollama", "anthropic", "listed"]
 TokenApi = Literal["sglang", "vllm", "llamacpp"]
 WireApi = Literal["chat", "responses"]
+MessagesApi = Literal["anthropic", "bedrock", "vertex"]
 
 
 class ChatProfile(Struct, frozen=True, kw_only=True):
@@ -46,6 +47,7 @@ class ProviderProfile(Struct, frozen=True, kw_only=True):
     `version`: its chat API lies below a `/v1`, added to base URLs without. `lists_all`: a model
     it does not list is one it does not have. `listed_as` is how the catalogue types it. `reasoners`: the API by which its
     models that reason are called at `base_url`; elsewhere, and for all others, it is chat completions unless told.
+    `messages_api`: it speaks Anthropic's Messages API, and where.
     """
 
     kind: str
@@ -58,6 +60,7 @@ class ProviderProfile(Struct, frozen=True, kw_only=True):
     models: ModelsApi = "openai"
     token_api: TokenApi | None = None
     reasoners: WireApi = "chat"
+    messages_api: MessagesApi | None = None
     chat: ChatProfile = ChatProfile()
 
 
@@ -83,6 +86,14 @@ PROFILES: dict[str, ProviderProfile] = {
             url_env=("OPENAI_BASE_URL", "OPENAI_API_BASE"),
             key_env=("OPENAI_API_KEY",),
             reasoners="responses",  # the address is often another server's, so `max_tokens` is no less common a name
+        ),
+        ProviderProfile(
+            kind="anthropic",
+            base_url="https://api.anthropic.com/v1",
+            url_env=("ANTHROPIC_BASE_URL",),
+            key_env=("ANTHROPIC_API_KEY",),
+            models="anthropic",
+            messages_api="anthropic",
         ),
         ProviderProfile(
             kind="sglang",

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from perdure.core.agents import ModelSettings
 from perdure.core.errors import AgentError, Invalid, NotFound, ProviderError
+from perdure.providers.anthropic import AnthropicProvider
 from perdure.providers.base import Model, ModelInfo
 from perdure.providers.configs import (
     ProviderConfig,
@@ -65,8 +66,11 @@ AnyProvider = ChatProvider | LocalProvider
 def _provider(config: ProviderConfig, http: Http, places: Places) -> AnyProvider:
     if config.kind == "local":
         return LocalProvider(config, http, places)
-    if profile_of(config.kind).token_api is not None:
+    profile = profile_of(config.kind)
+    if profile.token_api is not None:
         return EngineProvider(config, http, places)
+    if profile.messages_api is not None:
+        return AnthropicProvider(config, http)
     return ChatProvider(config, http)
 
 

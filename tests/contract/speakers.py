@@ -51,8 +51,8 @@ class Speaker(Protocol):
         """The body of the answer, streamed."""
         ...
 
-    def whole(self, said: Said) -> tuple[int, bytes]:
-        """The status and body of the answer in one piece."""
+    def whole(self, said: Said) -> tuple[int, bytes] | None:
+        """The status and body of the answer in one piece; None: the API has no such answer."""
         ...
 
     def shown(self, body: Any) -> Any:

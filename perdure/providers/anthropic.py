@@ -1,0 +1,228 @@
+"""Anthropic's Messages API, wherever it is served: prompt to request, answer to chunks.
+
+Invariant: an answer is asked for again only while nothing of it has been given out. Closing the stream drops the connection, and
+with it the generation.
+"""
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+from perdure.core.errors import ProviderError
+from perdure.core.model import Chunk, ModelDone, Prompt, ToolSpec
+from perdure.parsing.sse import SseParser
+from perdure.providers.anthropic_frames import MessagesAnswer
+from perdure.providers.anthropic_messages import CACHE_MARK, TurnEncoder
+from perdure.providers.anthropic_request import request_of
+from perdure.providers.base import Model, ModelInfo, TokenStream
+from perdure.providers.claude_models import ClaudeTraits, claude_traits
+from perdure.providers.configs import ProviderConfig
+from perdure.providers.endpoint import ChatProvider
+from perdure.providers.http import Answer, Endpoint, Http
+from perdure.providers.message_bytes import ToolBytes
+
+API_VERSION = "2023-06-01"
+BETA_HEADER = "anthropic-beta"
+UNBOUND = "prefix_mismatch_behavior"
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Frames(Protocol):
+    """Bytes of a body in, the JSON of the events that are complete out."""
+
+    def feed(self, data: bytes) -> list[bytes]: ...
+
+    def finish(self) -> list[bytes]: ...
+
+
+class Call(NamedTuple):
+    """How one call is made: where it goes below the endpoint, and what of its body depends on that."""
+
+    path: str
+    fields: dict[str, Any]
+
+
+class Platform(Protocol):
+    """A place where the API is served. `addresses`: it fetches images by their address itself."""
+
+    endpoint: Endpoint
+    addresses: bool
+
+    def call(self, model: str, *, stream: bool, betas: Sequence[str]) -> Call: ...
+
+    async def headers(self, path: str, body: bytes, betas: Sequence[str]) -> Mapping[str, str] | None:
+        """What this call needs beside the endpoint's own headers: a signature, a token, beta features."""
+        ...
+
+    def frames(self) -> Frames: ...
+
+
+class Direct:
+    """Anthropic's own address, or one that serves the same."""
+
+    addresses = True
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+
+    def call(self, model: str, *, stream: bool, betas: Sequence[str]) -> Call:
+        return Call("/messages", {"model": model, "stream": True} if stream else {"model": model})
+
+    async def headers(self, path: str, body: bytes, betas: Sequence[str]) -> Mapping[str, str] | None:
+        return beta_header(self.endpoint, betas)
+
+    def frames(self) -> Frames:
+        return SseParser()
+
+
+def beta_header(endpoint: Endpoint, betas: Sequence[str]) -> dict[str, str] | None:
+    """The beta features of a call, added to those the configuration always asks for."""
+    if not betas:
+        return None
+    always = next((value for name, value in endpoint.headers.items() if name.lower() == BETA_HEADER), "")
+    return {BETA_HEADER: ",".join([*filter(None, [always]), *betas])}
+
+
+class ClaudeModel:
+    """A Model. `encoder` is shared by the models of a provider."""
+
+    def __init__(
+        self,
+        http: Http,
+        platform: Platform,
+        model: str,
+        *,
+        encoder: TurnEncoder | None = None,
+        traits: ClaudeTraits | None = None,
+        stream: bool = True,
+    ) -> None:
+        self._http = http
+        self._platform = platform
+        self._model = model
+        self._encoder = encoder or TurnEncoder(platform.endpoint.name, addresses=platform.addresses)
+        self._traits = traits or claude_traits(model)
+        self._stream = stream
+        self._tools = ToolBytes(self._tool)
+        self._drop_unbound = False
+
+    async def stream(
+        self, prompt: Prompt, tokens: TokenStream | None = None
+    ) -> AsyncGenerator[Sequence[Chunk | ModelDone], None]:
+        attempt = 0
+        while True:
+            attempt += 1
+            given = False
+            response, body = await self._open(prompt)
+            try:
+                async with response, aclosing(self._read(response, body)) as batches:
+                    async for batch in batches:
+                        given = True
+                        yield batch
+                return
+            except ProviderError as error:
+                retries = self._platform.endpoint.retries
+                if given or not await self._http.pause(error, attempt, retries):
+                    raise
+
+    async def _open(self, prompt: Prompt) -> tuple[Answer, bytes]:
+        """The answer under way, and the request it answers.
+
+        Accounts of the newer kind refuse thinking whose context has changed since (a memory edit, a compaction). Such an account
+        is told from then on to drop it instead.
+        """
+        while True:
+            path, body, betas = self.request(prompt)
+            headers = await self._platform.headers(path, body, betas)
+            try:
+                return await self._http.open(self._platform.endpoint, path, body, headers=headers), body
+            except ProviderError as error:
+                if self._drop_unbound or error.status != 400 or UNBOUND not in (error.detail or error.message):
+                    raise
+                self._drop_unbound = True
+
+    async def _read(self, response: Answer, body: bytes) -> AsyncGenerator[Sequence[Chunk | ModelDone], None]:
+        answer = MessagesAnswer(self._platform.endpoint.name)
+        if not self._stream or "application/json" in response.content_type:
+            whole = await response.read_all()
+            chunks = answer.feed((whole,))
+            yield (*chunks, *answer.finish(), answer.done(request=body, response=whole))
+            return
+        frames = self._platform.frames()
+        while not answer.ended and answer.failure is None and (data := await response.read()):
+            if chunks := answer.feed(frames.feed(data)):
+                yield chunks
+        last = [] if answer.ended or answer.failure is not None else answer.feed(frames.finish())
+        if last:
+            yield last
+        response.leave()
+        yield (*answer.finish(), answer.done(request=body))
+
+    def request(self, prompt: Prompt) -> tuple[str, bytes, list[str]]:
+        """(path, body, beta features) of the call for a prompt."""
+        traits = self._traits
+        context = self._encoder.context(prompt.messages, marks=traits.caches)
+        request = request_of(prompt, traits, thinking_missing=context.thinking_missing, drop_unbound=self._drop_unbound)
+        call = self._platform.call(self._model, stream=self._stream, betas=request.betas)
+        pieces = [_encode({**call.fields, **request.fields})[:-1]]
+        if system := _system(prompt.system, request.note, mark=traits.caches):
+            pieces += [b',"system":', system]
+        pieces += [b',"messages":', context.messages]
+        if request.tools:
+            pieces += [b',"tools":', self._tool_array(request.tools)]
+        pieces.append(b"}")
+        return call.path, b"".join(pieces), request.betas
+
+    def _tool_array(self, tools: Sequence[ToolSpec]) -> bytes:
+        encoded = self._tools.array(tools)
+        return encoded[:-2] + CACHE_MARK + b"]" if self._traits.caches else encoded
+
+    def _tool(self, spec: ToolSpec) -> dict[str, Any]:
+        made: dict[str, Any] = {"name": spec.name, "description": spec.description, "input_schema": spec.parameters}
+        if spec.strict and self._traits.structured:
+            made["strict"] = True
+        elif self._stream and self._traits.structured:
+            made["eager_input_streaming"] = True  # arguments as they are written, not a whole value at a time
+        return made
+
+
+def _system(text: str, note: str | None, *, mark: bool) -> bytes:
+    blocks = [_encode({"type": "text", "text": each}) for each in (text, note) if each and each.strip()]
+    if mark and blocks:
+        blocks[-1] = blocks[-1][:-1] + CACHE_MARK
+    return b"[" + b",".join(blocks) + b"]" if blocks else b""
+
+
+class AnthropicProvider(ChatProvider):
+    """Implements `base.Provider` for Anthropic and those who serve the same API."""
+
+    def __init__(self, config: ProviderConfig, http: Http) -> None:
+        super().__init__(config, http)
+        own = {"x-api-key": config.api_key or "", "anthropic-version": API_VERSION}
+        headers = {name: value for name, value in own.items() if value} | config.options.headers
+        self.endpoint = Endpoint(config.name, self.endpoint.base_url, headers=headers, timeouts=self.endpoint.timeouts)
+        self._platform = Direct(self.endpoint)
+        self._turns = TurnEncoder(config.name)
+
+    def chat(self, name: str, **_: Any) -> Model:
+        return ClaudeModel(
+            self.http,
+            self._platform,
+            name,
+            encoder=self._turns,
+            stream=self.config.options.stream is not False,
+        )
+
+    async def list_models(self) -> list[ModelInfo]:
+        listed = await super().list_models()
+        self._listed = [_with_window(info) for info in listed]
+        return self._listed
+
+
+def _with_window(info: ModelInfo) -> ModelInfo:
+    """The published window of a model whose provider does not tell it."""
+    if info.context_window is not None:
+        return info
+    return msgspec.structs.replace(info, context_window=claude_traits(info.name).context_window)
