@@ -20,7 +20,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     """`database`: a SQLite file's path or a postgresql:// URL; None is `perdure.db` in the data directory.
 
     `password`: None means that everyone may call. `env` is kept for the providers, which have their own variables.
-    Sizes are in bytes, times in seconds.
+    Sizes are in bytes, times in seconds; `approval_expiry_s` None: approval requests wait for ever.
     """
 
     host: str = "127.0.0.1"
@@ -36,6 +36,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     ping_interval_s: float = 20.0
     max_queued_per_conversation: int = 100
     trace_limit: int = 16_384
+    approval_expiry_s: float | None = 7 * 86_400.0
     synchronous: str = "FULL"
     postgres_pool: int = 10
     config_file: Path | None = None
@@ -98,6 +99,7 @@ def load_settings(env: Mapping[str, str] = os.environ, **overrides: Any) -> Sett
     take("PERDURE_MODEL", "default_model")
     take("PERDURE_TRACE_LIMIT", "trace_limit", int)
     take("PERDURE_POSTGRES_POOL", "postgres_pool", _positive)
+    take("PERDURE_APPROVAL_EXPIRY", "approval_expiry_s", _seconds_or_never)
     take("PERDURE_CONFIG", "config_file", _path)
     take("PERDURE_SQLITE_SYNCHRONOUS", "synchronous", _synchronous)
     values.update({key: value for key, value in overrides.items() if value is not None})
@@ -127,6 +129,14 @@ def _flag(text: str) -> bool:
     if text.lower() in ("0", "false", "no", "off", ""):
         return False
     raise ValueError("use true or false")
+
+
+def _seconds_or_never(text: str) -> float | None:
+    """0: never."""
+    seconds = float(text)
+    if not 0 <= seconds < 1e10:
+        raise ValueError("use a number of seconds, or 0 for never")
+    return seconds or None
 
 
 def _isolation(text: str) -> str:

@@ -20,6 +20,7 @@ from perdure.store import agents as agent_store
 from perdure.store import blocks as block_store
 from perdure.store import tools as tool_store
 from perdure.store.agents import AgentView, agent_view
+from perdure.store.approvals import forget_request
 from perdure.store.base import Store, Tx
 from perdure.store.conversations import set_context
 from perdure.store.messages import message_by_id
@@ -155,3 +156,4 @@ def _set_messages(agent: Agent, message_ids: Sequence[str]) -> Tx[None]:
         compiled_revision=agent.revision,
         now=agent.updated_us,
     )
+    yield from forget_request(agent.id, but=message_ids)

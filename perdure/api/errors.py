@@ -123,9 +123,9 @@ def run_error_response(failed: RunFailed, record: Mapping[str, Any]) -> Response
     kind = failed.error_type
     if kind in _PROVIDER or kind in ("llm_overloaded", "context_window_exceeded"):
         return _provider(kind, failed.message, failed.detail or record.get("detail"), None, accepted=True)
-    status = {"not_found": 404, "invalid": 400}.get(kind)
+    status = {"not_found": 404, "invalid": 400, "conflict": 409}.get(kind)
     if status is not None:
-        return json_response({"detail": failed.message}, status, _NO_RETRY)
+        return json_response({"detail": record.get("body") or failed.message}, status, _NO_RETRY)
     if kind == "context_window_overflow_in_system_prompt":
         return json_response({"detail": failed.message}, 400, _NO_RETRY)
     return json_response(UNKNOWN | {"message": failed.message}, 500, _NO_RETRY)

@@ -299,7 +299,8 @@ def _approval(item: dict[str, Any], where: str, kind: str) -> Message:
             approve = answer.get("approve")
             if not isinstance(approve, bool):
                 raise wrong(f"{place}.approve", "must be true or false")
-            approvals.append(Approval(call_id, approve, _optional(answer, "reason", place)))
+            edited = _edited_arguments(answer, approve, place)
+            approvals.append(Approval(call_id, approve, _optional(answer, "reason", place), edited))
         else:
             returns.append(_client_return(answer, call_id, place))
     return Message(
@@ -310,6 +311,23 @@ def _approval(item: dict[str, Any], where: str, kind: str) -> Message:
         tool_returns=tuple(returns),
         otid=item.get("otid") or new_otid(),
     )
+
+
+def _edited_arguments(answer: dict[str, Any], approve: bool, place: str) -> str | None:
+    """`edited_arguments`: what to call the tool with in place of the model's arguments, an object or its JSON text."""
+    edited = answer.get("edited_arguments")
+    if edited is None:
+        return None
+    if not approve:
+        raise wrong(f"{place}.edited_arguments", "only goes with `approve: true`")
+    if isinstance(edited, str):
+        try:
+            edited = msgspec.json.decode(edited)
+        except msgspec.DecodeError as error:
+            raise wrong(f"{place}.edited_arguments", f"is not valid JSON: {error}") from error
+    if not isinstance(edited, dict):
+        raise wrong(f"{place}.edited_arguments", "must be an object with the tool's arguments")
+    return msgspec.json.encode(edited).decode()
 
 
 def _client_return(answer: dict[str, Any], call_id: str, place: str) -> ToolReturn:

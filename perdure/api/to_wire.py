@@ -29,7 +29,7 @@ from perdure.core.events import (
 )
 from perdure.core.expand import expand
 from perdure.core.ids import part_otid
-from perdure.core.messages import ImagePart, Message, Part, TextPart, ToolCall, ToolReturn
+from perdure.core.messages import Approval, ImagePart, Message, Part, TextPart, ToolCall, ToolReturn
 
 _encode = msgspec.json.Encoder().encode
 
@@ -99,7 +99,10 @@ def to_wire(
         case ToolCallDelta():
             delta = _call_delta(event)
             kind = "approval_request_message" if event.needs_approval else "tool_call_message"
-            return {**_base(event, kind, event.part, run_id, seq_id), "tool_call": delta, "tool_calls": delta}
+            base = _base(event, kind, event.part, run_id, seq_id)
+            if event.needs_approval:
+                base["otid"] = event.message_id
+            return {**base, "tool_call": delta, "tool_calls": delta}
         case Said():
             return _said(event, run_id, seq_id)
         case ToolsReturned():
@@ -194,7 +197,10 @@ def _said(event: Said, run_id: str | None, seq_id: int | None) -> dict[str, Any]
         return {**_base(event, "assistant_message", event.part, run_id, seq_id), "content": event.text}
     calls = [_call(call) for call in event.tool_calls or event.approval_calls]
     kind = "tool_call_message" if event.tool_calls else "approval_request_message"
-    return {**_base(event, kind, event.part, run_id, seq_id), "tool_call": calls[0], "tool_calls": calls}
+    base = _base(event, kind, event.part, run_id, seq_id)
+    if event.approval_calls:
+        base["otid"] = event.message_id
+    return {**base, "tool_call": calls[0], "tool_calls": calls}
 
 
 def _call(call: ToolCall) -> dict[str, Any]:
@@ -265,10 +271,7 @@ def _heard(message: Message, run_id: str | None, seq_id: int | None) -> dict[str
 
 
 def _approvals(message: Message) -> dict[str, Any]:
-    given: list[dict[str, Any]] = [
-        {"type": "approval", "tool_call_id": item.tool_call_id, "approve": item.approve, "reason": item.reason}
-        for item in message.approvals
-    ]
+    given = [_approval(item) for item in message.approvals]
     given += [tool_return(answer) for answer in message.tool_returns]
     first = message.approvals[0] if message.approvals else None
     return {
@@ -277,6 +280,18 @@ def _approvals(message: Message) -> dict[str, Any]:
         "approval_request_id": first.tool_call_id if first else None,
         "reason": first.reason if first else None,
     }
+
+
+def _approval(item: Approval) -> dict[str, Any]:
+    given: dict[str, Any] = {
+        "type": "approval",
+        "tool_call_id": item.tool_call_id,
+        "approve": item.approve,
+        "reason": item.reason,
+    }
+    if item.arguments is not None:
+        given["edited_arguments"] = item.arguments
+    return given
 
 
 def _summary(event: Summarised, run_id: str | None, seq_id: int | None) -> dict[str, Any]:
@@ -337,7 +352,7 @@ def usage(event: UsageReported) -> dict[str, Any]:
 
 def error_message(event: RunFailed, seq_id: int | None) -> dict[str, Any]:
     kind = event.error_type if event.error_type in STREAM_ERROR_TYPES else "llm_error"
-    if event.error_type in ("invalid", "not_found"):
+    if event.error_type in ("invalid", "not_found", "conflict"):
         kind = "internal_error"
     return {
         "message_type": "error_message",

@@ -59,7 +59,10 @@ class ToolCall(Struct, frozen=True, omit_defaults=True):
 
 
 class ToolReturn(Struct, frozen=True, omit_defaults=True):
-    """The answer to one tool call: `content` is text, or text and image parts."""
+    """The answer to one tool call: `content` is text, or text and image parts.
+
+    `ran` False: the call was answered without being run (a rule refused it, a person denied it, it was interrupted).
+    """
 
     tool_call_id: str
     name: str
@@ -67,12 +70,28 @@ class ToolReturn(Struct, frozen=True, omit_defaults=True):
     content: str | tuple[TextPart | ImagePart, ...]
     stdout: tuple[str, ...] | None = None
     stderr: tuple[str, ...] | None = None
+    ran: bool = True
 
 
 class Approval(Struct, frozen=True, omit_defaults=True):
+    """A person's decision about one call. `arguments`: JSON text of an object, run in place of the model's; `automatic`: nobody
+    decided, the request was cancelled or expired."""
+
     tool_call_id: str
     approve: bool
     reason: str | None = None
+    arguments: str | None = None
+    automatic: bool = False
+
+
+class Parked(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What an approval request knows of its step beside its own calls. `order`: the ids of all calls of the step, as the model
+    wrote them; `called`: the tools called before in the request, with what they returned (for the tool rules); `note`: what the
+    model must be told once the calls are answered."""
+
+    order: tuple[str, ...] = ()
+    called: tuple[tuple[str, str], ...] = ()
+    note: str | None = None
 
 
 class CompactionStats(Struct, frozen=True, omit_defaults=True):
@@ -91,6 +110,7 @@ class Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
     `tool_returns`: returns of a tool message, or a client's own returns in an approval response.
     `calls_at`: before which of the content parts the tool calls came; None: after all of them.
     `hidden`: kept for the model and the record, not shown in listings.
+    `parked`: on approval requests only.
     `created_us`: microseconds since the epoch.
     """
 
@@ -115,6 +135,7 @@ class Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
     hidden: bool = False
     calls_at: int | None = None
     compaction: CompactionStats | None = None
+    parked: Parked | None = None
 
     @property
     def text(self) -> str:

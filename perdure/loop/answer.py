@@ -6,14 +6,20 @@ A delta's part index is the one the stored message's part will have (`core/expan
 from collections.abc import Sequence
 
 from perdure.core.events import Event, ReasoningDelta, Said, TextDelta, ToolCallDelta
+from perdure.core.ids import preceding_id
 from perdure.core.messages import HiddenReasoningPart, Message, Part, ReasoningPart, TextPart
 from perdure.core.model import Chunk, HiddenReasoningChunk, ModelDone, ReasoningChunk, TextChunk, ToolCallChunk
 
 
 class Answer:
-    """One answer under way. `deltas`: produce events for a token stream (otherwise only order is tracked)."""
+    """One answer under way. `deltas`: produce events for a token stream (otherwise only order is tracked).
 
-    def __init__(self, message_id: str, step_id: str, at_us: int, *, deltas: bool) -> None:
+    `asks`: the tools whose calls wait for approval; these calls go into a message of their own, the request.
+    """
+
+    def __init__(
+        self, message_id: str, step_id: str, at_us: int, *, deltas: bool, asks: frozenset[str] = frozenset()
+    ) -> None:
         self.message_id = message_id
         self.step_id = step_id
         self.at_us = at_us
@@ -27,12 +33,19 @@ class Answer:
         self._calls_part = -1
         self._content: list[Part] = []
         self._call_ids: dict[int, str] = {}
+        self._asks = asks
+        self._asking: set[int] = set()
+        self._request_id = ""
 
     def take(self, chunks: Sequence[Chunk]) -> list[Event]:
         """The events the chunks mean to a token stream; [] when nobody watches."""
         events: list[Event] = []
         for chunk in chunks:
             self.any_output = True
+            if self._asks and type(chunk) is ToolCallChunk and self._is_asking(chunk):
+                if self.deltas and (event := self._call_event(chunk)) is not None:
+                    events.append(event)
+                continue
             if type(chunk) is not self._kind or type(chunk) is HiddenReasoningChunk:
                 self._turn_to(chunk)
             if self._calls_part >= 0 and type(chunk) is not ToolCallChunk:
@@ -40,6 +53,13 @@ class Answer:
             if self.deltas and (event := self._event(chunk)) is not None:
                 events.append(event)
         return events
+
+    def _is_asking(self, chunk: ToolCallChunk) -> bool:
+        """Whether the call waits for approval: told by its name, which comes with its first piece."""
+        if chunk.name in self._asks:
+            self._asking.add(chunk.index)
+            self._request_id = preceding_id(self.message_id)
+        return chunk.index in self._asking
 
     def _turn_to(self, chunk: Chunk) -> None:
         """Another kind of chunk: another part, but for more calls, and for content that calls only interrupted. Withheld
@@ -91,20 +111,25 @@ class Answer:
                 hidden_reasoning=chunk.data or "",
             )
         assert type(chunk) is ToolCallChunk
+        return self._call_event(chunk)
+
+    def _call_event(self, chunk: ToolCallChunk) -> Event | None:
         call_id = chunk.id or self._call_ids.get(chunk.index)
         if call_id is None:
             return None
         self._call_ids[chunk.index] = call_id
         if not chunk.name and not chunk.arguments:
             return None
+        asking = chunk.index in self._asking
         return ToolCallDelta(
-            message_id=self.message_id,
+            message_id=self._request_id if asking else self.message_id,
             step_id=self.step_id,
             at_us=self.at_us,
             part=self._part,
             tool_call_id=call_id,
             name=chunk.name,
             arguments=chunk.arguments or None,
+            needs_approval=asking,
         )
 
     def message(self, done: ModelDone, *, run_id: str, agent_id: str, conversation_id: str, model: str) -> Message:

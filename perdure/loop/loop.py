@@ -21,6 +21,7 @@ from perdure.core.model import ModelDone, Prompt
 from perdure.core.runs import Step, StopReason
 from perdure.loop import rules
 from perdure.loop.answer import Answer
+from perdure.loop.parking import answered, called_before, park, resume, text_of, waiting_calls
 from perdure.loop.turn import StepResult, Turn
 
 UNREADABLE = (
@@ -29,11 +30,14 @@ UNREADABLE = (
 )
 
 
-NEEDS_APPROVAL = "{name} needs a person's approval, and this server cannot ask for one yet. It was not run."
-
-
 async def run_loop(turn: Turn) -> AsyncGenerator[Sequence[Event] | StepResult]:
     """Drive a run from where it stands. Ends after a StepResult whose `stop` is set."""
+    turn.called.extend(called_before(turn.context, turn.run.id))
+    if turn.answer is not None:
+        result = await resume(turn)
+        yield result
+        if result.stop is not None:
+            return
     while True:
         async with aclosing(_step(turn)) as step:
             async for item in step:
@@ -44,14 +48,13 @@ async def run_loop(turn: Turn) -> AsyncGenerator[Sequence[Event] | StepResult]:
 
 def committed(turn: Turn, result: StepResult) -> None:
     """Take a committed step into the context."""
-    turn.context.extend(result.messages)
-    turn.step_count += 1
+    turn.context.extend(result.messages if result.context is None else result.context)
+    if result.resumed:
+        turn.answer, turn.later = None, ()
+    else:
+        turn.step_count += 1
     if result.outcome is not None:
-        turn.called.extend(
-            (answer.name, _text(answer.content))
-            for answer in result.outcome.returns
-            if answer.tool_call_id not in result.refused
-        )
+        turn.called.extend((answer.name, text_of(answer)) for answer in result.outcome.returns if answer.ran)
 
 
 async def _step(turn: Turn) -> AsyncGenerator[Sequence[Event] | StepResult]:
@@ -59,7 +62,8 @@ async def _step(turn: Turn) -> AsyncGenerator[Sequence[Event] | StepResult]:
     step_id, message_id = new_id("step"), new_id("message")
     constraint = rules.allowed_tools(turn.agent.tool_rules, [spec.name for spec in turn.specs], turn.called)
     prompt = _prompt(turn, constraint, step_id, message_id)
-    answer = Answer(message_id, step_id, started_us, deltas=turn.run.config.stream_tokens)
+    asks = turn.asks if constraint.all_tools else turn.asks & constraint.names
+    answer = Answer(message_id, step_id, started_us, deltas=turn.run.config.stream_tokens, asks=asks)
     done: ModelDone | None = None
     first_ns: int | None = None
     error: AgentError | None = None
@@ -151,8 +155,9 @@ async def finish_step(
     for call in calls:
         if not constraint.all_tools and call.name not in constraint.names:
             refused[call.id] = rules.violation(turn.agent.tool_rules, call.name, sorted(constraint.names))
-        elif rules.requires_approval(turn.agent.tool_rules, call.name):
-            refused[call.id] = NEEDS_APPROVAL.format(name=call.name)
+    if turn.asks and (waiting := waiting_calls(turn, calls, refused)):
+        clock = msgspec.structs.replace(clock, usage=done.usage, not_exact=done.not_exact, step_ns=_since(started_ns))
+        return msgspec.structs.replace(park(turn, clock, message, waiting, _unreadable(done)), done=done)
     outcome: ToolOutcome | None = None
     tools_ns: int | None = None
     if calls:
@@ -169,7 +174,7 @@ async def finish_step(
         stop_reason=stop,
         not_exact=done.not_exact,
         tool_execution_ns=tools_ns,
-        step_ns=time.perf_counter_ns() - started_ns,
+        step_ns=_since(started_ns),
     )
     return StepResult(
         step=step,
@@ -180,17 +185,27 @@ async def finish_step(
         refused=refused,
         prefilled=constraint.prefilled,
         stop=stop,
+        calls=calls,
     )
+
+
+def _since(started_ns: int) -> int:
+    return time.perf_counter_ns() - started_ns
+
+
+def _unreadable(done: ModelDone) -> str | None:
+    return "\n\n".join(UNREADABLE.format(why=why, text=text) for text, why in done.unparsed) or None
 
 
 async def redo_tools(turn: Turn, result: StepResult, stale: set[str]) -> StepResult:
     """Run a step's memory tools again on blocks that changed meanwhile; every other answer is kept."""
     assert result.outcome is not None
-    message = result.messages[0]
     keep = {answer.tool_call_id: answer for answer in result.outcome.returns if answer.tool_call_id not in stale}
     outcome = await turn.executor.execute(
-        message.tool_calls, refused=result.refused, prefilled=result.prefilled, step_id=result.step.id, keep=keep
+        result.calls, refused=result.refused, prefilled=result.prefilled, step_id=result.step.id, keep=keep
     )
+    if result.resumed:
+        return answered(turn, msgspec.structs.replace(result, outcome=outcome))
     messages = tuple(
         msgspec.structs.replace(item, tool_returns=outcome.returns) if item.role == "tool" else item
         for item in result.messages
@@ -223,7 +238,8 @@ def _after_answer(
         after.append(
             Message(id=new_id("message"), role="tool", created_us=now_us(), tool_returns=outcome.returns, **common)
         )
-    notes = [UNREADABLE.format(why=why, text=text) for text, why in done.unparsed]
+    unreadable = _unreadable(done)
+    notes = [unreadable] if unreadable is not None else []
     if (
         not message.tool_calls
         and not notes
@@ -273,9 +289,3 @@ def _failed(clock: Step, error: AgentError, started_ns: int) -> StepResult:
         step_ns=time.perf_counter_ns() - started_ns,
     )
     return StepResult(step=step, stop=stop, error=error)
-
-
-def _text(content: str | tuple[object, ...]) -> str:
-    if isinstance(content, str):
-        return content
-    return "\n".join(part.text for part in content if isinstance(part, TextPart))

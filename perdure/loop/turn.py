@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from perdure.core.agents import Agent, Block, Tool
+from perdure.core.approvals import Pending
 from perdure.core.effects import ToolOutcome
 from perdure.core.errors import AgentError
 from perdure.core.events import Event
@@ -38,7 +39,9 @@ class Turn:
     """One run's working state; the loop is its only writer.
 
     `context`: the messages in context, without the system message. `tools`: by name, in the agent's order.
-    `called`: the tools called so far in this request with what they returned, for the tool rules.
+    `called`: the tools called so far in this request with what they returned, for the tool rules. `asks`: names of the tools
+    whose calls wait for an answer, of which the client runs those in `client_tools`. `answer`: what was said to the approval
+    request the context ends with; `later`: messages to go behind its calls' returns.
     """
 
     run: Run
@@ -59,13 +62,19 @@ class Turn:
     step_count: int = 0
     called: list[tuple[str, str]] = field(default_factory=list)
     turns: list[dict[str, Any]] = field(default_factory=list)
+    asks: frozenset[str] = frozenset()
+    client_tools: frozenset[str] = frozenset()
+    answer: Message | None = None
+    later: tuple[Message, ...] = ()
 
 
 class StepResult(Struct, frozen=True, kw_only=True):
     """One step, done and not yet committed.
 
     `messages`: to be stored, in order. `events`: to be published after the commit. `stop`: the run ends with this step.
-    `error`: why it failed (nothing of the model's answer is stored then).
+    `error`: why it failed (nothing of the model's answer is stored then). `context`: what the step adds to the context, where
+    that is not `messages` themselves. `parked`: the calls the run stops to wait for. `resumed`: the calls of a parked step were
+    answered, the model was not called. `calls`: what `outcome` answers, as run.
     """
 
     step: Step
@@ -77,3 +86,7 @@ class StepResult(Struct, frozen=True, kw_only=True):
     prefilled: dict[str, dict[str, Any]] = {}
     stop: StopReason | None = None
     error: AgentError | None = None
+    context: tuple[Message, ...] | None = None
+    parked: Pending | None = None
+    resumed: bool = False
+    calls: tuple[ToolCall, ...] = ()

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from perdure.core.errors import ProviderError
-from perdure.core.ids import new_id, now_us, preceding_id
+from perdure.core.ids import new_id, now_us
 from perdure.core.messages import Message
 from perdure.core.model import Prompt, TokenCapture, ToolSpec
 from perdure.core.tokens import Cause, Segment, Span, Synthesized, TokenCall, bytes_to_ids
@@ -148,21 +148,10 @@ def _break_of(
 
 
 def covered_count(messages: Sequence[Message], covered: Sequence[str]) -> int | None:
-    """How many messages at the beginning are the covered ones; None if these are not the beginning.
-
-    A sampled answer may be stored as an approval request and an assistant message, whose id is the one after it.
-    """
-    at = 0
-    for message_id in covered:
-        if at < len(messages) and messages[at].id == message_id:
-            at += 1
-            continue
-        if at == len(messages) or messages[at].role != "approval" or messages[at].id != preceding_id(message_id):
-            return None
-        at += 1
-        if at < len(messages) and messages[at].id == message_id:
-            at += 1
-    return at
+    """How many messages at the beginning are the covered ones; None if these are not the beginning."""
+    if len(covered) > len(messages) or any(messages[at].id != held for at, held in enumerate(covered)):
+        return None
+    return len(covered)
 
 
 def extend(tokens: TokenStream, capture: TokenCapture) -> None:

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 import msgspec
 
 from perdure.core.agents import AgentBundle
+from perdure.core.approvals import is_answer
 from perdure.core.archives import Filed
 from perdure.core.conversations import ConversationSettings, bundle_in
+from perdure.core.history import history
 from perdure.core.ids import new_id, now_us
 from perdure.core.messages import Message, TextPart
 from perdure.memory.compile import compile_system_text, same_but_for_time
@@ -35,6 +37,7 @@ class Context:
     """One conversation as of the end of the last run on it here. `messages` exclude the system message.
 
     `bundle`: the agent as it is in this conversation. `private`: which of its own blocks the prompt was compiled with.
+    `answer`: what was said to the approval request that `messages` end with, until that is carried out.
     """
 
     conversation_id: str
@@ -47,6 +50,7 @@ class Context:
     own: ConversationSettings
     seen_blocks: dict[str, str] | None = None
     private: Versions | None = None
+    answer: Message | None = None
 
 
 class Contexts:
@@ -72,12 +76,13 @@ class Contexts:
             and context.version == state.context_version
             and context.fence == lease.fence - 1
         ):
-            context.messages.extend(inputs)
+            if is_answer(inputs):
+                context.answer = inputs[0]
+            else:
+                context.messages.extend(inputs)
             self._kept.move_to_end(state.id)
         else:
-            context = await self._read(state, bundle)
-            known = {message.id for message in context.messages}
-            context.messages.extend(message for message in inputs or () if message.id not in known)
+            context = await self._read(state, bundle, inputs or ())
             self._kept[state.id] = context
             if len(self._kept) > KEPT_CONVERSATIONS:
                 self._kept.popitem(last=False)
@@ -87,13 +92,15 @@ class Contexts:
             cause, _, detail = state.break_cause.partition(": ")
             context.tokens.break_cause = (cause, detail)
         stale = state.compiled_revision != bundle.agent.revision or context.private != private
-        context.private = private
         appending = bundle.agent.memory_rendering == "append"
         if appending and context.seen_blocks is not None:
+            if context.answer is not None:
+                return context  # a note has no place between calls and their returns; the next request brings it
             if stale:
                 await self._note_changes(context, state)
         elif stale:
             await self._recompile(context, state)
+        context.private = private
         if appending and context.seen_blocks is None:
             self.remember_blocks(context)
         return context
@@ -126,9 +133,12 @@ class Contexts:
         private = await self._store.read(lambda: private_blocks(state.id))
         return bundle_in(bundle, state.settings, private), tuple((block.id, block.version) for block in private)
 
-    async def _read(self, state: ConversationState, bundle: AgentBundle) -> Context:
+    async def _read(self, state: ConversationState, bundle: AgentBundle, inputs: tuple[Message, ...]) -> Context:
         found = await self._store.scan(lambda: messages.context_messages(state.id, state.head_ids, state.tail_from))
         system = found[0] if found and found[0].role == "system" and found[0].id in state.head_ids else None
+        said = found[1:] if system is not None else found
+        known = {message.id for message in said}
+        thread = history([*said, *(message for message in inputs if message.id not in known)])
         tokens = TokenStream()
         if state.segment_id is not None:
             segment_id = state.segment_id
@@ -140,11 +150,12 @@ class Contexts:
             version=state.context_version,
             fence=state.fence,
             system=system,
-            messages=found[1:] if system is not None else found,
+            messages=thread.messages,
             tokens=tokens,
             bundle=bundle,
             own=state.settings,
             seen_blocks=state.seen_blocks,
+            answer=thread.answer,
         )
 
     async def _recompile(self, context: Context, state: ConversationState) -> None:

@@ -23,6 +23,7 @@ from perdure.core.ids import now_us
 from perdure.core.messages import Message
 from perdure.core.model import ToolSpec
 from perdure.core.runs import Run, RunConfig, StopReason
+from perdure.loop.parking import asking_names
 from perdure.loop.turn import Turn
 from perdure.providers.registry import Registry
 from perdure.providers.web import Web
@@ -33,8 +34,9 @@ from perdure.runs.search import StoreSearch
 from perdure.runs.worker import Worker, shielded
 from perdure.store import events as event_store
 from perdure.store import runs as run_store
+from perdure.store.approvals import cancel_parked
 from perdure.store.base import Store
-from perdure.store.runs import Accepted, Lease
+from perdure.store.runs import Accepted
 from perdure.tools.builtin import BuiltinTools
 from perdure.tools.executor import Executor
 from perdure.tools.sandbox import Sandbox
@@ -77,6 +79,7 @@ class Runner:
         web: Web | None = None,
         max_queued: int = 100,
         trace_limit: int = 16_384,
+        approval_expiry_s: float | None = None,
     ) -> None:
         self._store = store
         self._registry = registry
@@ -87,6 +90,7 @@ class Runner:
         self.owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:12]}"
         self._max_queued = max_queued
         self._trace_limit = trace_limit
+        self._approval_expiry_us = None if approval_expiry_s is None else round(approval_expiry_s * 1e6)
         self._logs: OrderedDict[str, RunLog] = OrderedDict()
         self._jobs: dict[str, _Job] = {}
         self._waiting: dict[str, int] = {}
@@ -153,7 +157,7 @@ class Runner:
             return Submitted(accepted.run_id, True, write.committed)
         self._keep(RunLog(run.id))
         if accepted.lease is not None:
-            self._start(run, accepted, inputs)
+            self._start(run, accepted, accepted.admitted.inputs if accepted.fresh else None)
         else:
             self._waiting[run.conversation_id] = self._waiting.get(run.conversation_id, 0) + 1
             if not any(job.conversation_id == run.conversation_id for job in self._jobs.values()):
@@ -178,11 +182,13 @@ class Runner:
 
     async def _work(self, run: Run, accepted: Accepted, inputs: tuple[Message, ...] | None, job: _Job) -> None:
         runlog = self._logs.get(run.id) or self._keep(RunLog(run.id))
-        assert accepted.lease is not None
-        worker = self._worker(run, accepted.lease, runlog)
+        worker = self._worker(run, accepted, runlog)
         worker.begin()
         try:
-            await self._drive(worker, accepted, inputs)
+            if accepted.admitted.refused is not None:
+                await shielded(worker.finish_early("error", accepted.admitted.refused, refused=True))
+            else:
+                await self._drive(worker, accepted, inputs)
         except LeaseLost:
             log.warning("run %s was taken over by another worker", run.id)
             self.contexts.forget(run.conversation_id)
@@ -207,8 +213,18 @@ class Runner:
         if self._waiting.get(run.conversation_id):
             await self._claim(run.conversation_id)
 
-    def _worker(self, run: Run, lease: Lease, runlog: RunLog) -> Worker:
-        return Worker(self._store, run, lease, runlog, trace_limit=self._trace_limit, on_commit=self._remote.committed)
+    def _worker(self, run: Run, accepted: Accepted, runlog: RunLog) -> Worker:
+        assert accepted.lease is not None
+        return Worker(
+            self._store,
+            run,
+            accepted.lease,
+            runlog,
+            trace_limit=self._trace_limit,
+            on_commit=self._remote.committed,
+            admitted=accepted.admitted,
+            approval_expiry_us=self._approval_expiry_us,
+        )
 
     async def _end(self, worker: Worker, stop: StopReason, error: AgentError | None) -> None:
         try:
@@ -224,7 +240,11 @@ class Runner:
         run = worker.run
         context = await self.contexts.load(accepted, inputs)
         run = worker.run = as_agent_wants(run, with_overrides(context.bundle.agent, run.config).model_settings)
+        admitted = accepted.admitted
+        if admitted.answering is not None and context.answer is None:
+            raise AgentError(f"The request {admitted.answering.request_id} is not in the context any more.")
         turn, executor = await self._turn(run, context)
+        turn.later = admitted.later
         await worker.drive(turn, context, executor)
 
     async def _turn(self, run: Run, context: Context) -> tuple[Turn, Executor]:
@@ -271,6 +291,9 @@ class Runner:
             blocks=executor.blocks,
             tokens=context.tokens,
             step_count=run.step_count,
+            asks=asking_names(agent.tool_rules, (tool.name for tool in bundle.tools), config.client_tools),
+            client_tools=frozenset(tool.name for tool in config.client_tools),
+            answer=context.answer,
         )
         return turn, executor
 
@@ -297,14 +320,12 @@ class Runner:
             await self._give_up(run, accepted)
             return
         if run.attempts > 1 and run.id in await self._store.read(run_store.cancel_requests):
-            assert accepted.lease is not None
-            await self._end(self._worker(run, accepted.lease, self._logs[run.id]), "cancelled", None)
+            await self._end(self._worker(run, accepted, self._logs[run.id]), "cancelled", None)
             return
         self._start(run, accepted, None)
 
     async def _give_up(self, run: Run, accepted: Accepted) -> None:
-        assert accepted.lease is not None
-        worker = self._worker(run, accepted.lease, self._logs[run.id])
+        worker = self._worker(run, accepted, self._logs[run.id])
         error = AgentError(f"This run ended its worker {run.attempts - 1} times and is not tried again.")
         await self._end(worker, "error", error)
 
@@ -424,7 +445,7 @@ class Runner:
         """End a run as soon as possible: "cancelled" or "ended" (it had ended before). NotFound."""
         run = await self._store.read(lambda: run_store.run_by_id(run_id))
         if run.status not in ("created", "running"):
-            return "ended"
+            return await self._cancel_parked(run)
         outcome = await self._store.write(lambda: run_store.request_cancel(run_id, now_us()))
         task = self._stop_job(run_id)
         if outcome == "requested" and task is not None:
@@ -457,6 +478,15 @@ class Runner:
 
     def _claim_if_waiting(self, conversation_id: str) -> "Coroutine[Any, Any, None] | None":
         return self._claim(conversation_id) if self._waiting.get(conversation_id) else None
+
+    async def _cancel_parked(self, run: Run) -> str:
+        """A run that stopped to wait for approval can still be cancelled: that denies what it asked for."""
+        if run.stop_reason != "requires_approval":
+            return "ended"
+        denied = await self._store.write(lambda: cancel_parked(run, now_us()))
+        if denied:
+            self.contexts.forget(run.conversation_id)
+        return "cancelled" if denied else "ended"
 
 
 def as_agent_wants(run: Run, settings: ModelSettings) -> Run:

@@ -13,11 +13,13 @@ from typing import Any
 import msgspec
 
 from perdure.core.agents import Block
+from perdure.core.approvals import INTERRUPTED, Pending, closing
 from perdure.core.archives import Passage
 from perdure.core.conversations import bundle_in
-from perdure.core.errors import AgentError, Invalid, NotFound, ProviderError, StaleBlock
+from perdure.core.errors import AgentError, Conflict, Invalid, NotFound, ProviderError, StaleBlock
 from perdure.core.events import Event, LogEnded, RunFailed, RunStarted, RunStopped, UsageReported
 from perdure.core.ids import now_us
+from perdure.core.messages import Message
 from perdure.core.model import ModelDone
 from perdure.core.runs import Run, StopReason, status_of
 from perdure.core.tokens import bytes_to_ids
@@ -30,6 +32,7 @@ from perdure.runs.log import RunLog
 from perdure.runs.turns import assistant_turn, tool_turns
 from perdure.store import agents
 from perdure.store import events as event_store
+from perdure.store.approvals import Admission
 from perdure.store.base import Store, Tx
 from perdure.store.private_blocks import private_blocks
 from perdure.store.runs import BlockWrite, Lease, RunEnd, StepCommit, commit_step
@@ -43,7 +46,10 @@ MAX_STALE_RETRIES = 5
 
 
 class Worker:
-    """One run being driven. `cancel()` may come from anywhere, at any time."""
+    """One run being driven. `cancel()` may come from anywhere, at any time.
+
+    `admitted`: what was taken in of its submission. However the run ends, the calls it has to answer are answered.
+    """
 
     def __init__(
         self,
@@ -54,6 +60,8 @@ class Worker:
         *,
         trace_limit: int,
         on_commit: Callable[[str], None] = lambda _: None,
+        admitted: Admission = Admission(),
+        approval_expiry_us: int | None = None,
     ) -> None:
         self._store = store
         self._on_commit = on_commit
@@ -61,6 +69,9 @@ class Worker:
         self.lease = lease
         self.log = runlog
         self._trace_limit = trace_limit
+        self._approval_expiry_us = approval_expiry_us
+        self._answering = admitted.answering
+        self._later = admitted.later
         self._usage = run.usage
         self._step_count = run.step_count
         self._context_tokens = run.context_tokens
@@ -79,7 +90,8 @@ class Worker:
         async with aclosing(run_loop(turn)) as items:
             async for item in items:
                 if isinstance(item, StepResult):
-                    await self._commit(turn, context, executor, item)
+                    # cut in two by a cancellation, the next commit would write the same again
+                    await shielded(self._commit(turn, context, executor, item))
                 else:
                     if self._ttft_ns is None:
                         self._ttft_ns = time.perf_counter_ns() - self._started_ns
@@ -112,6 +124,9 @@ class Worker:
         self._on_commit(self.run.id)
 
     def _count(self, turn: Turn, result: StepResult) -> None:
+        if result.resumed:
+            self._add_tool_turns(result)
+            return
         self._step_count += 1
         done = result.done
         if done is None:
@@ -129,6 +144,11 @@ class Worker:
         held = turn.tokens.ids if turn.tokens is not None and done.capture.segment is None else ()
         prompt = [*held, *bytes_to_ids(call.delta_ids)]
         self._turns.append(assistant_turn(call, prompt, result.messages[0]))
+        self._add_tool_turns(result)
+
+    def _add_tool_turns(self, result: StepResult) -> None:
+        if not self.run.config.return_token_ids:
+            return
         for message in result.messages:
             if message.role == "tool":
                 self._turns.extend(tool_turns(message, result.step.id))
@@ -150,7 +170,9 @@ class Worker:
             usage=self._usage,
             step_count=self._step_count,
             messages=result.messages,
-            step=result.step,
+            parked=self._parked(result.parked, now) if result.parked is not None else None,
+            settled=result.resumed,
+            step=None if result.resumed else result.step,
             events=event_store.chunk(self.log.saved + 1, unsaved) if unsaved else None,
             context_tokens=self._context_tokens,
             ttft_ns=self._ttft_ns,
@@ -173,6 +195,10 @@ class Worker:
             isolated=context.own.isolated,
             end=end,
         )
+
+    def _parked(self, pending: Pending, now: int) -> Pending:
+        expiry = self._approval_expiry_us
+        return msgspec.structs.replace(pending, at_us=now, expires_us=None if expiry is None else now + expiry)
 
     def _end(self, result: StepResult, now: int) -> RunEnd:
         assert result.stop is not None
@@ -216,6 +242,8 @@ class Worker:
 
     def _after_commit(self, turn: Turn, context: Context, executor: Executor, result: StepResult) -> None:
         committed(turn, result)
+        if result.resumed:
+            self._answering, self._later, context.answer = None, (), None
         done = result.done
         if done is not None and done.capture is not None and context.tokens is not None:
             extend(context.tokens, done.capture)
@@ -235,8 +263,11 @@ class Worker:
         context.bundle = bundle = bundle_in(bundle, context.own, private)
         return {block.label: block for block in bundle.blocks}
 
-    async def finish_early(self, stop: StopReason, error: AgentError | None) -> None:
-        """End a run that cannot go on: failed before or between steps, or cancelled. LeaseLost if it is not ours."""
+    async def finish_early(self, stop: StopReason, error: AgentError | None, *, refused: bool = False) -> None:
+        """End a run that cannot go on: failed before or between steps, or cancelled. LeaseLost if it is not ours.
+
+        `refused`: it was not let in by what its conversation waits for.
+        """
         self._pending = self._last_events(stop, error)
         now = now_us()
         commit = StepCommit(
@@ -245,14 +276,31 @@ class Worker:
             now=now,
             usage=self._usage,
             step_count=self._step_count,
+            messages=self._closing(now),
+            settled=self._answering is not None,
             events=event_store.chunk(self.log.saved + 1, [*self.log.unsaved(), *self._pending]),
             context_tokens=self._context_tokens,
             ttft_ns=self._ttft_ns,
-            end=self._run_end(stop, error, now),
+            end=msgspec.structs.replace(self._run_end(stop, error, now), refused=refused),
         )
         await self._write(commit)
         self.log.append(self._pending)
         self.log.saved = self.log.last_seq
+
+    def _closing(self, now: int) -> tuple[Message, ...]:
+        """Returns for the calls that this run had to answer and did not, and what was to follow them."""
+        if self._answering is None:
+            return ()
+        run = self.run
+        ends = closing(
+            self._answering,
+            INTERRUPTED,
+            agent_id=run.agent_id,
+            conversation_id=run.conversation_id,
+            now=now,
+            run_id=run.id,
+        )
+        return (*ends, *self._later)
 
     def _capped(self, body: bytes) -> bytes:
         """A request or answer as kept for the trace: whole, or its two ends if it is larger than the limit."""
@@ -273,6 +321,9 @@ def error_record(error: AgentError) -> dict[str, Any]:
     """How a run's error is kept and told: type, message, detail, and the HTTP status it means to who waits."""
     if isinstance(error, ProviderError):
         return {"type": error.kind, "message": error.message, "detail": error.detail, "status": error.status}
+    if isinstance(error, Conflict):
+        record = {"type": "conflict", "message": error.message, "detail": error.message, "status": 409}
+        return record | ({"body": error.detail} if error.detail is not None else {})
     kind = "not_found" if isinstance(error, NotFound) else "invalid" if isinstance(error, Invalid) else "internal_error"
     return {"type": kind, "message": error.message, "detail": error.message, "status": None}
 

@@ -12,6 +12,7 @@ from perdure.core.conversations import Conversation
 from perdure.core.errors import Conflict, NotFound
 from perdure.core.ids import now_us
 from perdure.core.messages import Message
+from perdure.store.approvals import pending_request
 from perdure.store.archives import delete_archives_of_agent
 from perdure.store.base import Many, Query, Tx
 from perdure.store.blocks import block_by_id, blocks_of_agent, blocks_of_agents
@@ -19,7 +20,7 @@ from perdure.store.codec import AGENT_COLUMNS, agent_from_row, agent_params, blo
 from perdure.store.conversation_reads import contexts
 from perdure.store.conversations import create_conversation
 from perdure.store.listing import Filters, Page, Source, contains, list_rows
-from perdure.store.messages import insert_messages, message_by_id
+from perdure.store.messages import insert_messages
 from perdure.store.tags import add_tags, filter_by_tags, tags_of
 from perdure.store.tools import tool_by_id, tools_of_agent, tools_of_agents
 
@@ -137,14 +138,8 @@ def agent_view(agent_id: str, *, pending: bool = False) -> Tx[AgentView]:
     bundle = yield from agent_bundle(agent_id)
     context = yield from contexts([agent_id])
     message_ids = context[agent_id]
-    waiting = (yield from _pending(message_ids)) if pending else None
+    waiting = (yield from pending_request(agent_id, now_us())) if pending else None
     return AgentView(bundle=bundle, message_ids=message_ids, pending=waiting)
-
-
-def _pending(message_ids: Sequence[str]) -> Tx[Message | None]:
-    """The approval request a context ends with, if it does."""
-    found = (yield from message_by_id(message_ids[-1])) if message_ids else None
-    return found[1] if found is not None and found[1].role == "approval" and found[1].tool_calls else None
 
 
 def replace_agent(agent: Agent) -> Tx[int]:
@@ -234,7 +229,7 @@ def _views(agents: Sequence[Agent], *, blocks: bool, tools: bool, tags: bool, pe
     waiting: dict[str, Message | None] = {}
     if pending:
         for agent_id in ids:
-            waiting[agent_id] = yield from _pending(shown.get(agent_id, ()))
+            waiting[agent_id] = yield from pending_request(agent_id, now_us())
     return [
         AgentView(
             bundle=AgentBundle(

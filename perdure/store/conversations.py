@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from perdure.core.approvals import Pending
 from perdure.core.conversations import Conversation, ConversationSettings
 from perdure.core.errors import NotFound
 from perdure.core.messages import Message
@@ -15,6 +16,7 @@ _json = msgspec.json.Encoder().encode
 _ids = msgspec.json.Decoder(tuple[str, ...]).decode
 _dict = msgspec.json.Decoder(dict[str, Any]).decode
 _settings = msgspec.json.Decoder(ConversationSettings).decode
+_pending = msgspec.json.Decoder(Pending).decode
 
 
 class ConversationState(Struct, frozen=True, kw_only=True):
@@ -34,6 +36,7 @@ class ConversationState(Struct, frozen=True, kw_only=True):
     lease_until_us: int = 0
     seen_blocks: dict[str, Any] | None = None
     settings: ConversationSettings = ConversationSettings()
+    pending: Pending | None = None
 
 
 def run_view(conversation_id: str, row: Row) -> ConversationState:
@@ -52,6 +55,7 @@ def run_view(conversation_id: str, row: Row) -> ConversationState:
         seen_blocks=_dict(row[10]) if row[10] else None,
         settings=_settings(row[11]),
         agent_revision=row[13],
+        pending=_pending(row[14]) if row[14] else None,
     )
 
 

@@ -10,11 +10,13 @@ import msgspec
 from msgspec import Struct
 
 from perdure.core.agents import Block
+from perdure.core.approvals import Pending, is_answer
 from perdure.core.archives import Passage
 from perdure.core.errors import Conflict, LeaseLost, NotFound, StaleBlock, Unavailable
 from perdure.core.messages import Message
 from perdure.core.runs import Run, RunConfig, RunStatus, Step, StopReason, Usage
 from perdure.core.tokens import Segment, TokenCall
+from perdure.store.approvals import Admission, admit, readmit, replay_of, set_pending
 from perdure.store.base import Many, Query, Row, Tx
 from perdure.store.blocks import attach_block, create_block
 from perdure.store.codec import block_params
@@ -42,12 +44,15 @@ class Lease(Struct, frozen=True):
 
 class Accepted(Struct, frozen=True):
     """What became of a submission. `lease` and `state` are set when the run may start at once; `attached`: the request had
-    been accepted before, under this run id."""
+    been accepted before, under this run id. `admitted`: what was stored of its messages; `fresh`: and nothing else was stored
+    since the conversation's last run."""
 
     run_id: str
     attached: bool = False
     lease: Lease | None = None
     state: ConversationState | None = None
+    admitted: Admission = Admission()
+    fresh: bool = False
 
 
 class BlockWrite(Struct, frozen=True):
@@ -59,12 +64,15 @@ class BlockWrite(Struct, frozen=True):
 
 
 class RunEnd(Struct, frozen=True, kw_only=True):
+    """`refused`: the run was not let in, so nothing is said of its agent."""
+
     status: RunStatus
     stop_reason: StopReason
     completed_us: int
     total_duration_ns: int
     error: dict[str, Any] | None = None
     metadata: dict[str, Any] | None = None
+    refused: bool = False
 
 
 class EventChunk(Struct, frozen=True):
@@ -79,6 +87,7 @@ class StepCommit(Struct, frozen=True, kw_only=True):
     """Everything one step leaves behind; all of it is written or none.
 
     `isolated`: the labels whose blocks the conversation has for itself.
+    `parked`: what the conversation waits for from now on; `settled`: what it waited for is answered.
     """
 
     lease: Lease
@@ -87,6 +96,8 @@ class StepCommit(Struct, frozen=True, kw_only=True):
     usage: Usage
     step_count: int
     messages: tuple[Message, ...] = ()
+    parked: Pending | None = None
+    settled: bool = False
     step: Step | None = None
     events: EventChunk | None = None
     context_tokens: int | None = None
@@ -124,6 +135,10 @@ def submit_run(
         rows = yield Query("otid_run", {"conversation_id": conversation_id, "otid": otid})
         if rows:
             return Accepted(rows[0][0], attached=True)
+    if is_answer(inputs) and (replay := (yield from replay_of(state, inputs))) is not None:
+        if replay.again is None:
+            return Accepted(replay.run_id, attached=True)
+        inputs = replay.again
     queued = yield Query("queued_runs", {"conversation_id": conversation_id, "limit": max_queued})
     busy = bool(queued) or (state.active_run_id is not None and state.lease_until_us >= now)
     if busy and not wait:
@@ -154,12 +169,17 @@ def submit_run(
             "metadata": _json(run.metadata) if run.metadata else None,
         },
     )
-    for otid in otids:
-        yield Query("insert_otid", {"conversation_id": conversation_id, "otid": otid, "run_id": run.id, "now": now})
+    admitted = Admission()
+    if fence is not None:
+        state = yield from _as_leased(state, fence)
+        admitted = yield from admit((run.id, run.agent_id), state, inputs, now)
+    if admitted.refused is None:  # what is refused now may be sent again later
+        for otid in otids:
+            yield Query("insert_otid", {"conversation_id": conversation_id, "otid": otid, "run_id": run.id, "now": now})
     if fence is None:
         return Accepted(run.id)
-    yield from insert_messages(inputs)
-    return Accepted(run.id, lease=Lease(conversation_id, run.id, owner, fence), state=state)
+    lease = Lease(conversation_id, run.id, owner, fence)
+    return Accepted(run.id, lease=lease, state=state, admitted=admitted, fresh=not admitted.closed)
 
 
 def _take_lease(
@@ -179,6 +199,13 @@ def _take_lease(
     return rows[0][0] if rows else None
 
 
+def _as_leased(state: ConversationState, fence: int) -> Tx[ConversationState]:
+    """The conversation as it was when its lease was taken: another process may have been here since we looked."""
+    if fence == state.fence + 1:
+        return state
+    return run_view(state.id, (yield Query("conversation_for_run", {"id": state.id}))[0])
+
+
 def claim_next(conversation_id: str, *, owner: str, until: int, now: int, dead_owner: str = "") -> Tx[Accepted | None]:
     """Claim the conversation's interrupted or oldest queued run, if it is free; None if there is nothing to do."""
     rows = yield Query("conversation_for_run", {"id": conversation_id})
@@ -195,9 +222,14 @@ def claim_next(conversation_id: str, *, owner: str, until: int, now: int, dead_o
         return None
     yield Query("start_run", {"id": run_id})
     run = yield Query("run_row", {"id": run_id})
-    if not interrupted:
-        yield from insert_messages(_input(run[0][17]))
-    return Accepted(run_id, lease=Lease(conversation_id, run_id, owner, fence), state=state)
+    state = yield from _as_leased(state, fence)
+    if interrupted:
+        admitted = readmit(run_id, state, run[0][17])
+    else:
+        admitted = yield from admit((run_id, state.agent_id), state, _input(run[0][17]), now)
+        if admitted.refused is not None:
+            yield Query("delete_run_otids", {"id": run_id})
+    return Accepted(run_id, lease=Lease(conversation_id, run_id, owner, fence), state=state, admitted=admitted)
 
 
 def commit_step(commit: StepCommit, *, again: bool = False) -> Tx[None]:
@@ -223,6 +255,8 @@ def commit_step(commit: StepCommit, *, again: bool = False) -> Tx[None]:
     if not held:
         raise LeaseLost(f"Run {lease.run_id} is not ours any more: another worker took over its conversation.")
     yield from insert_messages(commit.messages)
+    if commit.parked is not None or commit.settled:
+        yield from set_pending(lease.conversation_id, commit.parked)
     yield from _write_blocks(commit)
     if commit.passages:
         yield from file_for_agent(commit.agent_id, commit.passages, commit.now)
@@ -354,15 +388,16 @@ def _finish(commit: StepCommit, end: RunEnd) -> Tx[None]:
             "total_duration_ns": end.total_duration_ns,
         },
     )
-    yield Query(
-        "agent_ran",
-        {
-            "agent_id": commit.agent_id,
-            "completed_us": end.completed_us,
-            "duration_ms": end.total_duration_ns // 1_000_000,
-            "stop_reason": end.stop_reason,
-        },
-    )
+    if not end.refused:
+        yield Query(
+            "agent_ran",
+            {
+                "agent_id": commit.agent_id,
+                "completed_us": end.completed_us,
+                "duration_ms": end.total_duration_ns // 1_000_000,
+                "stop_reason": end.stop_reason,
+            },
+        )
     yield Query(
         "release_lease",
         {

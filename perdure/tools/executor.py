@@ -66,7 +66,7 @@ class Executor:
             if call.id in keep:
                 answers[at] = keep[call.id]
             elif call.id in refused:
-                answers[at] = _error(call, refused[call.id])
+                answers[at] = _error(call, refused[call.id], ran=False)
             elif (tool := self._tools.get(call.name)) is not None and tool.enable_parallel_execution:
                 together.append(at)
         if together:
@@ -143,5 +143,5 @@ class Executor:
         )
 
 
-def _error(call: ToolCall, text: str) -> ToolReturn:
-    return ToolReturn(tool_call_id=call.id, name=call.name, status="error", content=text)
+def _error(call: ToolCall, text: str, *, ran: bool = True) -> ToolReturn:
+    return ToolReturn(tool_call_id=call.id, name=call.name, status="error", content=text, ran=ran)

@@ -64,6 +64,8 @@ class Names:
         return self._names[uuid]
 
     def _otid(self, otid: str) -> str:
+        if otid.startswith("message-"):  # an approval request's is its own id
+            return self.plain(otid)
         number = int(otid.replace("-", ""), 16)
         base = self._bases.get(number & ~0x7F)
         return f"{base}|{number & 0x7F}" if base else "CLIENT"

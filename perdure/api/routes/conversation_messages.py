@@ -20,6 +20,8 @@ from perdure.api.sse import EventStream
 from perdure.api.to_wire import FrameEncoder, letta_messages
 from perdure.core.errors import Conflict, Invalid, NotFound
 from perdure.store import message_reads
+from perdure.store.approvals import parked_run
+from perdure.store.base import Tx
 from perdure.store.runs import active_runs, run_of_otid
 
 OTID_WAIT_S = 1.75
@@ -107,15 +109,23 @@ async def _run_of_otid(parts: Services, place: Place, otid: str) -> str:
 
 
 async def cancel(request: Request) -> ASGIApp:
-    """`POST /v1/conversations/{conversation_id}/cancel`: run id -> "cancelled", of every run that has not ended."""
+    """`POST /v1/conversations/{conversation_id}/cancel`: run id -> "cancelled", of every run that has not ended or waits for
+    an approval."""
     parts = services(request)
     place = await _place(request, request.query_params.get("agent_id"))
-    active = await parts.store.read(lambda: active_runs(conversation_id=place.conversation_id))
-    if not active:
+    run_ids = await parts.store.read(lambda: _cancellable(place.conversation_id))
+    if not run_ids:
         raise Conflict(f"Conversation {place.conversation_id} has no active runs to cancel.")
-    for run_id, _, _ in active:
+    for run_id in run_ids:
         await parts.runner.cancel(run_id)
-    return json_response({run_id: "cancelled" for run_id, _, _ in active})
+    return json_response(dict.fromkeys(run_ids, "cancelled"))
+
+
+def _cancellable(conversation_id: str) -> Tx[list[str]]:
+    """The runs that have not ended, and the one that stopped to wait for an approval."""
+    active = yield from active_runs(conversation_id=conversation_id)
+    parked = yield from parked_run(conversation_id)
+    return [*(run_id for run_id, _, _ in active), *([parked] if parked is not None else ())]
 
 
 _PATH = "/v1/conversations/{conversation_id}"

@@ -18,6 +18,7 @@ from perdure.core.errors import Conflict, Invalid, NotFound
 from perdure.core.ids import matches, now_us
 from perdure.runs.context import system_message
 from perdure.store import agents, conversations, message_reads, messages
+from perdure.store.approvals import forget_request, parked_runs
 from perdure.store.base import Tx
 from perdure.store.runs import active_runs
 
@@ -113,6 +114,7 @@ async def reset_messages(request: Request) -> ASGIApp:
         else:
             yield from messages.insert_messages((system,))
         yield from message_reads.delete_messages(agent_id, but=system.id)
+        yield from forget_request(agent_id)
         yield from conversations.set_context(
             agent_id, (system.id,), cause="reset: messages reset", compiled_revision=revision, now=now
         )
@@ -149,7 +151,8 @@ async def cancel_messages(request: Request) -> ASGIApp:
     run_ids = decode_cancel(await request.body()).run_ids
     if run_ids is None:
         active = await parts.store.read(lambda: active_runs(agent_id=agent_id))
-        run_ids = [run_id for run_id, _, _ in active]
+        parked = await parts.store.read(lambda: parked_runs(agent_id))
+        run_ids = [*(run_id for run_id, _, _ in active), *parked]
     if not run_ids:
         raise Conflict(f"Agent {agent_id} has no active runs to cancel.")
     for run_id in run_ids:

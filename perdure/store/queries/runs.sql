@@ -2,7 +2,7 @@
 
 -- name: conversation_for_run
 SELECT c.agent_id, c.head_ids, c.tail_from, c.context_version, c.compiled_revision, c.segment_id, c.break_cause,
-       c.active_run_id, c.lease_until_us, c.fence, c.seen_blocks, c.body, c.deleted_us, a.revision
+       c.active_run_id, c.lease_until_us, c.fence, c.seen_blocks, c.body, c.deleted_us, a.revision, c.pending
 FROM conversations c JOIN agents a ON a.id = c.agent_id WHERE c.id = :id
 
 -- name: otid_run

@@ -1,0 +1,203 @@
+"""Steps that wait for someone: how one is parked, and how it goes on once it is answered.
+
+Invariant: a parked step has run none of its calls. Once it is answered, one tool message holds a return for each of them, in the
+model's order, under the step's own id.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from perdure.core.approvals import Pending, PendingCall, denial
+from perdure.core.expand import expand
+from perdure.core.history import joined
+from perdure.core.ids import new_id, now_us, preceding_id
+from perdure.core.messages import Message, Parked, TextPart, ToolCall, ToolReturn
+from perdure.core.runs import ClientTool, Step, StopReason
+from perdure.loop import rules
+from perdure.loop.turn import StepResult, Turn
+from perdure.tools.registry import cut_client_return
+
+EDITED = "[The approver changed the arguments of this call; it was run with {arguments}]"
+
+
+def asking_names(
+    tool_rules: Iterable[rules.Rule], tools: Iterable[str], client_tools: Sequence[ClientTool]
+) -> frozenset[str]:
+    """The tools whose calls wait for an answer: those a person must approve, and the client's own."""
+    ruled = {rule["tool_name"] for rule in tool_rules if rule["type"] == "requires_approval"}
+    return frozenset(ruled & set(tools) | {tool.name for tool in client_tools})
+
+
+def waiting_calls(turn: Turn, calls: Sequence[ToolCall], refused: Mapping[str, str]) -> frozenset[str]:
+    """The ids of the calls somebody has to answer; what a rule refuses anyway needs no answer."""
+    return frozenset(call.id for call in calls if call.name in turn.asks and call.id not in refused)
+
+
+def park(turn: Turn, step: Step, message: Message, waiting: frozenset[str], note: str | None) -> StepResult:
+    """Store the step's calls unexecuted and end the run."""
+    calls = message.tool_calls
+    answer = msgspec.structs.replace(message, tool_calls=tuple(call for call in calls if call.id not in waiting))
+    if not answer.tool_calls:
+        answer = msgspec.structs.replace(answer, calls_at=None)
+        answer = msgspec.structs.replace(answer, hidden=not expand(answer))
+    request = Message(
+        id=preceding_id(message.id),
+        role="approval",
+        created_us=message.created_us,
+        tool_calls=tuple(call for call in calls if call.id in waiting),
+        agent_id=message.agent_id,
+        conversation_id=message.conversation_id,
+        run_id=message.run_id,
+        step_id=message.step_id,
+        model=message.model,
+        parked=Parked(order=tuple(call.id for call in calls), called=_remembered(turn.called), note=note),
+    )
+    pending = Pending(
+        request_id=request.id,
+        run_id=turn.run.id,
+        step_id=step.id,
+        at_us=now_us(),
+        calls=tuple(
+            PendingCall(call.id, call.name, call.id in waiting, call.name in turn.client_tools) for call in calls
+        ),
+    )
+    streams = turn.run.config.stream_tokens
+    return StepResult(
+        step=msgspec.structs.replace(step, stop_reason="requires_approval"),
+        messages=(answer, request),
+        events=() if streams else (*expand(answer), *expand(request)),
+        stop="requires_approval",
+        context=(joined(answer, request),),
+        parked=pending,
+    )
+
+
+def _remembered(called: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """Rules look at which tools were called, and at what the last one returned."""
+    return (*((name, "") for name, _ in called[:-1]), *called[-1:])
+
+
+async def resume(turn: Turn) -> StepResult:
+    """Answer the calls of the parked step that the context ends with, as `turn.answer` says."""
+    request, answer = turn.context[-1], turn.answer
+    assert answer is not None and request.parked is not None and request.step_id is not None
+    given = given_returns(turn, request, answer)
+    edited = {each.tool_call_id: each.arguments for each in answer.approvals if each.arguments is not None}
+    calls = tuple(_edited(call, edited) for call in request.tool_calls)
+    asked = {each.tool_call_id for each in (*answer.approvals, *answer.tool_returns)}
+    constraint = rules.allowed_tools(turn.agent.tool_rules, [spec.name for spec in turn.specs], turn.called)
+    refused = {
+        call.id: rules.violation(turn.agent.tool_rules, call.name, sorted(constraint.names))
+        for call in calls
+        if call.id not in asked and not constraint.all_tools and call.name not in constraint.names
+    }
+    outcome = await turn.executor.execute(
+        calls, refused=refused, prefilled=constraint.prefilled, step_id=request.step_id, keep=given
+    )
+    result = StepResult(
+        step=_step_of(turn, request),
+        done=None,
+        outcome=outcome,
+        refused=refused,
+        prefilled=constraint.prefilled,
+        resumed=True,
+        calls=calls,
+        stop=_stop(turn, outcome.returns, given),
+    )
+    return answered(turn, result, edited)
+
+
+def answered(turn: Turn, result: StepResult, edited: Mapping[str, str] | None = None) -> StepResult:
+    """The result with the messages and events its outcome comes to."""
+    request, answer = turn.context[-1], turn.answer
+    assert result.outcome is not None and answer is not None and request.parked is not None
+    if edited is None:
+        edited = {each.tool_call_id: each.arguments for each in answer.approvals if each.arguments is not None}
+    common: dict[str, Any] = {
+        "agent_id": turn.agent.id,
+        "conversation_id": turn.run.conversation_id,
+        "run_id": turn.run.id,
+        "created_us": now_us(),
+    }
+    returns = tuple(_with_note(each, edited.get(each.tool_call_id)) for each in result.outcome.returns)
+    tool = Message(id=new_id("message"), role="tool", tool_returns=returns, step_id=request.step_id, **common)
+    after: list[Message] = [tool]
+    if request.parked.note is not None:
+        text = (TextPart(request.parked.note),)
+        after.append(Message(id=new_id("message"), role="user", content=text, hidden=True, **common))
+    after.extend(turn.later)
+    return msgspec.structs.replace(result, messages=tuple(after), events=tuple(expand(tool)))
+
+
+def given_returns(turn: Turn, request: Message, answer: Message) -> dict[str, ToolReturn]:
+    """The returns that need no tool of ours: the client's own, and one for each denial."""
+    names = {call.id: call.name for call in request.tool_calls}
+    given: dict[str, ToolReturn] = {}
+    for each in answer.tool_returns:
+        content = each.content
+        if isinstance(content, str):
+            content = cut_client_return(content, turn.agent.context_window)
+        name = names.get(each.tool_call_id, each.name)
+        given[each.tool_call_id] = msgspec.structs.replace(each, name=name, content=content)
+    for approval in answer.approvals:
+        if not approval.approve:
+            name = names.get(approval.tool_call_id, "")
+            told = denial(name, approval.reason)
+            given[approval.tool_call_id] = ToolReturn(approval.tool_call_id, name, "error", told, ran=False)
+    return given
+
+
+def called_before(messages: Sequence[Message], run_id: str) -> list[tuple[str, str]]:
+    """The tools called so far in the request, oldest first: by this run, and before an approval it carries out."""
+    found: list[tuple[str, str]] = []
+    for message in reversed(messages):
+        if message.parked is not None:
+            found.extend(reversed(message.parked.called))
+            break
+        if message.run_id != run_id:
+            break
+        if message.role == "tool":
+            found.extend((each.name, text_of(each)) for each in reversed(message.tool_returns) if each.ran)
+    return found[::-1]
+
+
+def text_of(answer: ToolReturn) -> str:
+    if isinstance(answer.content, str):
+        return answer.content
+    return "\n".join(part.text for part in answer.content if isinstance(part, TextPart))
+
+
+def _edited(call: ToolCall, edited: Mapping[str, str]) -> ToolCall:
+    arguments = edited.get(call.id)
+    return call if arguments is None else msgspec.structs.replace(call, arguments=arguments)
+
+
+def _with_note(answer: ToolReturn, arguments: str | None) -> ToolReturn:
+    if arguments is None:
+        return answer
+    note = EDITED.format(arguments=arguments)
+    if isinstance(answer.content, str):
+        return msgspec.structs.replace(answer, content=f"{note}\n{answer.content}")
+    return msgspec.structs.replace(answer, content=(TextPart(note), *answer.content))
+
+
+def _stop(turn: Turn, returns: Sequence[ToolReturn], given: Mapping[str, ToolReturn]) -> StopReason | None:
+    """A tool that ends the run does so also after an approval, unless something was denied or the client's to do."""
+    if given:
+        return None
+    ran = [each.name for each in returns if each.ran]
+    return "tool_rule" if any(rules.is_terminal(turn.agent.tool_rules, name) for name in ran) else None
+
+
+def _step_of(turn: Turn, request: Message) -> Step:
+    assert request.step_id is not None
+    return Step(
+        id=request.step_id,
+        run_id=request.run_id or turn.run.id,
+        agent_id=turn.agent.id,
+        conversation_id=turn.run.conversation_id,
+        created_us=request.created_us,
+        status="success",
+    )
