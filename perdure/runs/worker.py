@@ -42,7 +42,7 @@ from perdure.tools.executor import Executor
 
 log = logging.getLogger(__name__)
 
-MAX_STALE_RETRIES = 5
+MAX_STALE_RETRIES = 100  # each means that another conversation's edit was committed, so there is always progress
 
 
 class Worker:

@@ -50,6 +50,7 @@ class OneModel:
         self.name = "played"
         self.provider_name = "test"
         self.endpoint = None
+        self.info = None
         self.failure: AgentError | None = None
 
     async def resolve(self, handle: str, **_: Any) -> "OneModel":

@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from perdure.agents.builtin_tools import ensure_builtin_tools
+from perdure.agents.conversations import ConversationSpec, create_conversation
+from perdure.agents.fork import fork_conversation
 from perdure.agents.recompile import first_system_message
 from perdure.core.agents import Agent, AgentBundle, Block
 from perdure.core.errors import Invalid, NotFound
@@ -13,10 +15,11 @@ from perdure.core.ids import new_id, now_us
 from perdure.core.messages import Message, TextPart
 from perdure.core.runs import Run, RunConfig
 from perdure.providers.scripted import Completion, ScriptedEngine
-from perdure.providers.token_exact import TokenExactModel
+from perdure.providers.token_exact import TokenExactModel, restore
+from perdure.providers.token_plan import common_prefix
 from perdure.runs.runner import Runner
 from perdure.runs.trajectories import rollouts, rollouts_of_either, status_of
-from perdure.store import agents
+from perdure.store import agents, ledger
 from perdure.store.sqlite import SqliteStore
 from perdure.store.tools import find_tool
 from perdure.tokens.export import dump_jsonl
@@ -46,15 +49,16 @@ class World:
         )
         self.runner = Runner(store, OneModel(model), None)  # type: ignore[arg-type]
 
-    async def send(self, text: str) -> str:
+    async def send(self, text: str, conversation_id: str | None = None) -> str:
         now, agent_id = now_us(), self.agent.id
+        conversation_id = conversation_id or agent_id
         run = Run(
-            id=new_id("run"), agent_id=agent_id, conversation_id=agent_id, status="created", created_us=now,
+            id=new_id("run"), agent_id=agent_id, conversation_id=conversation_id, status="created", created_us=now,
             config=RunConfig(include_pings=False),
         )  # fmt: skip
         message = Message(
             id=new_id("message"), role="user", created_us=now, content=(TextPart(text),), agent_id=agent_id,
-            conversation_id=agent_id, run_id=run.id,
+            conversation_id=conversation_id, run_id=run.id,
         )  # fmt: skip
         submitted = await self.runner.submit(run, (message,), (), wait=True)
         async for _ in self.runner.follow(submitted.run_id):
@@ -122,6 +126,40 @@ async def test_a_conversation_with_tools_and_memory_edits_verifies_whole(world: 
     for run_id in runs:
         alone = world.verified(await world.export(run_id=run_id))
         assert alone.violations == []
+
+
+async def test_a_forks_first_segment_names_the_fork_and_what_it_shares(world: World) -> None:
+    await world.send("I like tea")
+    await world.send("And rain")
+    store, source = world.store, world.agent.id
+    first, _, answer, *_ = (await store.read(lambda: agents.agent_view(source))).message_ids
+    forked = (await store.write(lambda: fork_conversation(source, message_id=answer))).conversation.id
+    await world.send("What do I like?", source)
+    await world.send("Begin", forked)
+    await world.send("Go on", forked)
+    (parent,) = await store.read(lambda: ledger.segments_of_conversation(source))
+    (segment,) = await store.read(lambda: ledger.segments_of_conversation(forked))
+    assert (segment.index, segment.cause, segment.cause_detail) == (0, "fork", f"from {source} at {answer}")
+    assert segment.parent_segment_id == parent.id
+    streams = [await store.read(lambda held=held: ledger.segment_with_calls(held.id)) for held in (parent, segment)]
+    one, other = (restore(*stored).ids for stored in streams if stored is not None)
+    assert segment.parent_offset == common_prefix(one, other) > 0
+    report = world.verified(await world.export(conversation_id=forked))
+    assert report.violations == [] and (report.calls, report.segments) == (2, 1)
+    both = world.verified(await world.export(agent_id=source))
+    assert both.violations == [] and (both.rollouts, both.calls) == (2, 5)
+    (rollout,) = [rollout async for rollout in rollouts(store, conversation_id=forked)]
+    said = {message["id"]: message.get("text") for message in rollout["messages"]}
+    assert "I like tea" in said.values() and first not in said
+
+
+async def test_a_new_conversation_starts_afresh(world: World) -> None:
+    await world.send("I like tea")
+    spec = ConversationSpec(agent_id=world.agent.id)
+    made = await create_conversation(world.store, OneModel(None), spec)  # type: ignore[arg-type]
+    await world.send("Hello", made.conversation.id)
+    (segment,) = await world.store.read(lambda: ledger.segments_of_conversation(made.conversation.id))
+    assert (segment.cause, segment.parent_segment_id, segment.parent_offset) == ("root", None, 0)
 
 
 async def test_a_run_is_told_by_its_id(world: World) -> None:
