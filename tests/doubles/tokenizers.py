@@ -1,5 +1,6 @@
 """Tokenizers for tests: a small one made on the spot, the embedded model's, and real ones if they were fetched."""
 
+import json
 import os
 from functools import cache
 from pathlib import Path
@@ -37,6 +38,23 @@ def small_tokenizer_json() -> bytes:
 @cache
 def small_tokenizer() -> HfTokenizer:
     return from_json(small_tokenizer_json(), name="small")
+
+
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def small_tokenizer_folder(path: Path) -> Path:
+    """A folder of tokenizers, as PERDURE_TOKENIZERS names one, made at `path`: the small one as that of the model tiny."""
+    folder = path / "tiny"
+    folder.mkdir(parents=True)
+    (folder / "tokenizer.json").write_bytes(small_tokenizer_json())
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    stop = {"eos_token_id": small_tokenizer().special_id("<|im_end|>")}
+    (folder / "generation_config.json").write_text(json.dumps(stop))
+    return path
 
 
 @cache

@@ -1,7 +1,6 @@
 """Handles, catalogues and context windows, with providers that answer, that do not, and that say odd things."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,10 @@ from perdure.providers.registry import ProviderConfig, ProviderOptions, Registry
 from perdure.providers.token_exact import TokenExactModel
 from tests.doubles.openai_chat import OpenAIDouble
 from tests.doubles.sglang import SGLangDouble
-from tests.doubles.tokenizers import small_tokenizer, small_tokenizer_json
+from tests.doubles.tokenizers import small_tokenizer, small_tokenizer_folder
 from tests.doubles.wire import Wire, answer
 
 ENV = {"HF_HUB_OFFLINE": "1", "HF_HOME": "/nowhere"}
-TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 
 
 def config(name: str, kind: str, url: str | None, **options: Any) -> ProviderConfig:
@@ -42,13 +37,7 @@ def listed(wire: Wire, *entries: dict[str, Any]) -> None:
 
 @pytest.fixture
 def tokenizers(tmp_path: Path) -> Path:
-    folder = tmp_path / "tokenizers" / "tiny"
-    folder.mkdir(parents=True)
-    (folder / "tokenizer.json").write_bytes(small_tokenizer_json())
-    (folder / "chat_template.jinja").write_text(TEMPLATE)
-    stop = {"eos_token_id": small_tokenizer().special_id("<|im_end|>")}
-    (folder / "generation_config.json").write_text(json.dumps(stop))
-    return folder.parent
+    return small_tokenizer_folder(tmp_path / "tokenizers")
 
 
 @pytest.fixture
