@@ -1,4 +1,4 @@
-// Agents, messages (sync, streamed) and runs with the npm SDK against the server at PERDURE_BASE_URL, whose model is the
+// Agents, messages (sync, streamed), conversations and runs with the npm SDK against the server at PERDURE_BASE_URL, whose model is the
 // double that tests/typescript/run.py starts.
 
 import assert from "node:assert/strict";
@@ -94,4 +94,64 @@ test("a failed request says why", async () => {
     client.agents.create({ model: "nobody/nothing" }),
     (error) => error.status === 404 && /nobody/.test(JSON.stringify(error.error ?? error.message)),
   );
+});
+
+async function said(conversation) {
+  const listed = await collect(await client.conversations.messages.list(conversation, { order: "asc" }));
+  return listed.filter((message) => /^(user|assistant)_message$/.test(message.message_type)).map((message) => message.content);
+}
+
+async function say(conversation, input, more = {}) {
+  const events = [];
+  for await (const event of await client.conversations.messages.create(conversation, { input, ...more })) events.push(event);
+  return events;
+}
+
+test("a conversation's life", async () => {
+  const agent = await client.agents.create({ model: MODEL, include_base_tools: false });
+  const made = await client.conversations.create({ agent_id: agent.id, summary: "on tea" });
+  assert.match(made.id, /^conv-/);
+  const events = await say(made.id, "hello");
+  assert.deepEqual(
+    events.map((event) => event.message_type),
+    ["ping", "assistant_message", "stop_reason", "usage_statistics"],
+  );
+  assert.deepEqual(await said(made.id), ["hello", "You said: hello"]);
+
+  const forked = await client.conversations.fork(made.id);
+  await say(forked.id, "in the fork");
+  assert.deepEqual(await said(forked.id), ["hello", "You said: hello", "in the fork", "You said: in the fork"]);
+  assert.deepEqual(await said(made.id), ["hello", "You said: hello"]);
+  const both = await collect(await client.conversations.messages.list(forked.id, { limit: 2 }));
+  assert.equal(new Set(both.map((message) => message.id)).size, both.length);
+  assert.equal(both.length, 5);
+
+  const renamed = await client.conversations.update(made.id, { summary: "on coffee", archived: true });
+  assert.equal(renamed.summary, "on coffee");
+  assert.deepEqual((await client.conversations.list({ agent_id: agent.id })).map((item) => item.id), [forked.id]);
+  assert.deepEqual(
+    (await client.conversations.list({ agent_id: agent.id, archive_status: "archived" })).map((item) => item.id),
+    [made.id],
+  );
+  assert.match(await client.conversations.recompile(made.id, { dry_run: true }), new RegExp(made.id));
+  await client.conversations.delete(made.id);
+  await assert.rejects(client.conversations.retrieve(made.id), (error) => error.status === 404);
+  await client.agents.delete(agent.id);
+});
+
+test("a conversation's stream is taken up again, and its default is the agent's own history", async () => {
+  const agent = await client.agents.create({ model: MODEL, include_base_tools: false });
+  const events = await say("default", "hello", { agent_id: agent.id, background: true });
+  const again = [];
+  const stream = await client.conversations.messages.stream("default", {
+    agent_id: agent.id,
+    run_id: events[0].run_id,
+    starting_after: events[0].seq_id,
+  });
+  for await (const event of stream) again.push(event.message_type);
+  assert.deepEqual(again, ["assistant_message", "stop_reason", "usage_statistics"]);
+  const listed = await collect(await client.agents.messages.list(agent.id, { conversation_id: "default" }));
+  assert.equal(listed.at(-1).content, "You said: hello");
+  await assert.rejects(client.conversations.cancel("default", { agent_id: agent.id }), (error) => error.status === 409);
+  await client.agents.delete(agent.id);
 });

@@ -94,7 +94,7 @@ async def world(store: SqliteStore) -> AsyncIterator[World]:
     system = first_system_message(bundle)
     await store.write(lambda: agents.create_agent(bundle, new_blocks=[b.id for b in made], system_message=system))
     world = World(store, agent)
-    world.runner.start()
+    await world.runner.start()
     yield world
     world.model.gate.set()
     await world.runner.stop()
