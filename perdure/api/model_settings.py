@@ -41,6 +41,8 @@ class _Settings(Struct, kw_only=True):
     wire_api: Literal["chat", "responses"] | None = None
     enable_thinking: bool | None = None
     response_format: dict[str, Any] | None = None
+    response_schema: dict[str, Any] | None = None
+    thinking_config: dict[str, Any] | None = None
     strict: bool | None = None
     tool_call_parser: str | None = None
     return_logprobs: bool | None = None
@@ -91,6 +93,9 @@ def model_settings(raw: Mapping[str, Any], *, field: str = "model_settings") -> 
         if value is not None and not least <= value <= most:
             raise Invalid(f"{field}.{name}: must be between {least} and {most}, not {value}", status=422)
     values = {name: value for name in _COPIED if (value := getattr(given, name)) is not None}
+    if given.response_schema is not None and given.response_format is None:
+        check_response_format(given.response_schema, f"{field}.response_schema")
+        values["response_format"] = given.response_schema  # the name it has in Google's settings
     if given.response_format is not None:
         check_response_format(given.response_format, f"{field}.response_format")
     if given.tool_call_parser is not None and given.tool_call_parser not in PARSER_NAMES:

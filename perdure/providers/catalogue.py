@@ -14,7 +14,7 @@ from perdure.core.errors import ProviderError
 from perdure.providers.base import ModelInfo
 from perdure.providers.configs import ProviderConfig, without_version
 from perdure.providers.http import Endpoint, Http
-from perdure.providers.profiles import ProviderProfile, traits_of
+from perdure.providers.profiles import ProviderProfile, profile_of, traits_of
 
 TIMEOUT_S = 5.0
 
@@ -25,7 +25,10 @@ _WINDOW_KEYS = (
     "context_window",
     "max_context_length",
     "loaded_context_length",
+    "inputTokenLimit",
 )
+# Where a list comes in pages: all of it in one.
+_MODELS_QUERY = {"anthropic": "?limit=1000", "gemini": "?pageSize=1000"}
 _EMBEDDING = re.compile(r"embed|\bbge-|\be5-|\bgte-", re.IGNORECASE)
 _EMBEDDING_DIMS = {"text-embedding-3-small": 1536, "text-embedding-3-large": 3072, "text-embedding-ada-002": 1536}
 # Models of OpenAI's list that do not chat.
@@ -42,12 +45,12 @@ async def list_models(
     options = config.options
     if options.models is not None:
         return [_info(config, profile, name, options.context_window) for name in options.models]
-    path = "/models?limit=1000" if profile.models == "anthropic" else "/models"
+    path = "/models" + _MODELS_QUERY.get(profile.models, "")
     answer = _decoded(config.name, await http.call(endpoint, path, method="GET", retry=False, timeout_s=TIMEOUT_S))
     entries = answer.get("data", answer.get("models")) if isinstance(answer, dict) else answer
     if not isinstance(entries, list):
         raise ProviderError(f"{config.name} answered {endpoint.base_url}/models without a list of models.")
-    found = [_of_entry(config, profile, entry) for entry in entries if isinstance(entry, dict)]
+    found = [_of_entry(config, profile, entry) for entry in entries if isinstance(entry, dict) and _usable(entry)]
     found = [info for info in found if info.name and not (config.kind == "openai" and _NOT_CHAT.search(info.name))]
     if profile.models == "llamacpp":
         return await _with_slots(http, config, found)
@@ -56,14 +59,20 @@ async def list_models(
     return found
 
 
+def _usable(entry: dict[str, Any]) -> bool:
+    """Gemini says of each model what it can be asked; some make images or speech alone."""
+    methods = entry.get("supportedGenerationMethods")
+    return not isinstance(methods, list) or "generateContent" in methods or "embedContent" in methods
+
+
 def _of_entry(config: ProviderConfig, profile: ProviderProfile, entry: dict[str, Any]) -> ModelInfo:
-    name = entry.get("id") or entry.get("name") or ""
+    name = str(entry.get("id") or entry.get("name") or "").removeprefix("models/")
     window = config.options.context_window
     if window is None:
         inner = [entry.get(key) for key in ("meta", "top_provider", "limits")]
         window = next((found for each in (entry, *inner) if (found := _window(each)) is not None), None)
     embedding = entry.get("type") in ("embedding", "embeddings") or entry.get("object") == "embedding"
-    return _info(config, profile, str(name), window, embedding=embedding)
+    return _info(config, profile, name, window, embedding=embedding)
 
 
 def _window(entry: Any) -> int | None:
@@ -131,7 +140,11 @@ def _ollama_window(shown: dict[str, Any]) -> int | None:
 
 
 def auth_headers(config: ProviderConfig) -> dict[str, str]:
-    headers = {"Authorization": f"Bearer {config.api_key}"} if config.api_key else {}
+    """What a call of this provider carries: its key, where the provider wants it, and what the configuration adds."""
+    name = profile_of(config.kind).key_header
+    headers = (
+        {name or "Authorization": config.api_key if name else f"Bearer {config.api_key}"} if config.api_key else {}
+    )
     return {**headers, **config.options.headers}
 
 

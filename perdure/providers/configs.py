@@ -124,10 +124,10 @@ def api_root(base_url: str) -> str:
     return root
 
 
-def with_version(base_url: str) -> str:
-    """Where chat completions lie: below `/v1`, which many leave out. A version already in the path is kept."""
+def with_version(base_url: str, version: str = "v1") -> str:
+    """Where an API lies: below its version, which many leave out. A version already in the path is kept."""
     root = api_root(base_url)
-    return root if _VERSIONED.search(root) else f"{root}/v1"
+    return root if _VERSIONED.search(root) else f"{root}/{version}"
 
 
 def without_version(base_url: str) -> str:

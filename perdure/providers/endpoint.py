@@ -1,4 +1,4 @@
-"""One configured provider: its endpoint, its models, and a chat Model for each of them.
+"""One configured provider: its endpoint, its models, and a Model for each of them by the API it speaks.
 
 Invariant: what all models of a provider share (connection settings, encoded messages) is made once, with the provider.
 """
@@ -9,6 +9,8 @@ from perdure.core.errors import ProviderError
 from perdure.providers.base import Model, ModelInfo
 from perdure.providers.catalogue import auth_headers, list_models
 from perdure.providers.configs import ProviderConfig, with_version, without_version
+from perdure.providers.gemini import Gemini
+from perdure.providers.gemini_messages import ContentEncoder
 from perdure.providers.http import Endpoint, Http, Timeouts
 from perdure.providers.openai_chat import OpenAIChat
 from perdure.providers.openai_messages import MessageEncoder
@@ -21,7 +23,7 @@ LATEST = ":latest"
 
 
 class ChatProvider:
-    """Implements `base.Provider` for everyone who speaks chat completions. Its model list is kept for FRESH_S."""
+    """Implements `base.Provider` for everyone who is asked in messages. Its model list is kept for FRESH_S."""
 
     def __init__(self, config: ProviderConfig, http: Http) -> None:
         assert config.base_url is not None
@@ -32,10 +34,12 @@ class ChatProvider:
         timeouts = Timeouts()
         if config.options.first_byte_timeout_s is not None:
             timeouts = Timeouts(first_byte_s=config.options.first_byte_timeout_s)
-        url = with_version(config.base_url) if self.profile.version else config.base_url
+        version = self.profile.version
+        url = with_version(config.base_url, version) if version is not None else config.base_url
         self.endpoint = Endpoint(config.name, url, headers=auth_headers(config), timeouts=timeouts)
         self._encoder = MessageEncoder(self.profile.chat)
         self._inputs = InputEncoder(config.name)
+        self._contents: dict[str | None, ContentEncoder] = {}
         self._listed: list[ModelInfo] = []
         self._listed_at: float | None = None
 
@@ -87,6 +91,8 @@ class ChatProvider:
 
     def chat(self, name: str, *, not_exact: str | None = None, wire_api: WireApi | None = None) -> Model:
         stream = self.config.options.stream
+        if self.profile.api == "gemini":
+            return self._gemini(name, stream is not False)
         if self.wire_api(name, wire_api) == "responses":
             return OpenAIResponses(
                 self.http,
@@ -105,6 +111,12 @@ class ChatProvider:
             stream=stream,
             not_exact=not_exact,
         )
+
+    def _gemini(self, name: str, stream: bool) -> Model:
+        traits = traits_of(name)
+        stand_in = traits.call_signature
+        encoder = self._contents.setdefault(stand_in, ContentEncoder(self.name, stand_in=stand_in))
+        return Gemini(self.http, self.endpoint, name, encoder=encoder, traits=traits, stream=stream)
 
     def wire_api(self, name: str, asked: WireApi | None = None) -> WireApi:
         """The API a model is called by: what the agent asks for, the configuration, or the profile's rule for its own address."""

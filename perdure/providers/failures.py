@@ -48,6 +48,7 @@ _NO_CREDITS = re.compile(
     r"|billing_hard_limit|requires more credits|payment required",
     re.IGNORECASE,
 )
+_BAD_KEY = re.compile(r"API_KEY_INVALID|API key not valid|API key expired", re.IGNORECASE)
 _HTML = re.compile(r"^\s*(?:<!doctype html|<html)", re.IGNORECASE)
 _TITLE = re.compile(r"<title[^>]*>\s*(.*?)\s*</title>", re.IGNORECASE | re.DOTALL)
 
@@ -103,6 +104,8 @@ def described(
 def kind_of(status: int | None, text: str) -> ProviderErrorKind:
     if _NO_CREDITS.search(text):
         return "llm_insufficient_credits"
+    if status == 400 and _BAD_KEY.search(text):
+        return "llm_authentication"
     if status in (None, 400, 413, 422, 500) and _OVERFLOW.search(text):
         return "context_window_exceeded"
     if status is None:

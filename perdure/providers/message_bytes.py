@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from perdure.core.messages import Message, ToolReturn
+from perdure.core.messages import Message, Part, ToolCall, ToolReturn
 from perdure.core.model import ToolSpec
 
 DEFAULT_CACHE_BYTES = 32 * 1024 * 1024
@@ -141,6 +141,19 @@ def returns_shown(message: Message, answered: set[str]) -> Iterator[ToolReturn]:
             reason = f" Reason: {approval.reason}" if approval.reason else ""
             denied = f"Error: the request to call the tool was denied.{reason}"
             yield ToolReturn(approval.tool_call_id, "", "error", denied)
+
+
+def in_order(message: Message) -> list[Part | ToolCall]:
+    """The parts and calls of an answer, each where it came."""
+    end = len(message.content)
+    first = end if message.calls_at is None else message.calls_at
+    whole: list[Part | ToolCall] = []
+    calls = list(message.tool_calls)
+    for at, part in enumerate(message.content):
+        while calls and (first if calls[0].at is None else calls[0].at) <= at:
+            whole.append(calls.pop(0))
+        whole.append(part)
+    return [*whole, *calls]
 
 
 def is_json_object(text: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-ModelsApi = Literal["openai", "sglang", "vllm", "llamacpp", "ollama", "anthropic", "listed"]
+ModelsApi = Literal["openai", "sglang", "vllm", "llamacpp", "ollama", "anthropic", "gemini", "listed"]
 TokenApi = Literal["sglang", "vllm", "llamacpp"]
 WireApi = Literal["chat", "responses"]
 MessagesApi = Literal["anthropic", "bedrock", "vertex"]
@@ -44,7 +44,8 @@ class ProviderProfile(Struct, frozen=True, kw_only=True):
     """One kind of provider: where it is by default, which environment variables configure it, which APIs it has.
 
     `url_env` alone is enough to configure an engine one runs oneself; a hosted API needs its key (`key_env`).
-    `version`: its chat API lies below a `/v1`, added to base URLs without. `lists_all`: a model
+    `key_header`: the header the key goes in; None: Authorization, as a bearer's. `version`: what its API lies below, added
+    to base URLs without one; None: nothing is added. `api`: how its models are called. `lists_all`: a model
     it does not list is one it does not have. `listed_as` is how the catalogue types it. `reasoners`: the API by which its
     models that reason are called at `base_url`; elsewhere, and for all others, it is chat completions unless told.
     `messages_api`: it speaks Anthropic's Messages API, and where.
@@ -54,7 +55,9 @@ class ProviderProfile(Struct, frozen=True, kw_only=True):
     base_url: str | None = None
     url_env: tuple[str, ...] = ()
     key_env: tuple[str, ...] = ()
-    version: bool = True
+    key_header: str | None = None
+    version: str | None = "v1"
+    api: Literal["openai", "gemini"] = "openai"
     lists_all: bool = True
     listed_as: str | None = None
     models: ModelsApi = "openai"
@@ -65,12 +68,18 @@ class ProviderProfile(Struct, frozen=True, kw_only=True):
 
 
 class ModelTraits(Struct, frozen=True, kw_only=True):
-    """What is known of a model by its name: `drop` are settings it refuses; `reasons` None: not known."""
+    """What is known of a model by its name: `drop` are settings it refuses; `reasons` None: not known.
+
+    `thinking`: the measure Gemini models are told how much to think in. `call_signature`: what stands in for the signature of
+    a call that has none, where a model takes no call without.
+    """
 
     context_window: int | None = None
     max_tokens: Literal["max_tokens", "max_completion_tokens"] | None = None
     drop: frozenset[str] = frozenset()
     reasons: bool | None = None
+    thinking: Literal["level", "budget"] | None = None
+    call_signature: str | None = None
 
 
 _EXTRA = frozenset({"top_k", "min_p", "repetition_penalty"})
@@ -208,6 +217,16 @@ PROFILES: dict[str, ProviderProfile] = {
             lists_all=False,
             chat=ChatProfile(logprobs=False, seed=None, penalties=False),
         ),
+        ProviderProfile(
+            kind="google_ai",
+            base_url="https://generativelanguage.googleapis.com/v1beta",
+            url_env=("GEMINI_BASE_URL", "GOOGLE_GEMINI_BASE_URL"),
+            key_env=("GEMINI_API_KEY", "GOOGLE_API_KEY"),
+            key_header="x-goog-api-key",
+            version="v1beta",
+            api="gemini",
+            models="gemini",
+        ),
         ProviderProfile(kind="local", listed_as="openai", models="llamacpp", token_api="llamacpp", chat=_ENGINE),
     )
 }
@@ -226,7 +245,11 @@ def _chatter(window: int, max_tokens: Literal["max_completion_tokens"] | None = 
     return ModelTraits(context_window=window, max_tokens=max_tokens, reasons=False)
 
 
-# First match wins. Context windows from OpenAI's public model pages.
+def _gemini(thinking: Literal["level", "budget"], call_signature: str | None = None) -> ModelTraits:
+    return ModelTraits(context_window=1_048_576, reasons=True, thinking=thinking, call_signature=call_signature)
+
+
+# First match wins. Context windows from the makers' public model pages.
 _TRAITS: tuple[tuple[re.Pattern[str], ModelTraits], ...] = tuple(
     (re.compile(pattern), traits)
     for pattern, traits in (
@@ -241,6 +264,9 @@ _TRAITS: tuple[tuple[re.Pattern[str], ModelTraits], ...] = tuple(
         (r"gpt-4($|-)", _chatter(8_192)),
         (r"gpt-3\.5-turbo-instruct", _chatter(4_096)),
         (r"gpt-3\.5", _chatter(16_385)),
+        (r"gemini-(?:[3-9]|\d\d)", _gemini("level", call_signature="skip_thought_signature_validator")),
+        (r"gemini-2\.5", _gemini("budget")),
+        (r"gemini-2\.0", ModelTraits(context_window=1_048_576, reasons=False)),
         (r"gpt-oss", ModelTraits(context_window=131_072, reasons=True)),
     )
 )

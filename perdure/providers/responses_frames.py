@@ -60,12 +60,13 @@ class _Text:
 
 
 class _Call:
-    __slots__ = ("arguments", "id", "index", "name", "signature")
+    __slots__ = ("arguments", "at", "id", "index", "name", "signature")
 
-    def __init__(self, index: int, id: str, name: str) -> None:
+    def __init__(self, index: int, id: str, name: str, at: int) -> None:
         self.index = index
         self.id = id
         self.name = name
+        self.at = at
         self.arguments: list[str] = []
         self.signature: str | None = None
 
@@ -85,7 +86,6 @@ class ResponsesAnswer:
         self._texts: dict[tuple[int, int], _Text] = {}
         self._thoughts: dict[int, _Text] = {}
         self._calls: dict[int, _Call] = {}
-        self._calls_at: int | None = None
         self._last: _Text | _Call | None = None
         self._indices: dict[str, int] = {}
         self._finished: set[int] = set()
@@ -123,8 +123,13 @@ class ResponsesAnswer:
                 retryable=not self.any_output,
             )
         content = tuple(each.part() if isinstance(each, _Text) else each for each in self._content)
+        opened = list(self._calls.values())
+        first_at = opened[0].at if opened else 0
         calls = tuple(
-            ToolCall(call.id, call.name, "".join(call.arguments), call.signature) for call in self._calls.values()
+            ToolCall(
+                call.id, call.name, "".join(call.arguments), call.signature, call.at if call.at != first_at else None
+            )
+            for call in opened
         )
         if not content and not calls and not final.output and final.status not in ("incomplete", "cancelled"):
             raise ProviderError(
@@ -136,7 +141,7 @@ class ResponsesAnswer:
             finish=_finish(final, bool(calls)),
             content=content,
             tool_calls=calls,
-            calls_at=self._calls_at,
+            calls_at=first_at if first_at < len(content) and calls else None,
             usage=usage_of(final.usage),
             model=final.model,
             logprobs=self._logprobs(),
@@ -237,12 +242,10 @@ class ResponsesAnswer:
             self._announce(index, item, chunks)
 
     def _announce(self, index: int, item: Item, chunks: list[Chunk]) -> _Call:
-        if self._calls_at is None:
-            self._calls_at = len(self._content)
         taken = any(call.id == item.call_id for call in self._calls.values())
         call_id = item.call_id if item.call_id and not taken else f"call_{uuid.uuid4().hex[:24]}"
-        call = self._calls[index] = _Call(len(self._calls), call_id, item.name or "")
-        call.signature = signature_of(Kept(id=item.id, at=index))
+        call = self._calls[index] = _Call(len(self._calls), call_id, item.name or "", len(self._content))
+        call.signature = signature_of(Kept(id=item.id))
         self._last = call
         if item.arguments:
             call.arguments.append(item.arguments)
@@ -262,17 +265,17 @@ class ResponsesAnswer:
             return
         self._finished.add(index)
         if item.type == "message":
-            kept = signature_of(Kept(id=item.id, at=index, phase=item.phase))
+            kept = signature_of(Kept(id=item.id, phase=item.phase)) if item.id or item.phase else None
             for content_index, piece in enumerate(item.content or ()):
                 self._finish_text((index, content_index), piece, kept, chunks)
         elif item.type == "function_call":
             call = self._calls.get(index) or self._announce(index, item, chunks)
             self._add_arguments(index, _missing(call.arguments, item.arguments), chunks)
-            call.signature = signature_of(Kept(id=item.id, at=index))
+            call.signature = signature_of(Kept(id=item.id))
         elif item.type == "reasoning":
             self._finish_thought(index, item, chunks)
 
-    def _finish_text(self, place: tuple[int, int], piece: Piece, kept: str, chunks: list[Chunk]) -> None:
+    def _finish_text(self, place: tuple[int, int], piece: Piece, kept: str | None, chunks: list[Chunk]) -> None:
         self._refused = self._refused or bool(piece.refusal)
         known = self._texts.get(place)
         self._add_text(place, _missing(known.pieces if known else [], piece.text or piece.refusal), chunks)
@@ -287,7 +290,7 @@ class ResponsesAnswer:
                 have = thought.sections.get((name, number), []) if thought is not None else []
                 self._add_thought(index, (name, number), _missing(have, piece.text), chunks)
         thought = self._thoughts.get(index)
-        kept = Kept(id=item.id, at=index, encrypted=item.encrypted_content)
+        kept = Kept(id=item.id, encrypted=item.encrypted_content)
         if thought is not None:
             kept.cut = [(name, len("".join(pieces))) for (name, _), pieces in thought.sections.items()]
             thought.signature = signature_of(kept)

@@ -21,7 +21,7 @@ from perdure.core.messages import (
     ToolReturn,
 )
 from perdure.core.model import ToolSpec
-from perdure.providers.message_bytes import ByteCache, ContextBytes, ToolBytes, returns_shown
+from perdure.providers.message_bytes import ByteCache, ContextBytes, ToolBytes, in_order, returns_shown
 from perdure.providers.responses_wire import SECTION, Kept, kept_in
 
 _encode = msgspec.json.Encoder().encode
@@ -58,7 +58,7 @@ class InputEncoder:
 
 
 def _answer(message: Message, own: bool) -> Iterator[dict[str, Any]]:
-    found = [_item(each, own) for each in _in_order(message)]
+    found = [_item(each, own) for each in in_order(message)]
     items = [item for item in found if item is not None]
     while items and items[-1]["type"] == "reasoning":
         items.pop()
@@ -67,17 +67,6 @@ def _answer(message: Message, own: bool) -> Iterator[dict[str, Any]]:
             item.pop("id", None)
             item.pop("status", None)
     yield from items
-
-
-def _in_order(message: Message) -> list[Part | ToolCall]:
-    """Parts and calls as they came. What carries no place of its own stays behind what it stands behind."""
-    calls_at = len(message.content) if message.calls_at is None else message.calls_at
-    whole = (*message.content[:calls_at], *message.tool_calls, *message.content[calls_at:])
-    places: list[int] = []
-    for each in whole:
-        kept = kept_in(_signature(each))
-        places.append(kept.at if kept is not None and kept.at is not None else places[-1] if places else -1)
-    return [whole[index] for index in sorted(range(len(whole)), key=lambda index: places[index])]
 
 
 def _signature(each: Part | ToolCall) -> str | None:

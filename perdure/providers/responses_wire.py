@@ -90,12 +90,11 @@ class Event(Struct):
 class Kept(Struct, omit_defaults=True):
     """What of an output item goes back with it: the signature of our part or call, as JSON text.
 
-    `at` is the item's place in its answer. `cut`: the sections of a reasoning item, as (s for summary or c for content,
+    `cut`: the sections of a reasoning item, as (s for summary or c for content,
     characters), which our part joins by SECTION.
     """
 
     id: str | None = None
-    at: int | None = None
     encrypted: str | None = None
     phase: str | None = None
     cut: list[tuple[str, int]] = field(default_factory=list)

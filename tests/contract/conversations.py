@@ -34,6 +34,7 @@ Need = Literal[
     "mixed_order",  # text and thinking after a tool call keep their place, streamed and whole
     "content_filter",  # can be stopped by a filter
     "errors_in_stream",
+    "cut_calls",  # a call may end before its arguments do
 ]
 
 
@@ -328,6 +329,7 @@ CONVERSATIONS: tuple[Conversation, ...] = (
         messages=(HELLO,),
         said=Said(items=(Call("call_1", "roll", ('{"sides": 6, "lab',)),), finish="length"),
         tools=(ROLL,),
+        needs=frozenset({"cut_calls"}),
     ),
     Conversation(name="empty", messages=(HELLO,), said=Said(usage=Usage(10, 0, 10))),
     Conversation(

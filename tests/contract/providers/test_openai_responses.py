@@ -154,8 +154,8 @@ async def test_an_account_that_may_not_see_summaries_is_asked_without_them(http:
 
 
 async def test_reasoning_of_another_account_is_left_out(http: Http, double: ResponsesDouble) -> None:
-    thought = ReasoningPart("Hm.", signature='{"id":"rs_99","at":0,"encrypted":"foreign","cut":[["s",3]]}')
-    content = (thought, TextPart("Hi.", '{"id":"msg_99","at":1}'))
+    thought = ReasoningPart("Hm.", signature='{"id":"rs_99","encrypted":"foreign","cut":[["s",3]]}')
+    content = (thought, TextPart("Hi.", '{"id":"msg_99"}'))
     said = Message(id="message-2", role="assistant", created_us=1, content=content, model="acme/gpt-5")
     then = Message(id="message-3", role="user", created_us=1, content=(TextPart("go"),))
     model = OpenAIResponses(http, Endpoint("acme", double.base_url), "gpt-5")

@@ -41,6 +41,7 @@ class AnthropicSpeaker:
             "mixed_order",
             "content_filter",
             "errors_in_stream",
+            "cut_calls",
         }
     )
     keeps_call_ids = True

@@ -31,7 +31,7 @@ class _Translator:
 class OpenAIChatSpeaker:
     name = "openai_chat"
     handle = "openai/gpt-test"
-    can: frozenset[Need] = frozenset({"reasoning", "refusals", "content_filter", "errors_in_stream"})
+    can: frozenset[Need] = frozenset({"reasoning", "refusals", "content_filter", "errors_in_stream", "cut_calls"})
     keeps_call_ids = True
     usage_fields = frozenset({"cached_input_tokens", "cache_write_tokens", "reasoning_tokens"})
     stream_type = "text/event-stream"

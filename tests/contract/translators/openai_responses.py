@@ -45,6 +45,7 @@ class OpenAIResponsesSpeaker:
             "mixed_order",
             "content_filter",
             "errors_in_stream",
+            "cut_calls",
         }
     )
     keeps_call_ids = True
@@ -89,16 +90,16 @@ class OpenAIResponsesSpeaker:
         content: list[Part] = []
         for at, part in enumerate(message.content):
             if isinstance(part, ReasoningPart) and part.signature:
-                kept = Kept(id=f"rs_{at}", at=at, encrypted=part.signature, cut=[("s", len(part.text))])
+                kept = Kept(id=f"rs_{at}", encrypted=part.signature, cut=[("s", len(part.text))])
                 content.append(ReasoningPart(part.text, signature=signature_of(kept)))
             elif isinstance(part, HiddenReasoningPart):
-                content.append(HiddenReasoningPart(signature_of(Kept(id=f"rs_{at}", at=at, encrypted=part.data))))
+                content.append(HiddenReasoningPart(signature_of(Kept(id=f"rs_{at}", encrypted=part.data))))
             elif isinstance(part, TextPart):
-                content.append(TextPart(part.text, signature_of(Kept(id=f"msg_{at}", at=at))))
+                content.append(TextPart(part.text, signature_of(Kept(id=f"msg_{at}"))))
             else:
                 content.append(part)
         calls = tuple(
-            msgspec.structs.replace(call, signature=signature_of(Kept(id=f"fc_{at}", at=at)))
+            msgspec.structs.replace(call, signature=signature_of(Kept(id=f"fc_{at}")))
             for at, call in enumerate(message.tool_calls, len(content))
         )
         return msgspec.structs.replace(message, content=tuple(content), tool_calls=calls)

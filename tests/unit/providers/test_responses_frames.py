@@ -51,16 +51,23 @@ def test_items_become_parts_and_calls_with_what_goes_back() -> None:
     chunks, done = play(*streamed(REASONING, MESSAGE, CALL))
     thought, said = done.content
     assert isinstance(thought, ReasoningPart) and thought.text == "First.\n\nSecond."
-    assert kept_in(thought.signature) == Kept(id="rs_1", at=0, encrypted="sealed", cut=[("s", 6), ("s", 7)])
-    assert said == TextPart("Let me see.", signature_of(Kept(id="msg_1", at=1, phase="commentary")))
+    assert kept_in(thought.signature) == Kept(id="rs_1", encrypted="sealed", cut=[("s", 6), ("s", 7)])
+    assert said == TextPart("Let me see.", signature_of(Kept(id="msg_1", phase="commentary")))
     (call,) = done.tool_calls
     assert (call.id, call.name, call.arguments) == ("call_1", "look", '{"at": "x"}')
-    assert kept_in(call.signature) == Kept(id="fc_1", at=2)
-    assert done.finish == "tool_calls" and done.calls_at == 2 and done.request_id == "resp_1" and done.model == "gpt-x"
+    assert kept_in(call.signature) == Kept(id="fc_1")
+    assert (
+        done.finish == "tool_calls" and done.calls_at is None and done.request_id == "resp_1" and done.model == "gpt-x"
+    )
     assert "".join(each.text for each in chunks if isinstance(each, ReasoningChunk)) == thought.text
     assert [each.signature for each in chunks if isinstance(each, ReasoningChunk) and each.signature] == [
         thought.signature
     ]
+
+
+def test_calls_know_where_they_came() -> None:
+    _, done = play(*streamed(CALL, REASONING, MESSAGE, {**CALL, "id": "fc_2", "call_id": "call_2"}))
+    assert done.calls_at == 0 and [call.at for call in done.tool_calls] == [None, 2]
 
 
 def test_streamed_and_whole_are_the_same() -> None:
@@ -87,10 +94,10 @@ def test_what_deltas_left_out_is_taken_from_what_is_told_later() -> None:
 
 def test_thinking_without_a_summary_is_kept_sealed() -> None:
     chunks, done = play(*streamed({**REASONING, "summary": []}, CALL))
-    assert done.content == (HiddenReasoningPart(signature_of(Kept(id="rs_1", at=0, encrypted="sealed"))),)
+    assert done.content == (HiddenReasoningPart(signature_of(Kept(id="rs_1", encrypted="sealed"))),)
     assert not any(isinstance(each, ReasoningChunk) for each in chunks)
     assert play(*streamed({**REASONING, "summary": [], "encrypted_content": None}, MESSAGE))[1].content == (
-        TextPart("Let me see.", signature_of(Kept(id="msg_1", at=1, phase="commentary"))),
+        TextPart("Let me see.", signature_of(Kept(id="msg_1", phase="commentary"))),
     )
 
 
@@ -103,7 +110,7 @@ def test_open_reasoning_text() -> None:
         {"type": "response.output_item.done", "output_index": 0, "item": item},
     ]
     _, done = play(*events, final(item))
-    assert done.content == (ReasoningPart("Hmm.", signature=signature_of(Kept(id="rs_1", at=0, cut=[("c", 4)]))),)
+    assert done.content == (ReasoningPart("Hmm.", signature=signature_of(Kept(id="rs_1", cut=[("c", 4)]))),)
 
 
 def test_places_are_found_by_id_where_the_index_is_missing() -> None:

@@ -33,8 +33,8 @@ def encoded(*messages: Message, encoder: InputEncoder | None = None) -> list[dic
     return msgspec.json.decode(once)
 
 
-def kept(id: str, at: int, **more: Any) -> str:
-    return signature_of(Kept(id=id, at=at, **more))
+def kept(id: str, **more: Any) -> str:
+    return signature_of(Kept(id=id, **more))
 
 
 def test_roles() -> None:
@@ -54,14 +54,14 @@ def test_roles() -> None:
 
 ANSWER = {
     "content": (
-        ReasoningPart("One.\n\nTwo.", signature=kept("rs_1", 0, encrypted="e1", cut=[("s", 4), ("s", 4)])),
-        TextPart("Now.", kept("msg_1", 1, phase="commentary")),
-        HiddenReasoningPart(kept("rs_2", 3, encrypted="e2")),
-        TextPart("Done?", kept("msg_2", 5)),
+        ReasoningPart("One.\n\nTwo.", signature=kept("rs_1", encrypted="e1", cut=[("s", 4), ("s", 4)])),
+        TextPart("Now.", kept("msg_1", phase="commentary")),
+        HiddenReasoningPart(kept("rs_2", encrypted="e2")),
+        TextPart("Done?", kept("msg_2")),
     ),
     "tool_calls": (
-        ToolCall("call_1", "f", "{}", kept("fc_1", 2)),
-        ToolCall("call_2", "g", '{"a":1}', kept("fc_2", 4)),
+        ToolCall("call_1", "f", "{}", kept("fc_1")),
+        ToolCall("call_2", "g", '{"a":1}', kept("fc_2"), at=3),
     ),
 }
 
@@ -100,19 +100,19 @@ def test_another_providers_answer_goes_back_as_text_and_calls_alone() -> None:
 
 
 def test_reasoning_that_led_to_nothing_is_left_out_and_so_are_ids_without_reasoning() -> None:
-    sealed = HiddenReasoningPart(kept("rs_1", 1, encrypted="e"))
+    sealed = HiddenReasoningPart(kept("rs_1", encrypted="e"))
     assert encoded(message("assistant", sealed)) == []
-    assert encoded(message("assistant", TextPart("x", kept("msg_1", 0)), sealed)) == [
+    assert encoded(message("assistant", TextPart("x", kept("msg_1")), sealed)) == [
         {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "x", "annotations": []}]}
     ]
-    unsealed = ReasoningPart("One.", signature=kept("rs_1", 0, cut=[("s", 4)]))
-    (call,) = encoded(message("assistant", unsealed, tool_calls=(ToolCall("c", "f", "{}", kept("fc_1", 1)),)))
+    unsealed = ReasoningPart("One.", signature=kept("rs_1", cut=[("s", 4)]))
+    (call,) = encoded(message("assistant", unsealed, tool_calls=(ToolCall("c", "f", "{}", kept("fc_1")),)))
     assert call == {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
 
 
 def test_open_reasoning_goes_back_in_the_open() -> None:
-    thought = ReasoningPart("Hm.\n\nSo.", signature=kept("rs_1", 0, cut=[("c", 3), ("s", 3)]))
-    (first, _) = encoded(message("assistant", thought, TextPart("x", kept("msg_1", 1))))
+    thought = ReasoningPart("Hm.\n\nSo.", signature=kept("rs_1", cut=[("c", 3), ("s", 3)]))
+    (first, _) = encoded(message("assistant", thought, TextPart("x", kept("msg_1"))))
     assert first == {
         "type": "reasoning",
         "id": "rs_1",
