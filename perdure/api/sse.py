@@ -34,7 +34,8 @@ class Encoder(Protocol):
 class EventStream:
     """An ASGI response. `durable`: awaited before the first byte; `after`: the last seq_id the client has.
 
-    `encoder`: how events are framed, where not as Letta's.
+    `encoder`: how events are framed, where not as Letta's. `numbered`: frames carry their seq_id although the run was not asked
+    for in the background.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class EventStream:
         pings: bool = True,
         ping_interval_s: float = 20.0,
         encoder: Encoder | None = None,
+        numbered: bool = False,
     ) -> None:
         self._runner = runner
         self._run = run
@@ -54,7 +56,7 @@ class EventStream:
         self._durable = durable
         self._idle_s = ping_interval_s if pings else None
         self._encoder = encoder or FrameEncoder(
-            run.id, types=run.config.include_return_message_types, numbered=run.config.background
+            run.id, types=run.config.include_return_message_types, numbered=numbered or run.config.background
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -17,7 +17,7 @@ from perdure.api.routes.messages import answer_run, stream_run
 from perdure.api.routes.streams import message_page, message_types
 from perdure.api.services import Services, services
 from perdure.api.sse import EventStream
-from perdure.api.to_wire import FrameEncoder, letta_messages
+from perdure.api.to_wire import letta_messages
 from perdure.core.errors import Conflict, Invalid, NotFound
 from perdure.store import message_reads
 from perdure.store.approvals import parked_run
@@ -85,7 +85,7 @@ async def resume_stream(request: Request) -> ASGIApp:
         after=body.starting_after,
         pings=body.include_pings,
         ping_interval_s=parts.settings.ping_interval_s,
-        encoder=FrameEncoder(run.id, types=run.config.include_return_message_types, numbered=True),
+        numbered=True,
     )
 
 

@@ -62,4 +62,4 @@ SELECT pos FROM shared_messages WHERE message_id = :message_id AND conversation_
 
 -- name: adopt_shared
 UPDATE messages SET conversation_id = (SELECT MIN(s.conversation_id) FROM shared_messages s WHERE s.message_id = messages.id)
-WHERE conversation_id = :conversation_id AND id IN (SELECT message_id FROM shared_messages)
+WHERE conversation_id = :conversation_id AND EXISTS (SELECT 1 FROM shared_messages s WHERE s.message_id = messages.id)

@@ -6,7 +6,7 @@ import pytest
 from perdure.agents.conversations import ConversationSpec, create_conversation
 from perdure.agents.fork import fork_conversation
 from perdure.core.agents import ModelSettings
-from perdure.core.conversations import Conversation, ConversationSettings, settings_over
+from perdure.core.conversations import Conversation, ConversationSettings
 from perdure.core.errors import NotFound
 from perdure.core.ids import new_id, now_us
 from perdure.core.messages import Message, TextPart, ToolCall, ToolReturn
@@ -332,11 +332,3 @@ async def test_positions_go_on_after_a_fork(store: Store) -> None:
     forked = await fork(store, source.id)
     state = await store.read(lambda: conversation_state(forked.conversation.id))
     assert state.tail_from == await store.read(next_position)
-
-
-def test_what_a_conversation_says_of_settings_wins_even_where_it_is_the_default() -> None:
-    under = ModelSettings(temperature=0.1, strict=True, top_p=0.5, raw={"strict": True, "x": 1})
-    over = ModelSettings(temperature=0.9, raw={"temperature": 0.9, "strict": False})
-    merged = settings_over(under, over)
-    assert (merged.temperature, merged.strict, merged.top_p) == (0.9, False, 0.5)
-    assert merged.raw == {"strict": False, "x": 1, "temperature": 0.9}
