@@ -47,7 +47,10 @@ def test_a_database_it_cannot_use_is_named(tmp_path: Path) -> None:
     junk = tmp_path / "junk.db"
     junk.write_text("this is no database, whatever its name says " * 50)
     assert str(junk) in refused(serve("--port", "0", "--data-dir", str(tmp_path), "--database", str(junk)))
-    assert "postgresql" in refused(serve("--port", "0", "--database", "postgresql://localhost/x"))
+    assert "mysql" in refused(serve("--port", "0", "--database", "mysql://localhost/x"))
+    assert "PostgreSQL cannot be opened" in refused(
+        serve("--port", "0", "--data-dir", str(tmp_path), "--database", "postgresql://127.0.0.1:1/x")
+    )
     (tmp_path / "file").write_text("")
     below = str(tmp_path / "file" / "perdure.db")
     assert "--database" in refused(serve("--port", "0", "--database", below))

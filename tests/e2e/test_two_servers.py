@@ -125,10 +125,20 @@ def test_a_dead_servers_run_is_finished_by_the_other(
     assert sum("roll" in str(m.get("tool_calls")) for m in engine.requests[-1]["messages"]) == 1
 
 
-def test_a_restart_of_the_database_is_survived(
+def test_a_restart_of_the_database_is_survived(own_server: Callable[..., ServerProcess], engine: OpenAIDouble) -> None:
+    folder = binaries()
+    assert folder is not None
+    postgres = PostgresProcess(folder)
+    try:
+        outlive_a_restart(postgres, own_server, engine)
+    finally:
+        postgres.close()
+
+
+def outlive_a_restart(
     postgres: PostgresProcess, own_server: Callable[..., ServerProcess], engine: OpenAIDouble
 ) -> None:
-    client = sdk(own_server(PERDURE_DATABASE_URL=postgres.fresh()))
+    client = sdk(own_server(PERDURE_DATABASE_URL=postgres.url()))
     tool = client.tools.upsert(source_code=ROLL)
     agent = new_agent(client, tool_ids=[tool.id])
     engine.script(call("roll", {"sides": 6}), text("Six.", delay_s=1.0))
