@@ -5,6 +5,7 @@ Decoded with msgspec on the hot path. Unknown fields are ignored; a wrong one is
 
 import base64
 import binascii
+from collections.abc import Sequence
 from typing import Any, cast
 
 import msgspec
@@ -13,7 +14,7 @@ from msgspec import Struct, field
 from perdure.core.errors import Invalid
 from perdure.core.ids import new_id, new_otid
 from perdure.core.messages import Approval, ImagePart, Message, TextPart, ToolReturn
-from perdure.core.runs import ClientTool, RunConfig
+from perdure.core.runs import ClientSkill, ClientTool, RunConfig
 from perdure.providers.images import MAX_BYTES, media_type_of
 
 
@@ -28,6 +29,7 @@ class SendRequest(Struct, kw_only=True):
     assistant_message_tool_kwarg: str = "message"
     include_return_message_types: list[str] | None = None
     client_tools: list[ClientTool] | None = None
+    client_skills: list[ClientSkill] | None = None
     override_model: str | None = None
     override_system: str | None = None
     system: str | None = None
@@ -118,14 +120,27 @@ def check_send(request: SendRequest) -> None:
         raise wrong("messages", "Messages must not be empty")
     if request.max_steps is not None and request.max_steps < 1:
         raise wrong("max_steps", f"must be 1 or more, not {request.max_steps}")
-    if request.client_tools:
-        raise Invalid("client_tools: this server runs only its own tools yet; attach the tools to the agent instead")
+    check_client_tools(request.client_tools or ())
     if request.top_logprobs is not None and not 0 <= request.top_logprobs <= 20:
         raise wrong("top_logprobs", f"must be between 0 and 20, not {request.top_logprobs}")
     for at, kind in enumerate(request.include_return_message_types or ()):
         if kind not in MESSAGE_TYPES:
             known = ", ".join(sorted(MESSAGE_TYPES))
             raise wrong(f"include_return_message_types[{at}]", f"{kind!r} is no message type; use one of {known}")
+
+
+def check_client_tools(tools: Sequence[ClientTool]) -> None:
+    """Each needs a name of its own and, if it takes arguments, the schema of an object."""
+    names: set[str] = set()
+    for at, tool in enumerate(tools):
+        where = f"client_tools[{at}]"
+        if not tool.name:
+            raise wrong(f"{where}.name", "must not be empty")
+        if tool.name in names:
+            raise wrong(f"{where}.name", f"there are two tools named {tool.name!r}; give each its own name")
+        names.add(tool.name)
+        if tool.parameters and tool.parameters.get("type", "object") != "object":
+            raise wrong(f"{where}.parameters", 'must be the JSON schema of an object ({"type": "object", ...})')
 
 
 def check_not_streaming(request: SendRequest) -> None:
@@ -154,8 +169,9 @@ def run_config(
         assistant_message_tool_name=request.assistant_message_tool_name,
         assistant_message_tool_kwarg=request.assistant_message_tool_kwarg,
         client_tools=tuple(request.client_tools or ()),
+        client_skills=tuple(request.client_skills or ()),
         override_model=request.override_model,
-        override_system=request.override_system or request.system,
+        override_system=request.system if request.override_system is None else request.override_system,
         override_settings=settings,
         include_compaction_messages=request.include_compaction_messages,
         return_logprobs=request.return_logprobs or request.top_logprobs is not None,
@@ -341,6 +357,15 @@ def _client_return(answer: dict[str, Any], call_id: str, place: str) -> ToolRetu
         name="",
         status=status,
         content=parts if parts is not None else _text(content, f"{place}.tool_return"),
-        stdout=tuple(answer["stdout"]) if answer.get("stdout") else None,
-        stderr=tuple(answer["stderr"]) if answer.get("stderr") else None,
+        stdout=_lines(answer, "stdout", place),
+        stderr=_lines(answer, "stderr", place),
     )
+
+
+def _lines(answer: dict[str, Any], key: str, place: str) -> tuple[str, ...] | None:
+    given = answer.get(key)
+    if not given:
+        return None
+    if not isinstance(given, list):
+        raise wrong(f"{place}.{key}", "must be a list of strings")
+    return tuple(_text(line, f"{place}.{key}[{at}]") for at, line in enumerate(cast(list[object], given)))

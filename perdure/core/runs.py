@@ -61,6 +61,14 @@ class ClientTool(Struct, frozen=True):
     parameters: dict[str, Any] | None = None
 
 
+class ClientSkill(Struct, frozen=True):
+    """Something the client's environment can do; `location` is where its text lies there."""
+
+    name: str
+    description: str
+    location: str
+
+
 class RunConfig(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the caller asked of one run; decided at submission, never changed.
 
@@ -77,6 +85,7 @@ class RunConfig(Struct, frozen=True, kw_only=True, omit_defaults=True):
     assistant_message_tool_name: str = "send_message"
     assistant_message_tool_kwarg: str = "message"
     client_tools: tuple[ClientTool, ...] = ()
+    client_skills: tuple[ClientSkill, ...] = ()
     override_model: str | None = None
     override_system: str | None = None
     override_settings: dict[str, Any] | None = None

@@ -21,8 +21,8 @@ from perdure.core.errors import AgentError, LeaseLost, ProviderError, StoreError
 from perdure.core.events import Event, LogEnded
 from perdure.core.ids import now_us
 from perdure.core.messages import Message
-from perdure.core.model import ToolSpec
 from perdure.core.runs import Run, RunConfig, StopReason
+from perdure.loop.offer import system_text, tool_specs
 from perdure.loop.parking import asking_names
 from perdure.loop.turn import Turn
 from perdure.providers.registry import Registry
@@ -270,17 +270,9 @@ class Runner:
             run=run,
             agent=agent,
             tools={tool.name: tool for tool in bundle.tools},
-            specs=[
-                ToolSpec(
-                    tool.name,
-                    str(tool.json_schema.get("description") or tool.description or ""),
-                    tool.json_schema.get("parameters") or {"type": "object", "properties": {}},
-                    agent.model_settings.strict,
-                )
-                for tool in bundle.tools
-            ],
+            specs=tool_specs(bundle.tools, config.client_tools, strict=agent.model_settings.strict),
             system=system,
-            system_text=config.override_system or system.text,
+            system_text=system_text(system.text, config),
             context=context.messages,
             model=resolved.model,
             model_handle=handle,

@@ -245,3 +245,32 @@ def test_the_password_is_asked_for_in_openais_shape(own_server: Callable[..., Se
     assert refused.value.type == "authentication_error"
     with pytest.raises(openai.NotFoundError):
         OpenAI(base_url=f"{server.url}/v1", api_key="secret").chat.completions.create(model="x", messages=[user("Hi")])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_callers_own_tools_are_called_and_answered(
+    chat: OpenAI, engine: OpenAIDouble, new_agent: Callable[..., Any], stream: bool
+) -> None:
+    agent = new_agent()
+    function = {"name": "read_file", "parameters": {"type": "object", "properties": {"path": {"type": "string"}}}}
+    tools: Any = [{"type": "function", "function": function}]
+    engine.script(call("read_file", {"path": "a"}, id="call_7"), text("It says 42."))
+    asked: Any = chat.chat.completions.create(model=agent.id, messages=[user("Read a")], tools=tools, stream=stream)
+    if stream:
+        chunks = [chunk.choices[0] for chunk in asked]
+        pieces = [piece for chunk in chunks for piece in chunk.delta.tool_calls or ()]
+        assert (pieces[0].id, pieces[0].function.name) == ("call_7", "read_file")
+        assert "".join(piece.function.arguments or "" for piece in pieces) == '{"path": "a"}'
+        assert chunks[-1].finish_reason == "tool_calls"
+    else:
+        assert asked.choices[0].finish_reason == "tool_calls"
+        assert asked.choices[0].message.tool_calls[0].function.arguments == '{"path": "a"}'
+    made = {"id": "call_7", "type": "function", "function": {"name": "read_file", "arguments": '{"path": "a"}'}}
+    history: Any = [
+        user("Read a"),
+        {"role": "assistant", "tool_calls": [made]},
+        {"role": "tool", "tool_call_id": "call_7", "content": "42"},
+    ]
+    answer = chat.chat.completions.create(model=agent.id, messages=history, tools=tools)
+    assert answer.choices[0].message.content == "It says 42."
+    assert engine.requests[-1]["messages"][-1]["content"] == "42"
