@@ -15,8 +15,10 @@ from perdure.api.wire.conversations import CreateConversation, UpdateConversatio
 from perdure.core.errors import Invalid
 from perdure.core.ids import matches
 from perdure.store.agents import check_agent
+from perdure.store.approvals import parked_run
 from perdure.store.base import Tx
 from perdure.store.conversation_reads import ConversationView, conversation_by_id
+from perdure.store.runs import active_runs
 
 
 class Place(Struct, frozen=True):
@@ -64,6 +66,13 @@ def place_of(conversation_id: str) -> Tx[Place]:
         return Place(conversation_id, conversation_id)
     conversation = yield from conversation_by_id(conversation_id)
     return Place(conversation.agent_id, conversation_id)
+
+
+def cancellable_runs(conversation_id: str) -> Tx[list[str]]:
+    """The runs that have not ended, and the one that stopped to wait for an approval."""
+    active = yield from active_runs(conversation_id=conversation_id)
+    parked = yield from parked_run(conversation_id)
+    return [*(run_id for run_id, _, _ in active), *([parked] if parked is not None else ())]
 
 
 def conversation_spec(agent_id: str, body: CreateConversation) -> ConversationSpec:

@@ -352,6 +352,24 @@ def test_a_search_of_the_agent_finds_what_was_said_in_any_of_its_conversations(
     assert "striped" in found and "gone" not in found
 
 
+def test_a_conversation_that_waits_for_approval_can_be_forked_and_deleted(
+    client: Letta, engine: OpenAIDouble, new_agent: Callable[..., Any]
+) -> None:
+    agent = new_agent(tools=["memory_insert"], memory_blocks=[{"label": "human", "value": "Ada"}])
+    client.agents.tools.update_approval("memory_insert", agent_id=agent.id, body_requires_approval=True)
+    made = conversation(client, agent)
+    engine.script(call("memory_insert", {"label": "human", "new_string": "x"}), text("free"))
+    assert kinds(say(client, made, "Note x"))[-2:] == ["stop_reason", "usage_statistics"]
+    (waiting,) = client.runs.list(conversation_id=made, stop_reason="requires_approval").items
+    forked = client.conversations.fork(made)
+    assert history(client, forked.id) == ["Note x"]
+    say(client, forked.id, "go on")
+    assert history(client, forked.id) == ["Note x", "go on", "free"]
+    client.conversations.delete(made)
+    assert client.runs.retrieve(waiting.id).status == "cancelled"
+    assert client.agents.blocks.retrieve("human", agent_id=agent.id).value == "Ada"
+
+
 @pytest.fixture
 def token_server(tmp_path: Path) -> Iterator[tuple[ServerProcess, SGLangDouble]]:
     """A server on an engine that takes and gives token ids."""

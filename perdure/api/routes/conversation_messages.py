@@ -9,7 +9,7 @@ import asyncio
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
-from perdure.api.conversation_resources import Place, checked_conversation_id, place_of
+from perdure.api.conversation_resources import Place, cancellable_runs, checked_conversation_id, place_of
 from perdure.api.endpoint import route
 from perdure.api.errors import json_response
 from perdure.api.message_requests import StreamRequest, check_not_streaming, decode_send, decode_stream
@@ -20,8 +20,6 @@ from perdure.api.sse import EventStream
 from perdure.api.to_wire import letta_messages
 from perdure.core.errors import Conflict, Invalid, NotFound
 from perdure.store import message_reads
-from perdure.store.approvals import parked_run
-from perdure.store.base import Tx
 from perdure.store.runs import active_runs, run_of_otid
 
 OTID_WAIT_S = 1.75
@@ -113,19 +111,12 @@ async def cancel(request: Request) -> ASGIApp:
     an approval."""
     parts = services(request)
     place = await _place(request, request.query_params.get("agent_id"))
-    run_ids = await parts.store.read(lambda: _cancellable(place.conversation_id))
+    run_ids = await parts.store.read(lambda: cancellable_runs(place.conversation_id))
     if not run_ids:
         raise Conflict(f"Conversation {place.conversation_id} has no active runs to cancel.")
     for run_id in run_ids:
         await parts.runner.cancel(run_id)
     return json_response(dict.fromkeys(run_ids, "cancelled"))
-
-
-def _cancellable(conversation_id: str) -> Tx[list[str]]:
-    """The runs that have not ended, and the one that stopped to wait for an approval."""
-    active = yield from active_runs(conversation_id=conversation_id)
-    parked = yield from parked_run(conversation_id)
-    return [*(run_id for run_id, _, _ in active), *([parked] if parked is not None else ())]
 
 
 _PATH = "/v1/conversations/{conversation_id}"

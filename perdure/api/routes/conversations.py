@@ -10,11 +10,13 @@ from perdure.agents.conversations import create_conversation, update_conversatio
 from perdure.agents.fork import fork_conversation
 from perdure.agents.recompile import compiled_text, recompile
 from perdure.api.conversation_resources import (
+    cancellable_runs,
     checked_conversation_id,
     conversation_change,
     conversation_json,
     conversation_spec,
     own_conversation_id,
+    place_of,
 )
 from perdure.api.errors import json_response
 from perdure.api.services import Services, services
@@ -31,7 +33,6 @@ from perdure.core.ids import now_us
 from perdure.store.conversation_edits import delete_conversation
 from perdure.store.conversation_reads import ConversationFilter, conversation_view, list_conversations
 from perdure.store.listing import Page
-from perdure.store.runs import active_runs
 
 router = APIRouter(prefix="/conversations", tags=["conversations"])
 
@@ -88,16 +89,18 @@ async def update(request: Request, conversation_id: str, body: UpdateConversatio
 
 @router.delete("/{conversation_id}", operation_id="delete_conversation")
 async def delete(request: Request, conversation_id: str) -> Response:
-    """Its runs end, its own blocks go. Forks of it keep what they share."""
+    """Its runs end, what waits for approval is denied, its own blocks go. Forks of it keep what they share."""
     parts = services(request)
     wanted = own_conversation_id(conversation_id)
-    await parts.store.write(lambda: delete_conversation(wanted, now_us()))
+    await parts.store.read(lambda: place_of(wanted))
     await _end_runs(parts, wanted)
+    await parts.store.write(lambda: delete_conversation(wanted, now_us()))
+    await _end_runs(parts, wanted)  # what was accepted between the two
     return json_response(None)
 
 
 async def _end_runs(parts: Services, conversation_id: str) -> None:
-    for run_id, _, _ in await parts.store.read(lambda: active_runs(conversation_id=conversation_id)):
+    for run_id in await parts.store.read(lambda: cancellable_runs(conversation_id)):
         await parts.runner.cancel(run_id)
 
 
