@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from letta_client import Letta
+from letta_client import APIStatusError, Letta
 
 from tests.doubles.openai_chat import OpenAIDouble, call, text
 from tests.doubles.postgres import PostgresProcess, binaries
@@ -96,6 +96,34 @@ def test_a_message_queued_behind_a_run_of_the_other_server_is_answered(
     wait_for(lambda: a.runs.retrieve(run.id).status == "running" or None)
     assert b.agents.messages.create(agent.id, input="Two").messages[0].content == "Second."
     assert a.runs.retrieve(run.id).status == "completed"
+
+
+def test_a_conversation_is_one_on_both_servers(pair: tuple[ServerProcess, ServerProcess], engine: OpenAIDouble) -> None:
+    a, b = map(sdk, pair)
+    tool = a.tools.list(name="memory_insert").items[0]
+    agent = new_agent(a, tool_ids=[tool.id], memory_blocks=[{"label": "human", "value": "Ann"}])
+    own = {"isolated_block_labels": ["human"]}
+    one, two = (a.conversations.create(agent_id=agent.id, extra_body=own).id for _ in range(2))
+    engine.script(call("memory_insert", {"label": "human", "new_string": "likes tea"}), text("Noted.", delay_s=1.5))
+    began = a.conversations.messages.create(one, input="I like tea")
+    run_id = next(iter(began)).run_id
+    with pytest.raises(APIStatusError) as busy:
+        list(b.conversations.messages.create(one, input="Me too"))
+    assert busy.value.status_code == 409 and busy.value.body["run_id"] == run_id  # type: ignore[index]
+    followed = [event.message_type for event in b.conversations.messages.stream(one)]
+    assert followed[-3:] == ["assistant_message", "stop_reason", "usage_statistics"]
+    engine.script(text("Yes."), text("No."))
+    list(b.conversations.messages.create(one, input="Do I?"))
+    assert "likes tea" in engine.requests[-1]["messages"][0]["content"]
+    forked = b.conversations.fork(one).id
+    list(a.conversations.messages.create(two, input="Do I?"))
+    assert "likes tea" not in engine.requests[-1]["messages"][0]["content"]
+    assert kinds(a.conversations.messages.list(forked).items)[::-1] == kinds(
+        b.conversations.messages.list(one, order="asc").items
+    )
+    b.agents.delete(agent.id)
+    with pytest.raises(APIStatusError):
+        a.conversations.retrieve(forked)
 
 
 def test_a_dead_servers_run_is_finished_by_the_other(
