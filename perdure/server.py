@@ -22,6 +22,7 @@ from perdure.store.base import Store
 from perdure.store.migrate import migrate_postgres, migrate_sqlite
 from perdure.store.postgres import PostgresStore
 from perdure.store.sqlite import SqliteStore
+from perdure.store.sqlite_file import FileLock
 from perdure.tools.sandbox import Sandbox
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ class Server:
     settings: Settings
     services: Services
     app: ASGIApp
+    _checking: "asyncio.Task[None] | None" = None
 
     async def start(self) -> None:
         await ensure_builtin_tools(self.services.store)
@@ -41,10 +43,13 @@ class Server:
         if self.services.sandbox.warning is not None:
             log.warning("%s", self.services.sandbox.warning)
         await self.services.runner.start()
+        self._checking = asyncio.create_task(self.services.store.check_after_crash())
 
     async def stop(self) -> None:
         """Let running runs end or hand them over, then close everything in the order it depends on each other."""
         await self.services.runner.stop()
+        if self._checking is not None:
+            await asyncio.wait([self._checking], timeout=5)
         await self.services.sandbox.close()
         await self.services.registry.close()
         await self.services.web.close()
@@ -61,8 +66,13 @@ def open_store(settings: Settings) -> tuple[Store, list[Path]]:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SettingsError(f"The folder of the database cannot be made: {error}. Give another --database.") from error
-    migrate_sqlite(path)
-    return SqliteStore(path, synchronous=settings.synchronous), [path.parent]
+    lock = FileLock.take(path)
+    try:
+        migrate_sqlite(path)
+        return SqliteStore(path, synchronous=settings.synchronous, lock=lock), [path.parent]
+    except BaseException:
+        lock.release()
+        raise
 
 
 def build(settings: Settings) -> Server:

@@ -22,6 +22,7 @@ COMMANDS = {
     "runs": "perdure.cli.runs",
     "models": "perdure.cli.models",
     "trajectory": "perdure.cli.trajectory",
+    "backup": "perdure.cli.backup",
     "bench": "perdure.cli.bench",
     "demo": "perdure.cli.demo",
 }

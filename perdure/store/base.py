@@ -53,6 +53,7 @@ class Write(NamedTuple):
 class Store(Protocol):
     dialect: str
     signals: Signals
+    warning: str | None
 
     async def read(self, tx: TxFactory[T]) -> T:
         """A few point reads; on SQLite they run at once on the event loop's own connection (tens of microseconds)."""
@@ -75,6 +76,10 @@ class Store(Protocol):
 
         `lazy`: the commit may wait a few milliseconds to be shared with the next write.
         """
+        ...
+
+    async def check_after_crash(self) -> None:
+        """Look for damage if the last server did not stop by itself; `warning` says what was found."""
         ...
 
     async def close(self) -> None: ...

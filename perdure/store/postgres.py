@@ -40,6 +40,7 @@ class PostgresStore:
         patience_s: float = 20.0,
     ) -> None:
         self.url = url
+        self.warning: str | None = None
         self.signals: Signals = PostgresSignals(self)
         self._pool_size = pool_size
         self._settings = SETTINGS | {
@@ -73,6 +74,9 @@ class PostgresStore:
         """`lazy` means nothing here: each transaction is a commit of its own, and the server groups those by itself."""
         task = self._begin(tx)
         return Write(task, task)
+
+    async def check_after_crash(self) -> None:
+        """PostgreSQL recovers by itself."""
 
     async def close(self) -> None:
         self._closed = True

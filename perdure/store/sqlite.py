@@ -20,6 +20,7 @@ from perdure.core.errors import AgentError, StoreError
 from perdure.store.base import Built, Many, Query, Row, Tx, TxFactory, Write
 from perdure.store.signals import NoSignals, Signals
 from perdure.store.sql import queries
+from perdure.store.sqlite_file import FileLock, damage
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -40,7 +41,13 @@ def connect(path: str | Path, *, synchronous: str = "FULL") -> sqlite3.Connectio
         "cache_size=-16000",
         "wal_autocheckpoint=4000",
     ):
-        connection.execute(f"PRAGMA {pragma}")
+        try:
+            connection.execute(f"PRAGMA {pragma}")
+        except sqlite3.DatabaseError as error:
+            connection.close()
+            raise StoreError(
+                f"{path} cannot be opened: {error}. Restore a backup, or give another --database."
+            ) from error
     return connection
 
 
@@ -67,7 +74,12 @@ class _Job:
 class SqliteStore:
     dialect = "sqlite"
 
-    def __init__(self, path: str | Path, *, synchronous: str = "FULL", readers: int = 2) -> None:
+    def __init__(
+        self, path: str | Path, *, synchronous: str = "FULL", readers: int = 2, lock: FileLock | None = None
+    ) -> None:
+        """`lock`: given back when the store is closed."""
+        self._lock = lock
+        self.warning: str | None = None
         self.signals: Signals = NoSignals()
         self._path = str(path)
         self._sql = queries("sqlite")
@@ -108,6 +120,17 @@ class SqliteStore:
         self._pool.shutdown(wait=True)
         for connection in (*self._pool_connections, self._reader, self._writer):
             connection.close()
+        if self._lock is not None:
+            self._lock.release()
+
+    async def check_after_crash(self) -> None:
+        """Read the whole file if its last server did not stop by itself; `warning` says what is wrong with it."""
+        if self._lock is None or not self._lock.unclean:
+            return
+        wrong = await asyncio.to_thread(damage, Path(self._path))
+        if wrong:
+            self.warning = f"The database {self._path} is damaged ({wrong[0]}). Restore a backup of it."
+            log.critical("%s", self.warning)
 
     def _submit(self, tx: TxFactory[Any], *, early: bool, lazy: bool) -> _Job:
         if self._closed:

@@ -17,14 +17,16 @@ WIRE_VERSION = "0.16.7"
 
 @router.get("/health", operation_id="check_health")
 async def health(request: Request) -> Response:
-    sandbox = services(request).sandbox
+    parts = services(request)
+    sandbox = parts.sandbox
+    warnings = [warning for warning in (parts.store.warning, sandbox.warning) if warning is not None]
     return json_response(
         {
             "version": WIRE_VERSION,
             "status": "ok",
             "perdure_version": perdure.__version__,
             "tool_isolation": sandbox.isolation,
-            "warning": sandbox.warning,
+            "warning": " ".join(warnings) or None,
         }
     )
 
