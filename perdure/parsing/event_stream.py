@@ -29,17 +29,38 @@ class EventMessage(Struct, frozen=True):
 
 
 class EventStreamParser:
-    """`feed` gives the messages that are complete, `finish` checks that nothing is left over."""
+    """`feed` gives the messages that are complete, `finish` checks that nothing is left over.
 
-    __slots__ = ("_buffer",)
+    Whole messages before a damaged one are given out first; whatever is asked next raises the error.
+    """
+
+    __slots__ = ("_buffer", "_damage")
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+        self._damage: EventStreamError | None = None
 
     def feed(self, data: bytes) -> list[EventMessage]:
-        buffer = self._buffer
-        buffer += data
+        if self._damage is not None:
+            raise self._damage
+        self._buffer += data
         found: list[EventMessage] = []
+        try:
+            self._take(found)
+        except EventStreamError as damage:
+            if not found:
+                raise
+            self._damage = damage
+        return found
+
+    def finish(self) -> None:
+        if self._damage is not None:
+            raise self._damage
+        if self._buffer:
+            raise EventStreamError(f"the stream ends in the middle of a message, after {len(self._buffer)} bytes of it")
+
+    def _take(self, found: list[EventMessage]) -> None:
+        buffer = self._buffer
         start = 0
         while len(buffer) - start >= _PRELUDE.size:
             total, headers_size, prelude_crc = _PRELUDE.unpack_from(buffer, start)
@@ -52,11 +73,6 @@ class EventStreamParser:
             found.append(_message(bytes(buffer[start : start + total]), headers_size))
             start += total
         del buffer[:start]
-        return found
-
-    def finish(self) -> None:
-        if self._buffer:
-            raise EventStreamError(f"the stream ends in the middle of a message, after {len(self._buffer)} bytes of it")
 
 
 def encode_message(headers: dict[str, str], payload: bytes) -> bytes:

@@ -4,6 +4,8 @@ Invariant: an answer is asked for again only while nothing of it has been given 
 with it the generation.
 """
 
+import re
+import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, NamedTuple, Protocol
@@ -12,15 +14,17 @@ import msgspec
 
 from perdure.core.errors import ProviderError
 from perdure.core.model import Chunk, ModelDone, Prompt, ToolSpec
+from perdure.parsing.event_stream import EventStreamError
 from perdure.parsing.sse import SseParser
 from perdure.providers.anthropic_frames import MessagesAnswer
 from perdure.providers.anthropic_messages import CACHE_MARK, TurnEncoder
 from perdure.providers.anthropic_request import request_of
 from perdure.providers.base import Model, ModelInfo, TokenStream
+from perdure.providers.catalogue import list_models, named_models
 from perdure.providers.claude_models import ClaudeTraits, claude_traits
 from perdure.providers.configs import ProviderConfig
 from perdure.providers.endpoint import ChatProvider
-from perdure.providers.http import Answer, Endpoint, Http
+from perdure.providers.http import Answer, Endpoint, Http, Timeouts
 from perdure.providers.message_bytes import ToolBytes
 
 API_VERSION = "2023-06-01"
@@ -31,7 +35,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Frames(Protocol):
-    """Bytes of a body in, the JSON of the events that are complete out."""
+    """Bytes of a body in, the JSON of the events that are complete out. Raises EventStreamError for damaged ones."""
 
     def feed(self, data: bytes) -> list[bytes]: ...
 
@@ -151,14 +155,24 @@ class ClaudeModel:
             yield (*chunks, *answer.finish(), answer.done(request=body, response=whole))
             return
         frames = self._platform.frames()
-        while not answer.ended and answer.failure is None and (data := await response.read()):
-            if chunks := answer.feed(frames.feed(data)):
-                yield chunks
-        last = [] if answer.ended or answer.failure is not None else answer.feed(frames.finish())
+        try:
+            while not answer.ended and answer.failure is None and (data := await response.read()):
+                if chunks := answer.feed(frames.feed(data)):
+                    yield chunks
+            last = [] if answer.ended or answer.failure is not None else answer.feed(frames.finish())
+        except EventStreamError as damage:
+            raise self._damaged(damage, answer) from damage
         if last:
             yield last
         response.leave()
         yield (*answer.finish(), answer.done(request=body))
+
+    def _damaged(self, damage: EventStreamError, answer: MessagesAnswer) -> ProviderError:
+        return ProviderError(
+            f"The answer of {self._platform.endpoint.name} was damaged on the way: {damage}.",
+            kind="llm_connection",
+            retryable=not answer.any_output,
+        )
 
     def request(self, prompt: Prompt) -> tuple[str, bytes, list[str]]:
         """(path, body, beta features) of the call for a prompt."""
@@ -183,7 +197,7 @@ class ClaudeModel:
         made: dict[str, Any] = {"name": spec.name, "description": spec.description, "input_schema": spec.parameters}
         if spec.strict and self._traits.structured:
             made["strict"] = True
-        elif self._stream and self._traits.structured:
+        elif self._stream and self._traits.eager_tools:
             made["eager_input_streaming"] = True  # arguments as they are written, not a whole value at a time
         return made
 
@@ -196,29 +210,58 @@ def _system(text: str, note: str | None, *, mark: bool) -> bytes:
 
 
 class AnthropicProvider(ChatProvider):
-    """Implements `base.Provider` for Anthropic and those who serve the same API."""
+    """Implements `base.Provider` for Anthropic and those who serve the same API. `platform`: None for Anthropic's own way."""
 
-    def __init__(self, config: ProviderConfig, http: Http) -> None:
+    def __init__(self, config: ProviderConfig, http: Http, platform: Platform | None = None) -> None:
         super().__init__(config, http)
-        own = {"x-api-key": config.api_key or "", "anthropic-version": API_VERSION}
-        headers = {name: value for name, value in own.items() if value} | config.options.headers
-        self.endpoint = Endpoint(config.name, self.endpoint.base_url, headers=headers, timeouts=self.endpoint.timeouts)
-        self._platform = Direct(self.endpoint)
-        self._turns = TurnEncoder(config.name)
+        if platform is None:
+            own = {"x-api-key": config.api_key or "", "anthropic-version": API_VERSION}
+            headers = {name: value for name, value in own.items() if value} | config.options.headers
+            platform = Direct(endpoint_of(config, self.endpoint.base_url, headers))
+        self.platform = platform
+        self.endpoint = platform.endpoint
+        self._turns = TurnEncoder(config.name, addresses=platform.addresses)
 
     def chat(self, name: str, **_: Any) -> Model:
         return ClaudeModel(
             self.http,
-            self._platform,
+            self.platform,
             name,
             encoder=self._turns,
+            traits=self.traits(name),
             stream=self.config.options.stream is not False,
         )
 
+    def traits(self, name: str) -> ClaudeTraits:
+        return claude_traits(name)
+
     async def list_models(self) -> list[ModelInfo]:
-        listed = await super().list_models()
-        self._listed = [_with_window(info) for info in listed]
+        self._listed = [_with_window(info) for info in await self.ask()]
+        self._listed_at = time.monotonic()
         return self._listed
+
+    async def find(self, name: str) -> tuple[ModelInfo | None, list[ModelInfo] | None]:
+        """Also by the names without a date that stand for the newest of a model; what is not listed gets its published window."""
+        info, listed = await super().find(name)
+        if info is None:
+            info = _dated(listed or [], name)
+        if info is None and (listed is None or self.any_model):
+            info = _with_window(named_models(self.config, self.profile, [name])[0])
+        return info, listed
+
+    async def ask(self) -> list[ModelInfo]:
+        return await list_models(self.http, self.endpoint, self.config, self.profile)
+
+
+def endpoint_of(config: ProviderConfig, base_url: str, headers: Mapping[str, str]) -> Endpoint:
+    first_byte_s = config.options.first_byte_timeout_s
+    timeouts = Timeouts() if first_byte_s is None else Timeouts(first_byte_s=first_byte_s)
+    return Endpoint(config.name, base_url, headers=headers, timeouts=timeouts)
+
+
+def _dated(listed: list[ModelInfo], name: str) -> ModelInfo | None:
+    stem = re.escape(name.removesuffix("-latest").removesuffix("-0"))
+    return next((info for info in listed if re.fullmatch(stem + r"-\d{8}", info.name)), None)
 
 
 def _with_window(info: ModelInfo) -> ModelInfo:

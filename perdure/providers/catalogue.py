@@ -5,6 +5,7 @@ Invariant: a context window is the provider's word or a published figure (`profi
 
 import asyncio
 import re
+from collections.abc import Iterable
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -44,7 +45,7 @@ async def list_models(
     """Its models now; the configured ones where the configuration lists them. ProviderError when it cannot be asked."""
     options = config.options
     if options.models is not None:
-        return [_info(config, profile, name, options.context_window) for name in options.models]
+        return named_models(config, profile, options.models)
     path = "/models" + _MODELS_QUERY.get(profile.models, "")
     answer = _decoded(config.name, await http.call(endpoint, path, method="GET", retry=False, timeout_s=TIMEOUT_S))
     entries = answer.get("data", answer.get("models")) if isinstance(answer, dict) else answer
@@ -63,6 +64,10 @@ def _usable(entry: dict[str, Any]) -> bool:
     """Gemini says of each model what it can be asked; some make images or speech alone."""
     methods = entry.get("supportedGenerationMethods")
     return not isinstance(methods, list) or "generateContent" in methods or "embedContent" in methods
+
+
+def named_models(config: ProviderConfig, profile: ProviderProfile, names: Iterable[str]) -> list[ModelInfo]:
+    return [_info(config, profile, name, config.options.context_window) for name in names]
 
 
 def _of_entry(config: ProviderConfig, profile: ProviderProfile, entry: dict[str, Any]) -> ModelInfo:

@@ -22,8 +22,8 @@ class ClaudeTraits(Struct, frozen=True, kw_only=True):
     `max_output`: the most `max_tokens` may be; None: unknown. `thinking`: the `thinking.type` values it takes; `thinks`: it
     thinks when nothing is said. `forces_tools`: it can be told to call a tool. `interleaves`: it needs a beta header to think
     between tool calls. `sampling`: it takes temperature, top_p and top_k at all. `one_of_two`: temperature or top_p, not both.
-    `structured`: it can be held to a JSON schema. `caches`: it takes cache breakpoints. `wide_limit`: a prompt and
-    `max_tokens` that exceed the window together are no error.
+    `structured`: it can be held to a JSON schema. `eager_tools`: it can give a call's arguments as it writes them. `caches`: it
+    takes cache breakpoints. `wide_limit`: a prompt and `max_tokens` that exceed the window together are no error.
     """
 
     context_window: int | None = 200_000
@@ -36,6 +36,7 @@ class ClaudeTraits(Struct, frozen=True, kw_only=True):
     sampling: bool = True
     one_of_two: bool = False
     structured: bool = False
+    eager_tools: bool = False
     caches: bool = True
     wide_limit: bool = True
 
@@ -66,6 +67,7 @@ def _fifth(thinking: frozenset[Thinking], *, thinks: bool = True, forces_tools: 
         forces_tools=forces_tools,
         sampling=False,
         structured=True,
+        eager_tools=True,
     )
 
 
@@ -77,6 +79,7 @@ def _sixth_of_four(context_window: int = 1_000_000) -> ClaudeTraits:
         effort=_TO_MAX,
         one_of_two=True,
         structured=True,
+        eager_tools=True,
     )
 
 
@@ -88,6 +91,7 @@ def _fourth(max_output: int, *, effort: tuple[Effort, ...] = (), interleaves: bo
         interleaves=interleaves,
         one_of_two=True,
         structured=True,
+        eager_tools=True,
     )
 
 

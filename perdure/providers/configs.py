@@ -12,7 +12,16 @@ import msgspec
 from msgspec import Struct, field
 
 from perdure.core.errors import Invalid
-from perdure.providers.profiles import PROFILES, WireApi
+from perdure.providers.clouds import (
+    Cloud,
+    aws_keys,
+    aws_region,
+    bedrock_url,
+    google_location,
+    google_project,
+    vertex_url,
+)
+from perdure.providers.profiles import PROFILES, ProviderProfile, WireApi
 
 _VERSIONED = re.compile(r"/v\d+(?:(?:alpha|beta)\d*)?(?:/|$)")
 _CHAT_PATHS = ("/chat/completions", "/completions", "/generate", "/models", "/messages")
@@ -23,7 +32,7 @@ class ProviderOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     `models`: its models, instead of asking it. `any_model`: it has models it does not list. `context_window`, `tokenizer`: for
     all its models. `stream` false: ask for whole answers. `wire_api`: by which API its models are called, where it has several.
-    `gguf`: the model file of the embedded engine.
+    `gguf`: the model file of the embedded engine. `region`, `project`, `aws_profile`, `credentials_file`: of a cloud.
     """
 
     models: tuple[str, ...] | None = None
@@ -35,6 +44,10 @@ class ProviderOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     wire_api: WireApi | None = None
     first_byte_timeout_s: float | None = None
     gguf: str | None = None
+    region: str | None = None
+    project: str | None = None
+    aws_profile: str | None = None
+    credentials_file: str | None = None
 
 
 class ProviderConfig(Struct, frozen=True, kw_only=True):
@@ -45,6 +58,7 @@ class ProviderConfig(Struct, frozen=True, kw_only=True):
     base_url: str | None = None
     api_key: str | None = None
     options: ProviderOptions = ProviderOptions()
+    cloud: Cloud | None = None
 
     def __repr__(self) -> str:  # never the key: configurations end up in logs
         return f"ProviderConfig(name={self.name!r}, kind={self.kind!r}, base_url={self.base_url!r})"
@@ -63,12 +77,22 @@ def providers_from_env(env: Mapping[str, str]) -> list[ProviderConfig]:
     for kind, profile in PROFILES.items():
         url = _first(env, profile.url_env)
         key = _first(env, profile.key_env)
-        if url is None and (key is None or profile.base_url is None):
+        if url is None and not profile.cloud and (key is None or profile.base_url is None):
+            continue
+        cloud = _cloud(profile, ProviderOptions(), env) if profile.cloud else None
+        if profile.cloud and (cloud is None or (profile.messages_api == "bedrock" and not (key or cloud.keys))):
             continue
         name = env.get(f"{kind.upper()}_HANDLE_BASE") or kind
         options = ProviderOptions(wire_api=_wire_api(env, f"{kind.upper()}_WIRE_API"))
         found.append(
-            ProviderConfig(name=name, kind=kind, base_url=url or profile.base_url, api_key=key, options=options)
+            ProviderConfig(
+                name=name,
+                kind=kind,
+                base_url=url or _cloud_url(profile, cloud) or profile.base_url,
+                api_key=key,
+                options=options,
+                cloud=cloud,
+            )
         )
     if (gguf := env.get("PERDURE_LOCAL_GGUF")) or has_local_engine():
         found.append(ProviderConfig(name="local", kind="local", options=ProviderOptions(gguf=gguf or None)))
@@ -96,7 +120,15 @@ def _from_table(name: str, table: Any, env: Mapping[str, str]) -> ProviderConfig
         kinds = ", ".join([*PROFILES, "openai_compatible"])
         raise Invalid(f"{where}.kind: {kind!r} is none of {kinds}.")
     profile = PROFILES.get(kind)
-    base_url = section.base_url or (profile.base_url if profile is not None else None)
+    options = ProviderOptions(**{each: getattr(section, each) for each in ProviderOptions.__struct_fields__})
+    cloud = None
+    if profile is not None and profile.cloud:
+        cloud = _cloud(profile, options, env)
+        if cloud is None:
+            raise Invalid(f"{where}: {_CLOUD_NEEDS[profile.messages_api or '']}")
+    base_url = section.base_url
+    if base_url is None and profile is not None:
+        base_url = _cloud_url(profile, cloud) or profile.base_url
     if base_url is None and kind != "local":
         raise Invalid(f"{where}.base_url: missing. Give the address of the endpoint, such as http://127.0.0.1:8000/v1.")
     key = section.api_key or _first(env, profile.key_env if profile is not None else ())
@@ -104,8 +136,30 @@ def _from_table(name: str, table: Any, env: Mapping[str, str]) -> ProviderConfig
         key = env.get(section.api_key_env)
         if not key:
             raise Invalid(f"{where}.api_key_env: the environment has no {section.api_key_env}.")
-    options = {each: getattr(section, each) for each in ProviderOptions.__struct_fields__}
-    return ProviderConfig(name=name, kind=kind, base_url=base_url, api_key=key, options=ProviderOptions(**options))
+    return ProviderConfig(name=name, kind=kind, base_url=base_url, api_key=key, options=options, cloud=cloud)
+
+
+_CLOUD_NEEDS = {
+    "bedrock": "Bedrock needs a region: set `region` here or AWS_REGION.",
+    "vertex": "Vertex needs a project and a location: set `project` and `region` here, or GOOGLE_CLOUD_PROJECT and "
+    "GOOGLE_CLOUD_LOCATION.",
+}
+
+
+def _cloud(profile: ProviderProfile, options: ProviderOptions, env: Mapping[str, str]) -> Cloud | None:
+    """Where and by which right a cloud is used; None while what it needs is not said."""
+    if profile.messages_api == "bedrock":
+        region = options.region or aws_region(env)
+        return Cloud(region=region, keys=aws_keys(env, options.aws_profile)) if region else None
+    region, project = options.region or google_location(env), options.project or google_project(env)
+    file = options.credentials_file or env.get("GOOGLE_APPLICATION_CREDENTIALS") or None
+    return Cloud(region=region, project=project, credentials_file=file) if region and project else None
+
+
+def _cloud_url(profile: ProviderProfile, cloud: Cloud | None) -> str | None:
+    if cloud is None:
+        return None
+    return bedrock_url(cloud.region) if profile.messages_api == "bedrock" else vertex_url(cloud.region)
 
 
 def unique(configs: Iterable[ProviderConfig]) -> list[ProviderConfig]:

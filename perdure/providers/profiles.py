@@ -48,7 +48,7 @@ class ProviderProfile(Struct, frozen=True, kw_only=True):
     to base URLs without one; None: nothing is added. `api`: how its models are called. `lists_all`: a model
     it does not list is one it does not have. `listed_as` is how the catalogue types it. `reasoners`: the API by which its
     models that reason are called at `base_url`; elsewhere, and for all others, it is chat completions unless told.
-    `messages_api`: it speaks Anthropic's Messages API, and where.
+    `messages_api`: it speaks Anthropic's Messages API, and where. `cloud`: its address follows from a region (`clouds.py`).
     """
 
     kind: str
@@ -64,6 +64,7 @@ class ProviderProfile(Struct, frozen=True, kw_only=True):
     token_api: TokenApi | None = None
     reasoners: WireApi = "chat"
     messages_api: MessagesApi | None = None
+    cloud: bool = False
     chat: ChatProfile = ChatProfile()
 
 
@@ -103,6 +104,26 @@ PROFILES: dict[str, ProviderProfile] = {
             key_env=("ANTHROPIC_API_KEY",),
             models="anthropic",
             messages_api="anthropic",
+        ),
+        ProviderProfile(
+            kind="bedrock",
+            url_env=("BEDROCK_BASE_URL", "ANTHROPIC_BEDROCK_BASE_URL"),
+            key_env=("AWS_BEARER_TOKEN_BEDROCK",),
+            version=None,
+            lists_all=False,
+            models="listed",
+            messages_api="bedrock",
+            cloud=True,
+        ),
+        ProviderProfile(
+            kind="anthropic_vertex",
+            url_env=("ANTHROPIC_VERTEX_BASE_URL",),
+            version=None,
+            lists_all=False,
+            listed_as="anthropic",
+            models="listed",
+            messages_api="vertex",
+            cloud=True,
         ),
         ProviderProfile(
             kind="sglang",

@@ -14,6 +14,7 @@ from perdure.core.agents import ModelSettings
 from perdure.core.errors import AgentError, Invalid, NotFound, ProviderError
 from perdure.providers.anthropic import AnthropicProvider
 from perdure.providers.base import Model, ModelInfo
+from perdure.providers.bedrock import BedrockProvider
 from perdure.providers.configs import (
     ProviderConfig,
     ProviderOptions,
@@ -25,6 +26,7 @@ from perdure.providers.endpoint import ChatProvider
 from perdure.providers.engines import EngineProvider, LocalProvider, Places, places_of
 from perdure.providers.http import Http
 from perdure.providers.profiles import WireApi, profile_of
+from perdure.providers.vertex import VertexProvider
 
 __all__ = [
     "ProviderConfig",
@@ -69,8 +71,15 @@ def _provider(config: ProviderConfig, http: Http, places: Places) -> AnyProvider
     profile = profile_of(config.kind)
     if profile.token_api is not None:
         return EngineProvider(config, http, places)
-    if profile.messages_api is not None:
-        return AnthropicProvider(config, http)
+    match profile.messages_api:
+        case "anthropic":
+            return AnthropicProvider(config, http)
+        case "bedrock":
+            return BedrockProvider(config, http)
+        case "vertex":
+            return VertexProvider(config, http)
+        case None:
+            pass
     return ChatProvider(config, http)
 
 

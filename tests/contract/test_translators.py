@@ -29,12 +29,20 @@ from perdure.providers.http import Http, Retries
 from tests.contract.conversations import CONVERSATIONS, OWN, Conversation
 from tests.contract.speakers import Outcome, Speaker, Wraps, expected_calls, expected_content, expected_usage, play
 from tests.contract.translators.anthropic_messages import AnthropicSpeaker
+from tests.contract.translators.clouds import BedrockSpeaker, VertexSpeaker
 from tests.contract.translators.gemini import GeminiSpeaker
 from tests.contract.translators.openai_chat import OpenAIChatSpeaker
 from tests.contract.translators.openai_responses import OpenAIResponsesSpeaker
 from tests.doubles.wire import END, HEAD, Wire, chunk
 
-SPEAKERS: tuple[Speaker, ...] = (OpenAIChatSpeaker(), OpenAIResponsesSpeaker(), AnthropicSpeaker(), GeminiSpeaker())
+SPEAKERS: tuple[Speaker, ...] = (
+    OpenAIChatSpeaker(),
+    OpenAIResponsesSpeaker(),
+    AnthropicSpeaker(),
+    BedrockSpeaker(),
+    VertexSpeaker(),
+    GeminiSpeaker(),
+)
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 UPDATE = os.environ.get("PERDURE_UPDATE_SNAPSHOTS") == "1"

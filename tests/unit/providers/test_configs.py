@@ -7,6 +7,7 @@ import pytest
 
 from perdure.core.errors import Invalid
 from perdure.providers import configs
+from perdure.providers.clouds import Cloud
 from perdure.providers.configs import (
     ProviderConfig,
     api_root,
@@ -17,6 +18,7 @@ from perdure.providers.configs import (
     without_version,
 )
 from perdure.providers.profiles import PROFILES, traits_of
+from perdure.providers.sigv4 import AwsKeys
 
 
 @pytest.fixture(autouse=True)
@@ -184,3 +186,67 @@ def test_every_profile_can_be_configured() -> None:
 
 def test_no_profile_names_a_file_here() -> None:
     assert not any(str(Path.home()) in str(profile) for profile in PROFILES.values())
+
+
+AWS = {"AWS_ACCESS_KEY_ID": "AKID", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "eu-west-1"}
+
+
+def test_bedrock_needs_a_region_and_a_right() -> None:
+    (config,) = providers_from_env(AWS)
+    assert (config.name, config.base_url, config.api_key) == (
+        "bedrock",
+        "https://bedrock-runtime.eu-west-1.amazonaws.com",
+        None,
+    )
+    assert config.cloud == Cloud(region="eu-west-1", keys=AwsKeys("AKID", "secret"))
+    assert providers_from_env({"AWS_REGION": "eu-west-1"}) == []
+    assert providers_from_env({key: value for key, value in AWS.items() if key != "AWS_REGION"}) == []
+    (bearer,) = providers_from_env({"AWS_BEARER_TOKEN_BEDROCK": "absk", "AWS_DEFAULT_REGION": "us-east-1"})
+    assert bearer.api_key == "absk" and bearer.cloud == Cloud(region="us-east-1")
+
+
+def test_no_secret_of_a_cloud_is_shown() -> None:
+    (config,) = providers_from_env({**AWS, "AWS_SESSION_TOKEN": "token"})
+    assert "secret" not in repr(config) + repr(config.cloud) and "token" not in repr(config.cloud)
+
+
+@pytest.mark.parametrize(
+    ("location", "url"),
+    [
+        ("global", "https://aiplatform.googleapis.com/v1"),
+        ("eu", "https://aiplatform.eu.rep.googleapis.com/v1"),
+        ("europe-west1", "https://europe-west1-aiplatform.googleapis.com/v1"),
+    ],
+)
+def test_vertex_needs_a_project_and_a_location(location: str, url: str) -> None:
+    env = {"GOOGLE_CLOUD_PROJECT": "acme", "GOOGLE_CLOUD_LOCATION": location, "GOOGLE_APPLICATION_CREDENTIALS": "/k"}
+    (config,) = [each for each in providers_from_env(env) if each.kind == "anthropic_vertex"]
+    assert (config.base_url, config.cloud) == (url, Cloud(region=location, project="acme", credentials_file="/k"))
+    assert providers_from_env({"GOOGLE_CLOUD_PROJECT": "acme"}) == []
+
+
+def test_clouds_in_a_file(tmp_path: Path) -> None:
+    shared = tmp_path / "credentials"
+    shared.write_text("[work]\naws_access_key_id = A\naws_secret_access_key = B\naws_session_token = C\n")
+    env = {"AWS_SHARED_CREDENTIALS_FILE": str(shared)}
+    tables = {
+        "aws": {"kind": "bedrock", "region": "us-west-2", "aws_profile": "work"},
+        "gcp": {"kind": "anthropic_vertex", "region": "us-east5", "project": "p", "credentials_file": "/k.json"},
+    }
+    aws, gcp = providers_from_config({"providers": tables}, env)
+    assert aws.cloud == Cloud(region="us-west-2", keys=AwsKeys("A", "B", "C"))
+    assert gcp.cloud == Cloud(region="us-east5", project="p", credentials_file="/k.json")
+    assert gcp.base_url == "https://us-east5-aiplatform.googleapis.com/v1"
+
+
+@pytest.mark.parametrize(
+    ("table", "why"),
+    [
+        ({"kind": "bedrock"}, "providers.x: Bedrock needs a region"),
+        ({"kind": "anthropic_vertex", "region": "global"}, "providers.x: Vertex needs a project"),
+        ({"kind": "bedrock", "region": "r", "aws_profile": "nobody"}, "aws_profile: .* 'nobody'"),
+    ],
+)
+def test_what_a_cloud_lacks_is_said(table: dict[str, Any], why: str, tmp_path: Path) -> None:
+    with pytest.raises(Invalid, match=why):
+        providers_from_config({"providers": {"x": table}}, {"HOME": str(tmp_path)})
