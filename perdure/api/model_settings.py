@@ -4,7 +4,7 @@ What nobody said stays unsaid: a default of ours would quietly replace the provi
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import msgspec
 from msgspec import Struct
@@ -12,6 +12,7 @@ from msgspec import Struct
 from perdure.core.agents import Agent, ModelSettings
 from perdure.core.dialect import PARSER_NAMES
 from perdure.core.errors import Invalid
+from perdure.tools.json_schema import unsupported
 
 _PROVIDER_TYPES = """
 anthropic azure baseten bedrock cerebras chatgpt_oauth deepseek fireworks google_ai google_vertex groq hugging-face letta
@@ -132,8 +133,13 @@ def check_response_format(value: Mapping[str, Any], field: str) -> None:
     kind = value.get("type")
     if kind not in ("text", "json_object", "json_schema"):
         raise Invalid(f"{field}.type: must be text, json_object or json_schema, not {kind!r}", status=422)
-    if kind == "json_schema" and not isinstance(value.get("json_schema"), dict):
+    if kind != "json_schema":
+        return
+    given = value.get("json_schema")
+    if not isinstance(given, dict) or not isinstance(cast(dict[str, Any], given).get("schema"), dict):
         raise Invalid(f"{field}.json_schema: must be an object with `name` and `schema`", status=422)
+    if (why := unsupported(cast(dict[str, Any], given)["schema"])) is not None:
+        raise Invalid(f"{field}.json_schema.schema: {why}", status=422)
 
 
 def _provider_type(agent: Agent) -> str:

@@ -19,7 +19,7 @@ from perdure.core.ids import new_id, now_us
 from perdure.core.messages import Message, TextPart
 from perdure.core.model import ModelDone, Prompt
 from perdure.core.runs import Step, StopReason
-from perdure.loop import rules
+from perdure.loop import rules, structured
 from perdure.loop.answer import Answer
 from perdure.loop.parking import answered, called_before, park, resume, text_of, waiting_calls
 from perdure.loop.turn import StepResult, Turn
@@ -167,7 +167,9 @@ async def finish_step(
         )
         tools_ns = time.perf_counter_ns() - tools_started
     messages = [message, *_after_answer(turn, clock, message, done, outcome)]
-    stop = _stop_reason(turn, message, done, outcome, refused)
+    stop, told, error = structured.verdict(turn, message, _stop_reason(turn, message, done, outcome, refused))
+    if told is not None:
+        messages.append(told)
     step = msgspec.structs.replace(
         clock,
         usage=done.usage,
@@ -177,7 +179,7 @@ async def finish_step(
         step_ns=_since(started_ns),
     )
     return StepResult(
-        step=step,
+        step=step if error is None else _with_error(step, error),
         messages=tuple(messages),
         events=_events(turn, messages),
         done=done,
@@ -186,6 +188,7 @@ async def finish_step(
         prefilled=constraint.prefilled,
         stop=stop,
         calls=calls,
+        error=error,
     )
 
 
@@ -280,12 +283,14 @@ def _failed(clock: Step, error: AgentError, started_ns: int) -> StepResult:
         stop = "insufficient_credits"
     elif kind == "llm_empty_response":
         stop = "invalid_llm_response"
-    step = msgspec.structs.replace(
-        clock,
+    step = msgspec.structs.replace(clock, stop_reason=stop, step_ns=_since(started_ns))
+    return StepResult(step=_with_error(step, error), stop=stop, error=error)
+
+
+def _with_error(step: Step, error: AgentError) -> Step:
+    return msgspec.structs.replace(
+        step,
         status="failed",
-        stop_reason=stop,
-        error_type=kind,
+        error_type=error.kind if isinstance(error, ProviderError) else "internal_error",
         error_data={"message": error.message, "detail": getattr(error, "detail", None)},
-        step_ns=time.perf_counter_ns() - started_ns,
     )
-    return StepResult(step=step, stop=stop, error=error)

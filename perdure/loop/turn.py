@@ -72,9 +72,9 @@ class StepResult(Struct, frozen=True, kw_only=True):
     """One step, done and not yet committed.
 
     `messages`: to be stored, in order. `events`: to be published after the commit. `stop`: the run ends with this step.
-    `error`: why it failed (nothing of the model's answer is stored then). `context`: what the step adds to the context, where
-    that is not `messages` themselves. `parked`: the calls the run stops to wait for. `resumed`: the calls of a parked step were
-    answered, the model was not called. `calls`: what `outcome` answers, as run.
+    `error`: why it failed; nothing of the model's answer is stored then, unless it only had a wrong form. `context`: what the
+    step adds to the context, where that is not `messages` themselves. `parked`: the calls the run stops to wait for.
+    `resumed`: the calls of a parked step were answered, the model was not called. `calls`: what `outcome` answers, as run.
     """
 
     step: Step

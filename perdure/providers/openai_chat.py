@@ -16,6 +16,7 @@ from perdure.providers.http import Endpoint, Http
 from perdure.providers.openai_frames import ChatAnswer
 from perdure.providers.openai_messages import MessageEncoder
 from perdure.providers.profiles import ChatProfile, ModelTraits, traits_of
+from perdure.providers.structured import format_sent, system_told
 
 _encode = msgspec.json.Encoder().encode
 
@@ -86,7 +87,8 @@ class OpenAIChat:
     def body(self, prompt: Prompt) -> bytes:
         """The request as sent."""
         fields = self._fields(prompt)
-        pieces = [_encode(fields)[:-1], b',"messages":', self._encoder.messages(prompt.system, prompt.messages)]
+        system = system_told(prompt, fields.get("response_format"))
+        pieces = [_encode(fields)[:-1], b',"messages":', self._encoder.messages(system, prompt.messages)]
         if prompt.tools:
             pieces += [b',"tools":', self._encoder.tools(prompt.tools)]
         pieces.append(b"}")
@@ -112,8 +114,8 @@ class OpenAIChat:
             fields[profile.seed] = settings.seed
         if settings.stop:
             fields["stop"] = settings.stop
-        if settings.response_format is not None and settings.response_format.get("type") != "text":
-            fields["response_format"] = settings.response_format
+        if (form := format_sent(prompt, profile)) is not None:
+            fields["response_format"] = form
         if settings.reasoning_effort is not None and profile.reasoning_effort:
             fields["reasoning_effort"] = settings.reasoning_effort
         if settings.enable_thinking is not None and profile.template_kwargs:

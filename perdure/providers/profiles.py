@@ -20,7 +20,8 @@ class ChatProfile(Struct, frozen=True, kw_only=True):
     `max_tokens`: the name of the output limit. `sampling`: settings it takes beyond OpenAI's own. `reasoning_out`: the
     field in which earlier thinking is sent back; None: it is left out. `parse_arguments`: it parses the arguments of
     earlier tool calls, so JSON is all it may be sent. `template_kwargs`: it hands `chat_template_kwargs` to the chat template.
-    `required`: its word for "some tool must be called"; `named`: it can be told which one.
+    `required`: its word for "some tool must be called"; `named`: it can be told which one. `formats`: the kinds of
+    `response_format` it holds the model to; `formats_with_tools`: also in a request that offers tools.
     """
 
     max_tokens: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
@@ -37,6 +38,8 @@ class ChatProfile(Struct, frozen=True, kw_only=True):
     penalties: bool = True
     seed: str | None = "seed"
     logprobs: bool = True
+    formats: frozenset[str] = frozenset({"json_object", "json_schema"})
+    formats_with_tools: bool = False
     extra: dict[str, Any] = {}
 
 
@@ -86,6 +89,7 @@ class ModelTraits(Struct, frozen=True, kw_only=True):
 _EXTRA = frozenset({"top_k", "min_p", "repetition_penalty"})
 _ENGINE = ChatProfile(sampling=_EXTRA, parse_arguments=True, template_kwargs=True)
 _HOSTED = ChatProfile()
+_OBJECTS_ONLY = frozenset({"json_object"})
 
 PROFILES: dict[str, ProviderProfile] = {
     profile.kind: profile
@@ -96,6 +100,7 @@ PROFILES: dict[str, ProviderProfile] = {
             url_env=("OPENAI_BASE_URL", "OPENAI_API_BASE"),
             key_env=("OPENAI_API_KEY",),
             reasoners="responses",  # the address is often another server's, so `max_tokens` is no less common a name
+            chat=ChatProfile(formats_with_tools=True),
         ),
         ProviderProfile(
             kind="anthropic",
@@ -164,7 +169,12 @@ PROFILES: dict[str, ProviderProfile] = {
             kind="lmstudio",
             url_env=("LMSTUDIO_BASE_URL", "LMSTUDIO_API_BASE"),
             listed_as="lmstudio_openai",
-            chat=ChatProfile(sampling=frozenset({"top_k", "repeat_penalty"}), parse_arguments=True, named=False),
+            chat=ChatProfile(
+                sampling=frozenset({"top_k", "repeat_penalty"}),
+                parse_arguments=True,
+                named=False,
+                formats=frozenset({"json_schema"}),
+            ),
         ),
         ProviderProfile(
             kind="openrouter",
@@ -192,7 +202,9 @@ PROFILES: dict[str, ProviderProfile] = {
             base_url="https://api.deepseek.com/v1",
             url_env=("DEEPSEEK_BASE_URL",),
             key_env=("DEEPSEEK_API_KEY",),
-            chat=ChatProfile(parallel_tool_calls=False, seed=None, reasoning_out="reasoning_content"),
+            chat=ChatProfile(
+                parallel_tool_calls=False, seed=None, reasoning_out="reasoning_content", formats=_OBJECTS_ONLY
+            ),
         ),
         ProviderProfile(
             kind="xai",
@@ -236,7 +248,7 @@ PROFILES: dict[str, ProviderProfile] = {
             url_env=("ZAI_BASE_URL",),
             key_env=("ZAI_API_KEY",),
             lists_all=False,
-            chat=ChatProfile(logprobs=False, seed=None, penalties=False),
+            chat=ChatProfile(logprobs=False, seed=None, penalties=False, formats=_OBJECTS_ONLY),
         ),
         ProviderProfile(
             kind="google_ai",

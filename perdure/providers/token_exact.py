@@ -27,7 +27,7 @@ from perdure.providers.base import TokenBatch, TokenDone, TokenEngine, TokenRequ
 from perdure.providers.token_plan import Plan, extend, make_plan, restore
 from perdure.tokens.base import Renderer
 from perdure.tokens.dialects import dialect_of
-from perdure.tokens.grammar import tool_grammar
+from perdure.tokens.grammar import answer_grammar
 
 __all__ = ["TokenExactModel", "extend", "restore"]
 
@@ -143,13 +143,14 @@ class TokenExactModel:
             presence_penalty=settings.presence_penalty,
             repetition_penalty=settings.repetition_penalty,
             top_logprobs=top or 0,
-            grammar=tool_grammar(
+            grammar=answer_grammar(
                 self.engine.kind,
                 self._dialect(prompt),
                 prompt.tools,
                 prompt.tool_choice,
                 parallel=prompt.parallel_tool_calls,
                 reasoning_open=plan.reasoning_open,
+                response_format=settings.response_format,
             ),
         )
 

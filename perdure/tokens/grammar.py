@@ -1,7 +1,7 @@
-"""Grammars that force a tool call's form, for engines that take one.
+"""Grammars that force the form of an answer, tool calls or JSON, for engines that take one.
 
 Invariant: what a grammar lets through, `parsing/` reads as calls of the tools given, whose arguments are JSON objects with the
-right keys and types of values.
+right keys and types of values; or as an answer that is JSON, likewise.
 """
 
 import json
@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from perdure.core.dialect import OutputDialect
+from perdure.core.dialect import THINK_TAGS, OutputDialect
 from perdure.core.model import ToolSpec
 
 _JSON_RULES = {
@@ -26,6 +26,50 @@ _JSON_RULES = {
 }
 _PRIMITIVES = {"string": "string", "integer": "integer", "number": "number", "boolean": "boolean", "null": "null"}
 _MAX_DEPTH = 12
+
+
+def answer_grammar(
+    engine: str,
+    dialect: OutputDialect,
+    tools: Sequence[ToolSpec],
+    tool_choice: str,
+    *,
+    parallel: bool,
+    reasoning_open: bool,
+    response_format: dict[str, Any] | None,
+) -> dict[str, Any] | None:
+    """The grammar of one call to an engine: of an answer in the wanted form or, where there are tools, calls instead.
+
+    None where no grammar is wanted, or none can be written for this dialect: then the form is only checked afterwards.
+    """
+    form = _form(response_format)
+    if form is None or tool_choice not in ("auto", "none") or dialect.tool_format == "harmony":
+        return tool_grammar(engine, dialect, tools, tool_choice, parallel=parallel, reasoning_open=reasoning_open)
+    callable_tools = tools if tool_choice == "auto" else ()
+    thinks = reasoning_open or _thinks(dialect)
+    if thinks and (dialect.reasoning_open, dialect.reasoning_close) != THINK_TAGS:
+        return None
+    if not callable_tools and not thinks:
+        return {"kind": "json_schema", "schema": form}
+    if callable_tools and dialect.tool_format != "hermes_json":
+        return None
+    thought = "open" if reasoning_open else "may" if thinks else ""
+    return {"kind": "gbnf", "grammar": gbnf(callable_tools, parallel=parallel, thought=thought, form=form)}
+
+
+def _form(response_format: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The schema an answer must fit; None for any text."""
+    match (response_format or {}).get("type"):
+        case "json_object":
+            return {"type": "object"}
+        case "json_schema":
+            return ((response_format or {}).get("json_schema") or {}).get("schema") or {}
+        case _:
+            return None
+
+
+def _thinks(dialect: OutputDialect) -> bool:
+    return dialect.reasoning_open is not None and dialect.reasoning_open in dialect.marker_ids
 
 
 def tool_grammar(
@@ -52,17 +96,25 @@ def tool_grammar(
             "triggers": ["<tool_call>"],
         }
     named = [tool for tool in tools if tool.name == tool_choice] or list(tools)
-    thinks = dialect.reasoning_open is not None and dialect.reasoning_open in dialect.marker_ids
+    thinks = _thinks(dialect)
     return {
         "kind": "gbnf",
         "grammar": gbnf(named, parallel=parallel, thought="open" if reasoning_open else "may" if thinks else ""),
     }
 
 
-def gbnf(tools: Sequence[ToolSpec], *, parallel: bool, thought: str = "", opened: bool = False) -> str:
-    """A llama.cpp grammar of one or more calls. `thought`: "may" come before them, or stands "open" already.
+def gbnf(
+    tools: Sequence[ToolSpec],
+    *,
+    parallel: bool,
+    thought: str = "",
+    opened: bool = False,
+    form: dict[str, Any] | None = None,
+) -> str:
+    """A grammar of one or more calls, as llama.cpp and xgrammar read it. `thought`: "may" come first, or stands "open".
 
-    `opened`: the first call's `<tool_call>` has been written, maybe with the line end after it.
+    `opened`: the first call's `<tool_call>` has been written, maybe with the line end after it. `form`: the schema of JSON
+    that may stand instead of calls, or alone where there are no tools.
     """
     rules = _Rules()
     calls: list[str] = []
@@ -74,9 +126,14 @@ def gbnf(tools: Sequence[ToolSpec], *, parallel: bool, thought: str = "", opened
         calls.append(rules.add(f"call-{at}", f"{literal('<tool_call>' + chr(10) + head)} {tail}"))
         if opened:
             firsts.append(rules.add(f"first-{at}", f"[\\n]? {literal(head)} {tail}"))
-    rules.add("call", " | ".join(calls))
-    first = rules.add("first", " | ".join(firsts)) if opened else "call"
-    body = f"{first} ( {literal(chr(10))} call )*" if parallel else first
+    body = ""
+    if calls:
+        rules.add("call", " | ".join(calls))
+        first = rules.add("first", " | ".join(firsts)) if opened else "call"
+        body = f"{first} ( {literal(chr(10))} call )*" if parallel else first
+    if form is not None:
+        answer = rules.schema(form, "answer", form, 1)
+        body = f"( {answer} | {body} )" if body else answer
     if thought:
         rules.add("thought", '( [^<] | "<" [^/] | "</" [^t] | "</t" [^h] )* "</think>" [\\n]{0,2}')
         body = f"thought {body}" if thought == "open" else f'( "<think>" thought )? {body}'
@@ -86,7 +143,7 @@ def gbnf(tools: Sequence[ToolSpec], *, parallel: bool, thought: str = "", opened
 class _Rules:
     def __init__(self) -> None:
         self._rules: dict[str, str] = {}
-        self._refs: dict[str, str] = {}
+        self._refs: dict[tuple[int, str], str] = {}
 
     def add(self, name: str, body: str) -> str:
         self._rules[name] = body
@@ -130,12 +187,13 @@ class _Rules:
         """A definition becomes one rule, so that it may name itself."""
         if not isinstance(reference, str) or not reference.startswith("#/"):
             return "value"
-        if reference in self._refs:
-            return self._refs[reference]
+        key = id(root), reference
+        if key in self._refs:
+            return self._refs[key]
         target: Any = root
         for step in reference[2:].split("/"):
             target = target.get(step) if isinstance(target, dict) else None
-        name = self._refs[reference] = f"ref-{len(self._refs)}"
+        name = self._refs[key] = f"ref-{len(self._refs)}"
         body = self.schema(target, f"{name}-body", root, depth + 1)
         return self.add(name, body)
 

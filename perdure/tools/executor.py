@@ -20,6 +20,7 @@ from perdure.tools.content import content_of, unusable
 from perdure.tools.registry import arguments_of, truncated
 from perdure.tools.sandbox import Sandbox
 from perdure.tools.schema import check_arguments
+from perdure.tools.strict import without_nulls
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +102,9 @@ class Executor:
         try:
             arguments = arguments_of(call, legacy=self._agent.agent_type in LEGACY_AGENT_TYPES)
             arguments.update(prefilled.get(call.name, {}))
-            if (wrong := check_arguments(tool.json_schema.get("parameters", {}), arguments)) is not None:
+            schema = tool.json_schema.get("parameters", {})
+            arguments = without_nulls(schema, arguments)
+            if (wrong := check_arguments(schema, arguments)) is not None:
                 raise ToolError(f"Error executing function {call.name}: ArgumentError: {wrong}")
         except ToolError as error:
             return _error(call, error.message)

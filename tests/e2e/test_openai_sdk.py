@@ -8,7 +8,7 @@ import pytest
 from letta_client import Letta
 from openai import AsyncOpenAI, OpenAI
 
-from tests.doubles.openai_chat import OpenAIDouble, call, failure, text
+from tests.doubles.openai_chat import OpenAIDouble, call, calls, failure, text
 from tests.e2e.conftest import ServerProcess
 
 ROLL = '''
@@ -96,6 +96,78 @@ def test_the_agents_own_tools_stay_inside(
             assert answer.usage is not None and answer.usage.total_tokens == 30
             content, finish = answer.choices[0].message.content, answer.choices[0].finish_reason
         assert (content, finish) == ("Rolling.\n\nIt rolled 6.", "stop")
+
+
+WEATHER: Any = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "The weather here",
+        "parameters": {"type": "object", "properties": {"day": {"type": "string"}}, "required": ["day"]},
+    },
+}
+
+
+def test_a_tool_of_the_caller_is_run_by_the_caller(
+    client: Letta, chat: OpenAI, engine: OpenAIDouble, new_agent: Callable[..., Any]
+) -> None:
+    agent = new_agent(tool_ids=[client.tools.upsert(source_code=ROLL).id])
+    history: list[Any] = [user("And outside?")]
+    engine.script(call("weather", {"day": "today"}, content="I look.", id="call_7"), text("It rains."))
+    asked = chat.chat.completions.create(model=agent.id, messages=history, tools=[WEATHER]).choices[0]
+    assert asked.finish_reason == "tool_calls" and asked.message.content == "I look."
+    assert asked.message.tool_calls is not None
+    (made,) = asked.message.tool_calls
+    assert made.type == "function" and (made.id, made.function.name) == ("call_7", "weather")
+    assert made.function.arguments == '{"day": "today"}'
+    assert {tool["function"]["name"] for tool in engine.requests[-1]["tools"]} == {"roll", "weather"}
+    history += [asked.message.model_dump(), {"role": "tool", "tool_call_id": "call_7", "content": "rain"}]
+    done = chat.chat.completions.create(model=agent.id, messages=history, tools=[WEATHER]).choices[0]
+    assert (done.message.content, done.finish_reason) == ("It rains.", "stop")
+    returned = [m for m in engine.requests[-1]["messages"] if m["role"] == "tool"]
+    assert returned == [{"role": "tool", "tool_call_id": "call_7", "content": "rain"}]
+
+
+def test_calls_of_the_callers_tools_are_streamed_and_answered_together(
+    client: Letta, chat: OpenAI, engine: OpenAIDouble, new_agent: Callable[..., Any]
+) -> None:
+    agent = new_agent(tool_ids=[client.tools.upsert(source_code=ROLL).id])
+    wanted: Any = [("c1", "weather", {"day": "a"}), ("c2", "roll", {"sides": 4}), ("c3", "weather", {"day": "b"})]
+    engine.script(calls(wanted), text("Done."))
+    chunks = list(chat.chat.completions.create(model=agent.id, messages=[user("?")], tools=[WEATHER], stream=True))
+    pieces = [piece for chunk in chunks for piece in chunk.choices[0].delta.tool_calls or ()]
+    made: dict[int, list[str]] = {}
+    for piece in pieces:
+        assert piece.function is not None
+        made.setdefault(piece.index, [piece.id or "", ""])[1] += piece.function.arguments or ""
+    assert made == {0: ["c1", '{"day": "a"}'], 1: ["c3", '{"day": "b"}']}
+    assert chunks[-1].choices[0].finish_reason == "tool_calls"
+    results: Any = [{"role": "tool", "tool_call_id": key, "content": f"sun {key}"} for key in ("c1", "c3")]
+    later = [*results, user("Thanks")]
+    answer = chat.chat.completions.create(model=agent.id, messages=later, tools=[WEATHER], stream=True)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in answer) == "Done."
+    sent = engine.requests[-1]["messages"]
+    assert {m["tool_call_id"]: m["content"] for m in sent if m["role"] == "tool"} == {
+        "c1": "sun c1",
+        "c2": "rolled 4",
+        "c3": "sun c3",
+    }
+    assert sent[-1]["content"] == "Thanks"
+
+
+def test_a_result_that_answers_no_call_is_refused(
+    chat: OpenAI, engine: OpenAIDouble, new_agent: Callable[..., Any]
+) -> None:
+    agent = new_agent()
+    stray: Any = [{"role": "tool", "tool_call_id": "call_0", "content": "rain"}]
+    with pytest.raises(openai.BadRequestError, match="No tool call is currently awaiting"):
+        chat.chat.completions.create(model=agent.id, messages=stray)
+    engine.script(call("weather", {"day": "today"}, id="call_7"))
+    chat.chat.completions.create(model=agent.id, messages=[user("?")], tools=[WEATHER])
+    with pytest.raises(openai.ConflictError):
+        chat.chat.completions.create(model=agent.id, messages=[user("Never mind")], tools=[WEATHER])
+    with pytest.raises(openai.BadRequestError, match="call_7"):
+        chat.chat.completions.create(model=agent.id, messages=stray, tools=[WEATHER])
 
 
 def test_of_a_whole_history_only_what_is_new_is_sent(

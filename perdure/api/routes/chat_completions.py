@@ -20,12 +20,14 @@ from perdure.api.routes.messages import submit
 from perdure.api.services import Services, services
 from perdure.api.sse import EventStream
 from perdure.core.agents import Agent
+from perdure.core.conversations import agent_in
 from perdure.core.errors import Conflict, NotFound
 from perdure.core.ids import matches
 from perdure.core.runs import Run
-from perdure.store import agents, conversations
+from perdure.store import agents
 from perdure.store.agents import AgentFilter
 from perdure.store.base import Tx
+from perdure.store.conversation_reads import conversation_by_id
 from perdure.store.listing import Page
 
 _encode = msgspec.json.Encoder().encode
@@ -74,8 +76,9 @@ async def _create(request: Request) -> ASGIApp:
 def _addressed(model: str) -> Tx[tuple[Agent, str]]:
     """The agent that `model` names, and the conversation: an agent's id or name, or a conversation's id."""
     if matches("conv", model):
-        state = yield from conversations.conversation_state(model)
-        return (yield from agents.agent_by_id(state.agent_id)), model
+        conversation = yield from conversation_by_id(model)
+        agent = yield from agents.agent_by_id(conversation.agent_id)
+        return agent_in(agent, conversation.settings), model
     if matches("agent", model):
         try:
             agent = yield from agents.agent_by_id(model)

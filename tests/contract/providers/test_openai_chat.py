@@ -33,6 +33,9 @@ def over(http: Http, wire: Wire, **more: Any) -> OpenAIChat:
     return OpenAIChat(http, Endpoint("acme", f"{wire.url}/v1"), "gpt-test", **more)
 
 
+FORM = {"type": "json_schema", "json_schema": {"name": "f", "schema": {"type": "object"}}}
+
+
 async def body_for(http: Http, wire: Wire, asked: Prompt, model: str = "m", **profile: Any) -> dict[str, Any]:
     wire.answers = [
         streamed([{"choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": "stop"}]}, "[DONE]"])
@@ -65,7 +68,7 @@ async def test_settings_as_sent(http: Http, wire: Wire) -> None:
         repetition_penalty=1.1,
         reasoning_effort="low",
         enable_thinking=False,
-        response_format={"type": "json_object"},
+        response_format=FORM,
     )
     asked = prompt(settings=settings, want_logprobs=True, top_logprobs=3)
     plain = await body_for(http, wire, asked, stream_usage=False)
@@ -78,7 +81,7 @@ async def test_settings_as_sent(http: Http, wire: Wire) -> None:
         "frequency_penalty": 0.1,
         "presence_penalty": 0.2,
         "reasoning_effort": "low",
-        "response_format": {"type": "json_object"},
+        "response_format": FORM,
         "logprobs": True,
         "top_logprobs": 3,
     }

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from perdure.core.dialect import OutputDialect
 from perdure.core.model import ToolSpec
 from perdure.parsing.output import OutputParser
-from perdure.tokens.grammar import gbnf, literal, tool_grammar
+from perdure.tokens.grammar import answer_grammar, gbnf, literal, tool_grammar
 
 SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -162,6 +162,76 @@ def test_which_engine_and_choice_gets_what() -> None:
     assert kind("llamacpp", "auto", dialect=OutputDialect(tool_format="none")) is None
     lazy = tool_grammar("llamacpp", OutputDialect(), [TOOL], "auto", parallel=True, reasoning_open=False)
     assert lazy is not None and lazy["triggers"] == ["<tool_call>"]
+
+
+FORM = {"type": "json_schema", "json_schema": {"name": "found", "schema": SCHEMA}}
+THINKER = OutputDialect(marker_ids={"<think>": 1, "</think>": 2})
+
+
+def formed(choice: str = "auto", dialect: OutputDialect = OutputDialect(), **more: Any) -> dict[str, Any] | None:
+    asked: dict[str, Any] = {
+        "tools": [TOOL],
+        "parallel": True,
+        "reasoning_open": False,
+        "response_format": FORM,
+        **more,
+    }
+    return answer_grammar(asked.pop("engine", "sglang"), dialect, asked.pop("tools"), choice, **asked)
+
+
+@given(fitting())
+@settings(max_examples=30, deadline=None)
+def test_an_answer_in_the_wanted_form_passes_and_so_does_a_call(answer: dict[str, Any]) -> None:
+    made = formed()
+    assert made is not None and made["kind"] == "gbnf"
+    assert accepts(made["grammar"], json.dumps(answer, ensure_ascii=False))
+    assert accepts(made["grammar"], f"{called(answer)}\n{called(answer)}")
+    assert not accepts(made["grammar"], f"Here: {json.dumps(answer, ensure_ascii=False)}")
+    assert not accepts(made["grammar"], "{}")
+
+
+def test_without_tools_the_engine_keeps_the_schema_itself() -> None:
+    for engine in ("sglang", "vllm", "llamacpp"):
+        assert formed(tools=[], engine=engine) == {"kind": "json_schema", "schema": SCHEMA}
+        assert formed("none", engine=engine) == {"kind": "json_schema", "schema": SCHEMA}
+    any_object = formed(tools=[], response_format={"type": "json_object"})
+    assert any_object == {"kind": "json_schema", "schema": {"type": "object"}}
+
+
+def test_a_model_that_thinks_may_think_before_its_formed_answer() -> None:
+    for more in ({"tools": []}, {}):
+        made = formed(dialect=THINKER, response_format={"type": "json_object"}, **more)
+        assert made is not None and made["kind"] == "gbnf"
+        for text, passes in (('{"a": [1]}', True), ('<think>\nhm\n</think>\n\n{"a": 1}', True), ("<think>hm", False)):
+            assert accepts(made["grammar"], text) is passes
+        opened = formed(dialect=THINKER, reasoning_open=True, response_format={"type": "json_object"}, **more)
+        assert opened is not None
+        assert accepts(opened["grammar"], "hm</think>{}") and not accepts(opened["grammar"], "{}")
+
+
+def test_where_no_grammar_can_be_written_or_wanted_there_is_none() -> None:
+    assert formed(dialect=OutputDialect(tool_format="qwen_xml")) is None
+    assert formed(dialect=OutputDialect(tool_format="harmony"), tools=[]) is None
+    other_tags = OutputDialect(reasoning_open="[THINK]", reasoning_close="[/THINK]", marker_ids={"[THINK]": 1})
+    assert formed(dialect=other_tags, tools=[]) is None
+    assert formed(response_format=None) is formed(response_format={"type": "text"}) is None
+    assert formed("required") is None
+    lazy = formed(engine="llamacpp", response_format=None)
+    assert lazy is not None and lazy["kind"] == "gbnf_lazy"
+
+
+def test_two_tools_may_call_different_things_by_one_name() -> None:
+    def tool(name: str, kind: str) -> ToolSpec:
+        place = {"type": "object", "properties": {"at": {"type": kind}}, "required": ["at"]}
+        return ToolSpec(
+            name,
+            "",
+            {"type": "object", "properties": {"p": {"$ref": "#/$defs/P"}}, "required": ["p"], "$defs": {"P": place}},
+        )
+
+    grammar = gbnf([tool("one", "string"), tool("two", "integer")], parallel=False)
+    assert accepts(grammar, called({"p": {"at": 3}}, "two")) and accepts(grammar, called({"p": {"at": "x"}}, "one"))
+    assert not accepts(grammar, called({"p": {"at": "x"}}, "two"))
 
 
 def test_literals_are_escaped() -> None:
