@@ -9,11 +9,20 @@ from perdure.cli.options import AsJson, new_app
 if TYPE_CHECKING:
     from perdure.bench.session import Outcome
 
-app = new_app("Measure a server against its budgets.")
+HELP = """\
+Measure a server against a scripted engine that answers at once, so that only the server's own cost is seen.
+
+Starts both by itself. To measure a server that runs already, start it with OPENAI_BASE_URL=http://127.0.0.1:18900/v1
+and OPENAI_API_KEY=scripted, and give --base-url and --pid. Exits with status 1 when a budget is missed or a
+measurement fails.
+"""
+
+app = new_app(HELP)
 
 
-@app.command()
+@app.callback(invoke_without_command=True)
 def bench(
+    ctx: typer.Context,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer of everything: about 20 s, rougher figures.")] = False,
     only: Annotated[
         list[str] | None,
@@ -36,12 +45,8 @@ def bench(
     ] = "openai/scripted",
     as_json: AsJson = False,
 ) -> None:
-    """Measure a server against a scripted engine that answers at once, so that only the server's own cost is seen.
-
-    Starts both by itself. To measure a server that runs already, start it with OPENAI_BASE_URL=http://127.0.0.1:18900/v1
-    and OPENAI_API_KEY=scripted, and give --base-url and --pid. Exits with status 1 when a budget is missed or a
-    measurement fails.
-    """
+    if ctx.invoked_subcommand is not None:
+        return
     import os
 
     import msgspec
@@ -73,6 +78,29 @@ def bench(
     else:
         _print(outcome, facts)
     if not kept(outcome.figures, outcome.failures):
+        raise typer.Exit(1)
+
+
+@app.command()
+def parsers(as_json: AsJson = False) -> None:
+    """Measure what reading a streamed token costs in each provider's wire format, beside the budget of the whole way.
+
+    No server is started. Exits with status 1 when a format takes more than a token may cost altogether.
+    """
+    import msgspec
+
+    from perdure.bench.report import BUDGETS
+    from perdure.bench.translators import FORMATS, measure
+    from perdure.cli.show import print_json, print_table
+
+    costs = [measure(name, wire) for name, wire in FORMATS.items()]
+    ahead, alone = (BUDGETS[name].limit or 0.0 for name in ("stream.burst_cpu", "stream.alone_cpu"))
+    if as_json:
+        print_json(msgspec.to_builtins(costs))
+    else:
+        headings = ("wire format", f"engine ahead, us (of {ahead:g})", f"each token alone, us (of {alone:g})")
+        print_table(headings, [(cost.name, f"{cost.ahead_us:.1f}", f"{cost.alone_us:.1f}") for cost in costs])
+    if any(cost.ahead_us > ahead or cost.alone_us > alone for cost in costs):
         raise typer.Exit(1)
 
 

@@ -6,13 +6,15 @@ Pure: the same agent, counts and time give the same text, and a block's value st
 import re
 from collections.abc import Iterable, Sequence
 
-from perdure.core.agents import AgentBundle, AgentType, Block
+from perdure.core.agents import Agent, AgentBundle, AgentType, Block
 from perdure.memory.blocks import LINE_NUMBER_WARNING, lines_of
 from perdure.memory.rules_text import render_rules
 from perdure.memory.times import spelt
 
 PLACEHOLDER = "{CORE_MEMORY}"
 WITHOUT_BLOCKS: frozenset[AgentType] = frozenset({"react_agent", "workflow_agent"})
+NUMBERED_AGENTS: frozenset[AgentType] = frozenset({"letta_v1_agent", "memgpt_v2_agent", "sleeptime_agent"})
+NUMBERED_ENDPOINTS = frozenset({"anthropic", "bedrock"})
 
 _METADATA_OPEN, _METADATA_CLOSE = "<memory_metadata>", "</memory_metadata>"
 _RECOMPILED = "- System prompt last recompiled: "
@@ -28,12 +30,14 @@ def compile_system_text(
     previous_message_count: int = 0,
     archival_count: int = 0,
     archive_tags: Sequence[str] = (),
-    line_numbers: bool = False,
+    line_numbers: bool | None = None,
 ) -> str:
-    """`conversation_id`: None for the agent's default conversation. `line_numbers`: number the lines of the values."""
+    """`conversation_id`: None for the agent's default conversation. `line_numbers`: number the lines of the values; None: where
+    the agent's model reads them (`numbers_lines`)."""
     agent = bundle.agent
+    numbered = numbers_lines(agent) if line_numbers is None else line_numbers
     sections = [
-        "" if agent.agent_type in WITHOUT_BLOCKS else render_blocks(bundle.blocks, line_numbers=line_numbers),
+        "" if agent.agent_type in WITHOUT_BLOCKS else render_blocks(bundle.blocks, line_numbers=numbered),
         render_rules(agent.tool_rules),
         _metadata(
             [
@@ -49,6 +53,12 @@ def compile_system_text(
     if PLACEHOLDER in agent.system:
         return agent.system.replace(PLACEHOLDER, memory)
     return f"{agent.system}\n\n{memory}" if agent.system else memory
+
+
+def numbers_lines(agent: Agent) -> bool:
+    """Claude is shown its memory with numbered lines, so that it can say where an edit goes."""
+    facts = agent.extra.get("model") or {}
+    return agent.agent_type in NUMBERED_AGENTS and facts.get("endpoint_type") in NUMBERED_ENDPOINTS
 
 
 def same_but_for_time(old: str, new: str) -> bool:

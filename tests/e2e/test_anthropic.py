@@ -186,6 +186,20 @@ def test_a_model_that_always_thinks_shows_its_thinking(client: Letta, claude: An
     assert sent["output_config"] == {"effort": "low"} and "temperature" not in sent
 
 
+def test_memory_is_shown_with_numbered_lines_and_edited_without_them(client: Letta, claude: AnthropicDouble) -> None:
+    agent = agent_of(
+        client, memory_blocks=[{"label": "human", "value": "Ada\nlikes tea"}], include_base_tools=True, tool_ids=[]
+    )
+    edit = {"label": "human", "old_string": "2→ likes tea", "new_string": "likes coffee"}
+    right = {"label": "human", "old_string": "likes tea", "new_string": "likes coffee"}
+    claude.script(blocks(call("memory_replace", edit)), blocks(call("memory_replace", right, id="toolu_2")))
+    client.agents.messages.create(agent_id=agent.id, input="I like coffee")
+    assert "1→ Ada\n2→ likes tea" in claude.requests[0]["system"][0]["text"]
+    refused = claude.requests[1]["messages"][2]["content"][0]
+    assert refused["is_error"] and "line numbers" in refused["content"]
+    assert client.agents.blocks.retrieve(agent_id=agent.id, block_label="human").value == "Ada\nlikes coffee"
+
+
 def test_models_are_listed_with_their_true_windows(client: Letta) -> None:
     listed = {model.handle: model for model in client.models.list()}
     model = listed[f"anthropic/{MODEL}"]

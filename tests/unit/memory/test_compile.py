@@ -92,6 +92,24 @@ def test_lines_are_numbered_where_asked():
     assert "<warning>" not in compiled(bundle(HUMAN))
 
 
+@pytest.mark.parametrize(
+    ("agent_type", "endpoint_type", "numbered"),
+    [
+        ("letta_v1_agent", "anthropic", True),
+        ("memgpt_v2_agent", "bedrock", True),
+        ("sleeptime_agent", "anthropic", True),
+        ("memgpt_agent", "anthropic", False),
+        ("letta_v1_agent", "openai", False),
+        ("letta_v1_agent", None, False),
+    ],
+)
+def test_claude_is_shown_numbered_lines(agent_type: AgentType, endpoint_type: str | None, numbered: bool):
+    extra = {"model": {"endpoint_type": endpoint_type}} if endpoint_type else {}
+    text = compiled(bundle(HUMAN, agent_type=agent_type, extra=extra))
+    assert ("1→ Ada" in text) is numbered and (LINE_NUMBER_WARNING in text) is numbered
+    assert "1→ Ada" not in compiled(bundle(HUMAN, agent_type=agent_type, extra=extra), line_numbers=False)
+
+
 @given(st.text(max_size=60))
 def test_a_value_stands_in_the_text_unchanged(value: str):
     text = compiled(bundle(Block(id="block-1", label="notes", value=value)))
