@@ -10,7 +10,7 @@ import os
 import socket
 import uuid
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Coroutine
 from typing import Any
 
 import msgspec
@@ -61,12 +61,20 @@ class Submitted(Struct, frozen=True):
 class _Job:
     """One run this process drives."""
 
-    __slots__ = ("cancelled", "conversation_id", "task")
+    __slots__ = ("_before", "cancelled", "conversation_id", "task")
 
-    def __init__(self, conversation_id: str) -> None:
+    def __init__(self, conversation_id: str, before: "_Job | None") -> None:
         self.conversation_id = conversation_id
+        self._before = before
         self.cancelled = False
         self.task: asyncio.Task[None] | None = None
+
+    async def until_first(self) -> None:
+        """Wait for the conversation's run before this one, which has given its lease back but may still be taking its last
+        step into the context. One that hangs after it lost its lease is not waited for long."""
+        before, self._before = self._before, None
+        if before is not None and before.task is not None:
+            await asyncio.wait([before.task], timeout=LEASE_US / 1e6)
 
 
 class Runner:
@@ -93,6 +101,7 @@ class Runner:
         self._approval_expiry_us = None if approval_expiry_s is None else round(approval_expiry_s * 1e6)
         self._logs: OrderedDict[str, RunLog] = OrderedDict()
         self._jobs: dict[str, _Job] = {}
+        self._newest: dict[str, _Job] = {}
         self._waiting: dict[str, int] = {}
         self._background: set[asyncio.Task[Any]] = set()
         self._stopping = False
@@ -157,7 +166,7 @@ class Runner:
             return Submitted(accepted.run_id, True, write.committed)
         self._keep(RunLog(run.id))
         if accepted.lease is not None:
-            self._start(run, accepted, accepted.admitted.inputs if accepted.fresh else None)
+            self._start(run, accepted, accepted.admitted.inputs if accepted.fresh else None, write.committed)
         else:
             self._waiting[run.conversation_id] = self._waiting.get(run.conversation_id, 0) + 1
             if not any(job.conversation_id == run.conversation_id for job in self._jobs.values()):
@@ -173,14 +182,28 @@ class Runner:
             del self._logs[oldest]
         return runlog
 
-    def _start(self, run: Run, accepted: Accepted, inputs: tuple[Message, ...] | None) -> None:
-        job = _Job(run.conversation_id)
-        self._jobs[run.id] = job
-        job.task = asyncio.create_task(self._work(run, accepted, inputs, job))
+    def _start(
+        self,
+        run: Run,
+        accepted: Accepted,
+        inputs: tuple[Message, ...] | None,
+        durable: "Awaitable[Any] | None" = None,
+    ) -> None:
+        """`durable`: completes once the acceptance, and whatever was written before it, can be read."""
+        job = _Job(run.conversation_id, self._newest.get(run.conversation_id))
+        self._jobs[run.id] = self._newest[run.conversation_id] = job
+        job.task = asyncio.create_task(self._work(run, accepted, inputs, job, durable))
 
     # -- driving
 
-    async def _work(self, run: Run, accepted: Accepted, inputs: tuple[Message, ...] | None, job: _Job) -> None:
+    async def _work(
+        self,
+        run: Run,
+        accepted: Accepted,
+        inputs: tuple[Message, ...] | None,
+        job: _Job,
+        durable: "Awaitable[Any] | None",
+    ) -> None:
         runlog = self._logs.get(run.id) or self._keep(RunLog(run.id))
         worker = self._worker(run, accepted, runlog)
         worker.begin()
@@ -188,7 +211,8 @@ class Runner:
             if accepted.admitted.refused is not None:
                 await shielded(worker.finish_early("error", accepted.admitted.refused, refused=True))
             else:
-                await self._drive(worker, accepted, inputs)
+                await job.until_first()
+                await self._drive(worker, accepted, inputs, durable)
         except LeaseLost:
             log.warning("run %s was taken over by another worker", run.id)
             self.contexts.forget(run.conversation_id)
@@ -207,6 +231,8 @@ class Runner:
             await self._end(worker, "error", AgentError(f"Internal error: {type(error).__name__}: {error}"))
         finally:
             del self._jobs[run.id]
+            if self._newest.get(run.conversation_id) is job:
+                del self._newest[run.conversation_id]
             if not runlog.ended:
                 runlog.abandon()
             self._remote.freed(run.conversation_id)
@@ -236,9 +262,15 @@ class Runner:
                 "run %s could not be ended; its lease will expire and it will be taken up again", worker.run.id
             )
 
-    async def _drive(self, worker: Worker, accepted: Accepted, inputs: tuple[Message, ...] | None) -> None:
+    async def _drive(
+        self,
+        worker: Worker,
+        accepted: Accepted,
+        inputs: tuple[Message, ...] | None,
+        durable: "Awaitable[Any] | None",
+    ) -> None:
         run = worker.run
-        context = await self.contexts.load(accepted, inputs)
+        context = await self.contexts.load(accepted, inputs, durable)
         run = worker.run = as_agent_wants(run, with_overrides(context.bundle.agent, run.config).model_settings)
         admitted = accepted.admitted
         if admitted.answering is not None and context.answer is None:

@@ -353,10 +353,14 @@ def _memory_calls(result: StepResult) -> set[str]:
 
 
 async def shielded(work: Any) -> None:
-    """Finish `work` even if we are cancelled meanwhile."""
+    """Finish `work` even if we are cancelled meanwhile, however often."""
     task = asyncio.ensure_future(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await task
-        raise
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    await task
+    if cancelled is not None:
+        raise cancelled
