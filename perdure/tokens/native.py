@@ -104,9 +104,6 @@ class NativeRenderer(ABC):
     def _ends_thinking(self, ids: Sequence[int], start: int) -> bool:
         return ends_thinking(self.dialect, ids, start)
 
-    def _close_thinking(self) -> str:
-        return self.dialect.reasoning_close or ""
-
     def render(
         self,
         system: str,
@@ -143,8 +140,8 @@ class NativeRenderer(ABC):
         thinking = self._ends_thinking(previous_ids, completion_start)
         if closed and thinking:
             return NoBridge("renderer_fallback", "the model ended its turn inside its thinking")
-        if thinking:
-            assembly.synthesize(self._close_thinking(), "the answer ended inside its thinking")
+        if thinking and self.dialect.reasoning_close:
+            assembly.synthesize(self.dialect.reasoning_close, "the answer ended inside its thinking")
         if not closed:
             assembly.synthesize(self._end, "the answer ended without its end-of-turn token")
         assembly.template(self._between())
