@@ -39,6 +39,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     approval_expiry_s: float | None = 7 * 86_400.0
     synchronous: str = "FULL"
     postgres_pool: int = 10
+    callback_secret: str | None = None
+    concurrency: str = "enqueue"
     config_file: Path | None = None
     config: dict[str, Any] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
@@ -98,6 +100,8 @@ def load_settings(env: Mapping[str, str] = os.environ, **overrides: Any) -> Sett
     take("PERDURE_ALLOW_PRIVATE_URLS", "allow_private_urls", _flag)
     take("PERDURE_MODEL", "default_model")
     take("PERDURE_TRACE_LIMIT", "trace_limit", int)
+    take("PERDURE_CALLBACK_SECRET", "callback_secret")
+    take("PERDURE_CONCURRENCY", "concurrency", _concurrency)
     take("PERDURE_POSTGRES_POOL", "postgres_pool", _positive)
     take("PERDURE_APPROVAL_EXPIRY", "approval_expiry_s", _seconds_or_never)
     take("PERDURE_CONFIG", "config_file", _path)
@@ -111,6 +115,12 @@ def load_settings(env: Mapping[str, str] = os.environ, **overrides: Any) -> Sett
         except (OSError, tomllib.TOMLDecodeError) as error:
             raise SettingsError(f"The configuration file {file} cannot be read: {error}") from error
     return Settings(**values)
+
+
+def _concurrency(text: str) -> str:
+    if text not in ("reject", "enqueue", "interrupt", "rollback"):
+        raise ValueError("use reject, enqueue, interrupt or rollback")
+    return text
 
 
 def _positive(text: str) -> int:

@@ -93,6 +93,7 @@ def build(settings: Settings) -> Server:
         web=web,
         max_queued=settings.max_queued_per_conversation,
         trace_limit=settings.trace_limit,
+        callback_secret=settings.callback_secret,
         approval_expiry_s=settings.approval_expiry_s,
     )
     services = Services(settings=settings, store=store, registry=registry, sandbox=sandbox, runner=runner, web=web)

@@ -5,8 +5,9 @@ Decoded with msgspec on the hot path. Unknown fields are ignored; a wrong one is
 
 import base64
 import binascii
+import hashlib
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import msgspec
 from msgspec import Struct, field
@@ -16,6 +17,7 @@ from perdure.core.ids import new_id, new_otid
 from perdure.core.messages import Approval, ImagePart, Message, TextPart, ToolReturn
 from perdure.core.runs import ClientSkill, ClientTool, RunConfig
 from perdure.providers.images import MAX_BYTES, media_type_of
+from perdure.store.runs import RequestKey
 
 
 class SendRequest(Struct, kw_only=True):
@@ -43,6 +45,8 @@ class SendRequest(Struct, kw_only=True):
     background: bool | None = None
     callback_url: str | None = None
     agent_id: str | None = None
+    concurrency: Literal["reject", "enqueue", "interrupt", "rollback"] | None = None
+    key: RequestKey | None = field(default=None, name="(the Idempotency-Key header)")
 
 
 class StreamRequest(Struct, kw_only=True):
@@ -65,6 +69,8 @@ _cancel = msgspec.json.Decoder(CancelRequest)
 _send = msgspec.json.Decoder(SendRequest)
 _stream = msgspec.json.Decoder(StreamRequest)
 
+MAX_KEY = 255
+
 MESSAGE_TYPES = frozenset(
     {
         "system_message",
@@ -82,9 +88,14 @@ MESSAGE_TYPES = frozenset(
 )
 
 
-def decode_send(body: bytes) -> SendRequest:
+def decode_send(body: bytes, idempotency_key: str | None = None) -> SendRequest:
+    """`idempotency_key`: the header of that name; the same one with another body is a Conflict when it is submitted."""
     request = _decode(_send, body)
     check_send(request)
+    if idempotency_key is not None:
+        if not 0 < len(idempotency_key) <= MAX_KEY:
+            raise wrong("Idempotency-Key", f"must have 1 to {MAX_KEY} characters")
+        request.key = RequestKey(idempotency_key, hashlib.sha256(body).digest())
     return request
 
 

@@ -27,6 +27,7 @@ from perdure.loop.parking import asking_names
 from perdure.loop.turn import Turn
 from perdure.providers.registry import Registry
 from perdure.providers.web import Web
+from perdure.runs.callbacks import Callbacks
 from perdure.runs.context import Context, Contexts
 from perdure.runs.log import RunLog
 from perdure.runs.remote import Remote
@@ -36,7 +37,7 @@ from perdure.store import events as event_store
 from perdure.store import runs as run_store
 from perdure.store.approvals import cancel_parked
 from perdure.store.base import Store
-from perdure.store.runs import Accepted
+from perdure.store.runs import Accepted, RequestKey
 from perdure.tools.builtin import BuiltinTools
 from perdure.tools.executor import Executor
 from perdure.tools.sandbox import Sandbox
@@ -87,6 +88,7 @@ class Runner:
         web: Web | None = None,
         max_queued: int = 100,
         trace_limit: int = 16_384,
+        callback_secret: str | None = None,
         approval_expiry_s: float | None = None,
     ) -> None:
         self._store = store
@@ -98,6 +100,7 @@ class Runner:
         self.owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:12]}"
         self._max_queued = max_queued
         self._trace_limit = trace_limit
+        self._callbacks = Callbacks(store, self._web, secret=callback_secret)
         self._approval_expiry_us = None if approval_expiry_s is None else round(approval_expiry_s * 1e6)
         self._logs: OrderedDict[str, RunLog] = OrderedDict()
         self._jobs: dict[str, _Job] = {}
@@ -118,6 +121,7 @@ class Runner:
         await self._remote.start()
         self._spawn(self._beat())
         self._spawn(self._sweep())
+        self._spawn(self._callbacks.deliver())
 
     async def stop(self, grace_s: float = 5.0) -> None:
         """Let running runs end for a while, then leave the rest to whoever starts next: their steps are committed."""
@@ -140,9 +144,16 @@ class Runner:
     # -- accepting
 
     async def submit(
-        self, run: Run, inputs: tuple[Message, ...], otids: tuple[str, ...], *, wait: bool, lazy: bool = False
+        self,
+        run: Run,
+        inputs: tuple[Message, ...],
+        otids: tuple[str, ...],
+        *,
+        wait: bool,
+        lazy: bool = False,
+        key: RequestKey | None = None,
     ) -> Submitted:
-        """Accept a request (D4: once per otid) and start it as soon as its conversation is free.
+        """Accept a request (D4: once per otid, once per key) and start it as soon as its conversation is free.
 
         Raises NotFound, Conflict (busy and not `wait`), Unavailable. Do not tell the caller before `durable`. `lazy`: nobody
         is told before the run ends, so its acceptance may share a commit with its first step.
@@ -158,6 +169,7 @@ class Runner:
                 until=now_us() + LEASE_US,
                 wait=wait,
                 max_queued=self._max_queued,
+                key=key,
             ),
             lazy=lazy,
         )
@@ -236,6 +248,7 @@ class Runner:
             if not runlog.ended:
                 runlog.abandon()
             self._remote.freed(run.conversation_id)
+            self._callbacks.run_ended(run)
         if self._waiting.get(run.conversation_id):
             await self._claim(run.conversation_id)
 
