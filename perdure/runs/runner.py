@@ -30,6 +30,7 @@ from perdure.providers.web import Web
 from perdure.runs.callbacks import Callbacks
 from perdure.runs.context import Context, Contexts
 from perdure.runs.log import RunLog
+from perdure.runs.peers import RunPeers
 from perdure.runs.remote import Remote
 from perdure.runs.search import StoreSearch
 from perdure.runs.worker import Worker, shielded
@@ -90,6 +91,7 @@ class Runner:
         trace_limit: int = 16_384,
         callback_secret: str | None = None,
         approval_expiry_s: float | None = None,
+        max_agent_depth: int = 5,
     ) -> None:
         self._store = store
         self._registry = registry
@@ -102,6 +104,7 @@ class Runner:
         self._trace_limit = trace_limit
         self._callbacks = Callbacks(store, self._web, secret=callback_secret)
         self._approval_expiry_us = None if approval_expiry_s is None else round(approval_expiry_s * 1e6)
+        self._max_agent_depth = max_agent_depth
         self._logs: OrderedDict[str, RunLog] = OrderedDict()
         self._jobs: dict[str, _Job] = {}
         self._newest: dict[str, _Job] = {}
@@ -305,6 +308,7 @@ class Runner:
             sandbox=self._sandbox,
             web=self._web,
             search=StoreSearch(self._store, agent.id),
+            peers=RunPeers(self, self._store, self.contexts, run, agent, max_depth=self._max_agent_depth),
             run_id=run.id,
             conversation_id=run.conversation_id,
         )
