@@ -164,10 +164,16 @@ def check_not_streaming(request: SendRequest) -> None:
         raise wrong("background", "needs `streaming: true`; use /messages/async to run without waiting")
 
 
+class Overrides(Struct, frozen=True):
+    """What only other APIs' requests can say of a run: see RunConfig."""
+
+    settings: dict[str, Any] | None = None
+    first_tools: tuple[str, ...] = ()
+
+
 def run_config(
-    request: SendRequest, *, streaming: bool, background: bool, settings: dict[str, Any] | None = None
+    request: SendRequest, *, streaming: bool, background: bool, overrides: Overrides = Overrides()
 ) -> RunConfig:
-    """`settings`: fields of the agent's model settings that are others for this run."""
     types = request.include_return_message_types
     return RunConfig(
         max_steps=request.max_steps or 50,
@@ -183,7 +189,8 @@ def run_config(
         client_skills=tuple(request.client_skills or ()),
         override_model=request.override_model,
         override_system=request.system if request.override_system is None else request.override_system,
-        override_settings=settings,
+        override_settings=overrides.settings,
+        first_tools=overrides.first_tools,
         include_compaction_messages=request.include_compaction_messages,
         return_logprobs=request.return_logprobs or request.top_logprobs is not None,
         top_logprobs=request.top_logprobs,

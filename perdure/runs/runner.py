@@ -545,6 +545,9 @@ def as_agent_wants(run: Run, settings: ModelSettings) -> Run:
 
 def with_overrides(agent: Agent, config: RunConfig) -> Agent:
     """The agent as this run is to have it."""
+    if config.first_tools:
+        first = ({"type": "run_first", "tool_name": name, "args": None} for name in config.first_tools)
+        agent = msgspec.structs.replace(agent, tool_rules=(*agent.tool_rules, *first))
     if config.override_settings is None:
         return agent
     settings = msgspec.convert(msgspec.to_builtins(agent.model_settings) | config.override_settings, ModelSettings)

@@ -3,8 +3,6 @@
 Plain Starlette routes: this is the server's hot path.
 """
 
-from typing import Any
-
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
@@ -13,6 +11,7 @@ from starlette.types import ASGIApp
 from perdure.api.endpoint import route
 from perdure.api.errors import run_error_response
 from perdure.api.message_requests import (
+    Overrides,
     SendRequest,
     check_not_streaming,
     decode_send,
@@ -86,9 +85,8 @@ async def submit(
     streaming: bool,
     background: bool,
     wait: bool,
-    settings: dict[str, Any] | None = None,
+    overrides: Overrides = Overrides(),
 ) -> tuple[Run, Submitted]:
-    """`settings`: fields of the agent's model settings that are others for this run."""
     now = now_us()
     run = Run(
         id=new_id("run"),
@@ -96,7 +94,7 @@ async def submit(
         conversation_id=conversation_id,
         status="created",
         created_us=now,
-        config=run_config(body, streaming=streaming, background=background, settings=settings),
+        config=run_config(body, streaming=streaming, background=background, overrides=overrides),
         background=background,
         metadata={"run_type": "send_message"},
     )
