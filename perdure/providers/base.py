@@ -15,7 +15,10 @@ from perdure.core.tokens import Finish, LogprobSemantics, Segment, VersionSpan
 
 
 class ModelInfo(Struct, frozen=True, kw_only=True):
-    """One model a provider serves, as the catalogue lists it. `context_window` in tokens, from the provider if it tells."""
+    """One model a provider serves, as the catalogue lists it. `context_window` in tokens, from the provider if it tells.
+
+    `family`: the model it is, where its name does not tell (a deployment has a name of its own).
+    """
 
     handle: str
     name: str
@@ -25,6 +28,7 @@ class ModelInfo(Struct, frozen=True, kw_only=True):
     endpoint: str | None = None
     context_window: int | None = None
     embedding_dim: int | None = None
+    family: str | None = None
     kind: Literal["llm", "embedding"] = "llm"
 
 

@@ -13,9 +13,10 @@ import msgspec
 
 from perdure.core.errors import ProviderError
 from perdure.providers.base import ModelInfo
-from perdure.providers.configs import ProviderConfig, without_version
+from perdure.providers.configs import ProviderConfig, deployments_root, without_version
 from perdure.providers.http import Endpoint, Http
-from perdure.providers.profiles import ProviderProfile, profile_of, traits_of
+from perdure.providers.model_traits import traits_of
+from perdure.providers.profiles import ProviderProfile, profile_of
 
 TIMEOUT_S = 5.0
 
@@ -28,8 +29,12 @@ _WINDOW_KEYS = (
     "loaded_context_length",
     "inputTokenLimit",
 )
-# Where a list comes in pages: all of it in one.
-_MODELS_QUERY = {"anthropic": "?limit=1000", "gemini": "?pageSize=1000"}
+# Where lists are elsewhere than at /models, or come in pages. Azure's deployments are listed by one old version alone.
+_LISTS: dict[str, str] = {
+    "anthropic": "/models?limit=1000",
+    "gemini": "/models?pageSize=1000",
+    "azure": "/openai/deployments?api-version=2023-03-15-preview",
+}
 _EMBEDDING = re.compile(r"embed|\bbge-|\be5-|\bgte-", re.IGNORECASE)
 _EMBEDDING_DIMS = {"text-embedding-3-small": 1536, "text-embedding-3-large": 3072, "text-embedding-ada-002": 1536}
 # Models of OpenAI's list that do not chat.
@@ -46,8 +51,15 @@ async def list_models(
     options = config.options
     if options.models is not None:
         return named_models(config, profile, options.models)
-    path = "/models" + _MODELS_QUERY.get(profile.models, "")
-    answer = _decoded(config.name, await http.call(endpoint, path, method="GET", retry=False, timeout_s=TIMEOUT_S))
+    if profile.models == "azure":
+        endpoint = Endpoint(config.name, deployments_root(endpoint.base_url), headers=auth_headers(config))
+    path = _LISTS.get(profile.models, "/models")
+    try:
+        answer = _decoded(config.name, await http.call(endpoint, path, method="GET", retry=False, timeout_s=TIMEOUT_S))
+    except ProviderError as error:
+        if error.status in (404, 405) and profile.known:
+            return [_info(config, profile, name, options.context_window or window) for name, window in profile.known]
+        raise
     entries = answer.get("data", answer.get("models")) if isinstance(answer, dict) else answer
     if not isinstance(entries, list):
         raise ProviderError(f"{config.name} answered {endpoint.base_url}/models without a list of models.")
@@ -77,7 +89,9 @@ def _of_entry(config: ProviderConfig, profile: ProviderProfile, entry: dict[str,
         inner = [entry.get(key) for key in ("meta", "top_provider", "limits")]
         window = next((found for each in (entry, *inner) if (found := _window(each)) is not None), None)
     embedding = entry.get("type") in ("embedding", "embeddings") or entry.get("object") == "embedding"
-    return _info(config, profile, name, window, embedding=embedding)
+    family = entry.get("model") if profile.models == "azure" else None
+    family = family if isinstance(family, str) else None
+    return _info(config, profile, name, window, embedding=embedding, family=family)
 
 
 def _window(entry: Any) -> int | None:
@@ -88,10 +102,17 @@ def _window(entry: Any) -> int | None:
 
 
 def _info(
-    config: ProviderConfig, profile: ProviderProfile, name: str, window: int | None, *, embedding: bool = False
+    config: ProviderConfig,
+    profile: ProviderProfile,
+    name: str,
+    window: int | None,
+    *,
+    embedding: bool = False,
+    family: str | None = None,
 ) -> ModelInfo:
     kind = profile.listed_as or profile.kind
-    embedding = embedding or _EMBEDDING.search(name) is not None
+    model = family or name
+    embedding = embedding or _EMBEDDING.search(model) is not None
     return ModelInfo(
         handle=f"{config.name}/{name}",
         name=name,
@@ -99,8 +120,9 @@ def _info(
         provider_type=kind,
         endpoint_type=kind,
         endpoint=shown_url(config.base_url),
-        context_window=window if window is not None else traits_of(name).context_window,
-        embedding_dim=_EMBEDDING_DIMS.get(name) if embedding else None,
+        context_window=window if window is not None else traits_of(model).context_window,
+        embedding_dim=_EMBEDDING_DIMS.get(model) if embedding else None,
+        family=family,
         kind="embedding" if embedding else "llm",
     )
 

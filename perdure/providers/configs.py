@@ -33,6 +33,7 @@ class ProviderOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     `models`: its models, instead of asking it. `any_model`: it has models it does not list. `context_window`, `tokenizer`: for
     all its models. `stream` false: ask for whole answers. `wire_api`: by which API its models are called, where it has several.
     `gguf`: the model file of the embedded engine. `region`, `project`, `aws_profile`, `credentials_file`: of a cloud.
+    `api_version`: of Azure's older API, which is named by date.
     """
 
     models: tuple[str, ...] | None = None
@@ -48,6 +49,7 @@ class ProviderOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     project: str | None = None
     aws_profile: str | None = None
     credentials_file: str | None = None
+    api_version: str | None = None
 
 
 class ProviderConfig(Struct, frozen=True, kw_only=True):
@@ -83,7 +85,9 @@ def providers_from_env(env: Mapping[str, str]) -> list[ProviderConfig]:
         if profile.cloud and (cloud is None or (profile.messages_api == "bedrock" and not (key or cloud.keys))):
             continue
         name = env.get(f"{kind.upper()}_HANDLE_BASE") or kind
-        options = ProviderOptions(wire_api=_wire_api(env, f"{kind.upper()}_WIRE_API"))
+        options = ProviderOptions(
+            wire_api=_wire_api(env, f"{kind.upper()}_WIRE_API"), api_version=_first(env, profile.version_env)
+        )
         found.append(
             ProviderConfig(
                 name=name,
@@ -187,6 +191,11 @@ def with_version(base_url: str, version: str = "v1") -> str:
 def without_version(base_url: str) -> str:
     """Where an engine's own API lies: beside its `/v1`."""
     return api_root(base_url).removesuffix("/v1").rstrip("/")
+
+
+def deployments_root(base_url: str) -> str:
+    """Where an Azure resource is, whatever of its paths an address goes on with."""
+    return api_root(base_url).partition("/openai")[0]
 
 
 def has_local_engine() -> bool:

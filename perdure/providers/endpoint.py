@@ -4,18 +4,20 @@ Invariant: what all models of a provider share (connection settings, encoded mes
 """
 
 import time
+from urllib.parse import quote
 
 from perdure.core.errors import ProviderError
 from perdure.providers.base import Model, ModelInfo
 from perdure.providers.catalogue import auth_headers, list_models
-from perdure.providers.configs import ProviderConfig, with_version, without_version
+from perdure.providers.configs import ProviderConfig, deployments_root, with_version, without_version
 from perdure.providers.gemini import Gemini
 from perdure.providers.gemini_messages import ContentEncoder
 from perdure.providers.http import Endpoint, Http, Timeouts
+from perdure.providers.model_traits import traits_of
 from perdure.providers.openai_chat import OpenAIChat
 from perdure.providers.openai_messages import MessageEncoder
 from perdure.providers.openai_responses import OpenAIResponses
-from perdure.providers.profiles import WireApi, profile_of, traits_of
+from perdure.providers.profiles import ProviderProfile, WireApi, profile_of
 from perdure.providers.responses_messages import InputEncoder
 
 FRESH_S = 60.0
@@ -34,10 +36,9 @@ class ChatProvider:
         timeouts = Timeouts()
         if config.options.first_byte_timeout_s is not None:
             timeouts = Timeouts(first_byte_s=config.options.first_byte_timeout_s)
-        version = self.profile.version
-        url = with_version(config.base_url, version) if version is not None else config.base_url
+        url = _api_url(config, self.profile)
         self.endpoint = Endpoint(config.name, url, headers=auth_headers(config), timeouts=timeouts)
-        self._encoder = MessageEncoder(self.profile.chat)
+        self._encoder = MessageEncoder(self.profile.chat, provider=config.name)
         self._inputs = InputEncoder(config.name)
         self._contents: dict[str | None, ContentEncoder] = {}
         self._listed: list[ModelInfo] = []
@@ -87,19 +88,30 @@ class ChatProvider:
         self, name: str, info: ModelInfo | None, tokenizer: str | None, wire_api: WireApi | None = None
     ) -> tuple[Model, str | None]:
         """The model, and why its tokens are not on record where they could be. `tokenizer` and `wire_api`: as an agent says."""
-        return self.chat(name, wire_api=wire_api), None
+        return self.chat(name, wire_api=wire_api, family=info.family if info is not None else None), None
 
-    def chat(self, name: str, *, not_exact: str | None = None, wire_api: WireApi | None = None) -> Model:
+    def chat(
+        self,
+        name: str,
+        *,
+        not_exact: str | None = None,
+        wire_api: WireApi | None = None,
+        family: str | None = None,
+    ) -> Model:
+        """The model, called by messages. `family`: the model it is, where its name does not tell."""
         stream = self.config.options.stream
+        traits = traits_of(family or name)
         if self.profile.api == "gemini":
             return self._gemini(name, stream is not False)
-        if self.wire_api(name, wire_api) == "responses":
+        if self.wire_api(family or name, wire_api) == "responses":
             return OpenAIResponses(
                 self.http,
                 self.endpoint,
                 name,
                 encoder=self._inputs,
+                traits=traits,
                 stream=self.profile.chat.stream if stream is None else stream,
+                path=self._path("/responses"),
                 not_exact=not_exact,
             )
         return OpenAIChat(
@@ -108,9 +120,19 @@ class ChatProvider:
             name,
             self.profile.chat,
             encoder=self._encoder,
+            traits=traits,
             stream=stream,
+            path=self._path("/chat/completions", name),
             not_exact=not_exact,
         )
+
+    def _path(self, path: str, deployment: str | None = None) -> str:
+        """A path of the API; in Azure's older one it names the deployment and a version."""
+        version = self.config.options.api_version
+        if not self.profile.deployments or version is None:
+            return path
+        below = f"/deployments/{quote(deployment, safe='')}" if deployment else ""
+        return f"{below}{path}?api-version={version}"
 
     def _gemini(self, name: str, stream: bool) -> Model:
         traits = traits_of(name)
@@ -128,6 +150,15 @@ class ChatProvider:
 
     async def close(self) -> None:
         pass
+
+
+def _api_url(config: ProviderConfig, profile: ProviderProfile) -> str:
+    """Where a provider's API lies."""
+    assert config.base_url is not None
+    if profile.deployments:
+        root = deployments_root(config.base_url)
+        return f"{root}/openai" if config.options.api_version is not None else f"{root}/openai/v1"
+    return with_version(config.base_url, profile.version) if profile.version else config.base_url
 
 
 def _named(listed: list[ModelInfo], name: str) -> ModelInfo | None:

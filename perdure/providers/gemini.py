@@ -18,7 +18,8 @@ from perdure.providers.gemini_frames import GeminiAnswer
 from perdure.providers.gemini_messages import ContentEncoder
 from perdure.providers.gemini_schema import gemini_schema
 from perdure.providers.http import Answer, Endpoint, Http
-from perdure.providers.profiles import ModelTraits, traits_of
+from perdure.providers.model_traits import ModelTraits, traits_of
+from perdure.providers.structured import system_told
 
 _encode = msgspec.json.Encoder().encode
 
@@ -91,8 +92,8 @@ class Gemini:
     def body(self, prompt: Prompt, encoder: ContentEncoder | None = None) -> bytes:
         """The request as sent."""
         pieces = [b'{"contents":', (encoder or self._encoder).contents(prompt.messages)]
-        if prompt.system:
-            pieces += [b',"systemInstruction":', _encode({"parts": [{"text": prompt.system}]})]
+        if system := system_told(prompt, _form(prompt)):
+            pieces += [b',"systemInstruction":', _encode({"parts": [{"text": system}]})]
         if prompt.tools:
             pieces += [b',"tools":', self._encoder.declarations(prompt.tools)]
             if (choice := _function_calling(prompt.tool_choice)) is not None:
@@ -110,11 +111,10 @@ class Gemini:
                 config[theirs] = value
         if settings.stop:
             config["stopSequences"] = settings.stop
-        wanted = settings.response_format or {}
-        if wanted.get("type") in ("json_object", "json_schema"):
+        if (form := _form(prompt)) is not None:
             config["responseMimeType"] = "application/json"
-        if wanted.get("type") == "json_schema":
-            config["responseSchema"] = gemini_schema(wanted["json_schema"].get("schema") or {})
+            if form["type"] == "json_schema":
+                config["responseSchema"] = gemini_schema(form["json_schema"].get("schema") or {})
         if prompt.want_logprobs:
             config["responseLogprobs"] = True
             if prompt.top_logprobs:
@@ -140,6 +140,12 @@ class Gemini:
             else:
                 made["thinkingBudget"] = _BUDGETS[effort]
         return made
+
+
+def _form(prompt: Prompt) -> dict[str, Any] | None:
+    """The answer's form, where Gemini can be held to it: most of its models refuse one beside tools."""
+    wanted = prompt.settings.response_format
+    return wanted if wanted is not None and wanted.get("type") != "text" and not prompt.tools else None
 
 
 def _function_calling(choice: str) -> dict[str, Any] | None:

@@ -62,7 +62,8 @@ class ContextBytes:
     """The context as comma-joined JSON objects.
 
     `objects`: what one message is. `approval_response`: what an approver's answer is, given the ids of the calls that tool
-    messages of the context answer; it is the one kind whose form depends on the rest.
+    messages of the context answer; it is the one kind whose form depends on the rest. `between`: what must stand between two
+    messages, for an API that does not take every order.
     """
 
     def __init__(
@@ -70,8 +71,10 @@ class ContextBytes:
         objects: Callable[[Message], Iterable[dict[str, Any]]],
         approval_response: Callable[[Message, set[str]], Iterable[dict[str, Any]]],
         cache: ByteCache | None = None,
+        between: Callable[[Message, Message], bytes] | None = None,
     ) -> None:
         self._objects = objects
+        self._between = between
         self._approval_response = approval_response
         self._cache = cache or ByteCache()
         self._joined: dict[int, _Joined] = {}
@@ -83,8 +86,10 @@ class ContextBytes:
         if known is not None and known.length <= len(messages) and messages[known.length - 1].id == known.last_id:
             start, joined = known.length, known.joined
         pieces = [joined] if joined else []
-        get, lasting = self._cache.get, True
-        for message in messages[start:]:
+        get, lasting, between = self._cache.get, True, self._between
+        for at, message in enumerate(messages[start:], start):
+            if between is not None and at and (filler := between(messages[at - 1], message)):
+                pieces.append(filler)
             found = get(message.id)
             if found is None:
                 found = self._encoded(message, messages)

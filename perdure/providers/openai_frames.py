@@ -11,7 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from perdure.core.errors import ProviderError
-from perdure.core.messages import ReasoningPart, TextPart, ToolCall
+from perdure.core.messages import Part, ReasoningPart, TextPart, ToolCall
 from perdure.core.model import (
     Chunk,
     ModelDone,
@@ -23,8 +23,10 @@ from perdure.core.model import (
 )
 from perdure.core.runs import Usage
 from perdure.providers.failures import DETAIL_CHARS, RETRYABLE_STATUSES, described, message_in, status_in
-from perdure.providers.openai_odd import straightened
+from perdure.providers.openai_kept import Details, signed, text_in
+from perdure.providers.openai_odd import MINIMAX_STATUS, straightened
 from perdure.providers.openai_wire import CallPiece, Choice, Frame, WireUsage, decode_frame, token_logprob, usage_of
+from perdure.providers.think_tags import ThinkTags
 
 Finish = Literal["stop", "length", "tool_calls", "content_filter", "abort"]
 
@@ -42,13 +44,18 @@ _FINISH: dict[str, Finish] = {
     "function_call": "tool_calls",
     "content_filter": "content_filter",
     "safety": "content_filter",
+    "sensitive": "content_filter",
     "abort": "abort",
     "cancelled": "abort",
 }
 
 
+# What some say in place of a reason why the answer ended: it did not.
+_BROKEN = frozenset({"error", "network_error", "insufficient_system_resource"})
+
+
 class _OpenCall:
-    __slots__ = ("arguments", "id", "index", "name", "wire_id")
+    __slots__ = ("arguments", "extra", "id", "index", "name", "wire_id")
 
     def __init__(self, index: int) -> None:
         self.index = index
@@ -56,22 +63,31 @@ class _OpenCall:
         self.id = ""
         self.name = ""
         self.arguments: list[str] = []
+        self.extra: dict[str, Any] | None = None
+
+    def call(self) -> ToolCall:
+        extra = msgspec.json.encode(self.extra).decode() if self.extra else None
+        return ToolCall(self.id, self.name, "".join(self.arguments), extra)
 
 
 class ChatAnswer:
     """One answer under way. `provider` is the name errors carry; `any_output`: some of the answer has been given out.
+    `think_tags`: its text may begin with thinking between tags.
 
     `failure`: an error came in the same read as some of the answer, which is given out first; whatever is asked next raises it.
     """
 
-    def __init__(self, provider: str) -> None:
+    def __init__(self, provider: str, *, think_tags: bool = False) -> None:
         self.any_output = False
         self.failure: ProviderError | None = None
         self._provider = provider
         self._parts: list[tuple[type[TextPart | ReasoningPart], list[str]]] = []
         self._kind: type[TextPart | ReasoningPart] | None = None
         self._pieces: list[str] = []
+        self._tags = ThinkTags() if think_tags else None
+        self._details: Details | None = None
         self._calls: list[_OpenCall] = []
+        self._calls_at = 0
         self._by_index: dict[int, _OpenCall] = {}
         self._finish: Finish | None = None
         self._answered = False
@@ -113,9 +129,21 @@ class ChatAnswer:
             self._answered = bool(frame.choices)
         elif frame.error:
             raise self._failed(frame.error, data, chunks)
+        if frame.x_groq is not None:
+            self._usage = frame.x_groq.usage or self._usage
+            if frame.x_groq.error:
+                raise self._failed(frame.x_groq.error, data, chunks)
+
+    def finish(self) -> list[Chunk]:
+        """What was held back, once no more comes."""
+        chunks: list[Chunk] = []
+        if self._tags is not None:
+            for kind, text in self._tags.finish():
+                self._say(ReasoningPart if kind == "thinking" else TextPart, text, chunks)
+        return chunks
 
     def done(self, *, complete: bool, request: bytes = b"", response: bytes | None = None) -> ModelDone:
-        """The whole answer. `complete`: the endpoint said that it ended ([DONE], or an answer in one piece)."""
+        """The whole answer, after `finish`. `complete`: the endpoint said that it ended ([DONE], or an answer in one piece)."""
         if self.failure is not None:
             raise self.failure
         if self._finish is None and self._usage is None and not complete:
@@ -130,12 +158,14 @@ class ChatAnswer:
                 kind="llm_empty_response",
                 retryable=True,
             )
-        calls = tuple(ToolCall(call.id, call.name, "".join(call.arguments)) for call in self._calls if call.name)
+        calls = tuple(call.call() for call in self._calls if call.name)
         nameless = ("".join(call.arguments) for call in self._calls if not call.name)
         finish = self._finish or "stop"
         if finish in ("stop", "tool_calls"):
             finish = "tool_calls" if calls else "stop"
-        content = tuple(kind("".join(pieces)) for kind, pieces in self._parts)
+        content: tuple[Part, ...] = tuple(kind("".join(pieces)) for kind, pieces in self._parts)
+        if self._details is not None and (details := self._details.signature()):
+            content, calls = signed(content, calls, details)
         usage = usage_of(self._usage)
         if response is None:
             response = _assembled(self._id, self._model, content, calls, finish, usage)
@@ -143,6 +173,7 @@ class ChatAnswer:
             finish=finish,
             content=content,
             tool_calls=calls,
+            calls_at=self._calls_at if calls and self._calls_at < len(content) else None,
             usage=usage,
             model=self._model,
             logprobs=self._logprobs or None,
@@ -155,38 +186,53 @@ class ChatAnswer:
     def _take_choice(self, choice: Choice, chunks: list[Chunk], data: bytes) -> None:
         delta = choice.delta or choice.message
         if delta is not None:
-            if text := delta.reasoning_content or delta.reasoning:
-                self._add(ReasoningPart, text)
-                chunks.append(ReasoningChunk(text))
+            thinking = delta.reasoning_content or delta.reasoning
+            if delta.reasoning_details:
+                thinking = self._take_details(delta.reasoning_details, thinking)
+            if thinking:
+                self._say(ReasoningPart, thinking, chunks)
             if text := delta.content:
-                self._add(TextPart, text)
-                chunks.append(TextChunk(text))
+                if self._tags is None:
+                    self._say(TextPart, text, chunks)
+                else:
+                    for kind, piece in self._tags.feed(text):
+                        self._say(ReasoningPart if kind == "thinking" else TextPart, piece, chunks)
             if text := delta.refusal:
                 self._refused = True
-                self._add(TextPart, text)
-                chunks.append(TextChunk(text))
+                self._say(TextPart, text, chunks)
             if delta.tool_calls:
                 for call in delta.tool_calls:
                     self._take_call(call, chunks)
-        if choice.error or choice.finish_reason == "error":
-            raise self._failed(choice.error, data, chunks)
+        if choice.usage is not None:
+            self._usage = choice.usage
+        if choice.error or choice.finish_reason in _BROKEN:
+            raise self._failed(choice.error or f"it ended with {choice.finish_reason}", data, chunks)
         if choice.finish_reason:
             self._finish = _FINISH.get(choice.finish_reason.lower(), "stop")
         if choice.logprobs is not None and choice.logprobs.content:
             self._logprobs += [token_logprob(token) for token in choice.logprobs.content]
 
-    def _add(self, kind: type[TextPart | ReasoningPart], text: str) -> None:
+    def _say(self, kind: type[TextPart | ReasoningPart], text: str, chunks: list[Chunk]) -> None:
         if self._kind is not kind:
             self._kind = kind
             self._pieces = []
             self._parts.append((kind, self._pieces))
         self._pieces.append(text)
+        chunks.append(TextChunk(text) if kind is TextPart else ReasoningChunk(text))
+
+    def _take_details(self, pieces: list[Any], thinking: str | None) -> str | None:
+        """Kept as they are; they are the thinking where no other field tells it."""
+        if self._details is None:
+            self._details = Details()
+        self._details.take(pieces)
+        return thinking or text_in(pieces)
 
     def _take_call(self, piece: CallPiece, chunks: list[Chunk]) -> None:
         """A call is announced once its name is known; arguments that came before it go along."""
         name = (piece.function.name if piece.function else None) or ""
         arguments = (piece.function.arguments if piece.function else None) or ""
         call = self._call_of(piece, name)
+        call.extra = piece.extra_content or call.extra
         if arguments:
             call.arguments.append(arguments)
         if not call.name:
@@ -214,6 +260,8 @@ class ChatAnswer:
         return call
 
     def _new_call(self, index: int | None) -> _OpenCall:
+        if not self._calls:
+            self._calls_at, self._kind = len(self._parts), None
         call = _OpenCall(len(self._calls))
         self._calls.append(call)
         if index is not None:
@@ -241,6 +289,10 @@ class ChatAnswer:
         """Errors in place of an answer have many shapes; once an answer has begun only `error` is one."""
         if frame.error:
             raise self._failed(frame.error, data, chunks)
+        base = frame.base_resp
+        if base is not None and base.status_code:
+            told = {"message": f"{base.status_msg} ({base.status_code})", "code": MINIMAX_STATUS.get(base.status_code)}
+            raise self._failed(told, data, chunks)
         if not frame.choices and frame.usage is None and (frame.object == "error" or frame.message):
             raise self._failed(msgspec.json.decode(data), data, chunks)
 
@@ -254,7 +306,7 @@ class ChatAnswer:
 def _assembled(
     id: str | None,
     model: str | None,
-    content: tuple[TextPart | ReasoningPart, ...],
+    content: tuple[Part, ...],
     calls: tuple[ToolCall, ...],
     finish: Finish,
     usage: Usage,

@@ -8,6 +8,17 @@ from typing import Any
 
 import msgspec
 
+# MiniMax tells errors in answers of status 200, by numbers of its own: the HTTP status each means.
+MINIMAX_STATUS = {
+    **dict.fromkeys((1000, 1013, 1024), 500),
+    **dict.fromkeys((1002, 1039), 429),
+    **dict.fromkeys((1004, 2049), 401),
+    1001: 504,
+    1008: 402,
+    1033: 503,
+    2013: 400,
+}
+
 
 def straightened(value: Any) -> Any:
     """The frame as the API has it, as far as it can be told; what cannot is left as it is, for the decoder to refuse."""

@@ -15,9 +15,10 @@ from perdure.core.model import Chunk, ModelDone, Prompt
 from perdure.parsing.sse import SseParser
 from perdure.providers.base import TokenStream
 from perdure.providers.http import Answer, Endpoint, Http
-from perdure.providers.profiles import ModelTraits, traits_of
+from perdure.providers.model_traits import ModelTraits, traits_of
 from perdure.providers.responses_frames import ResponsesAnswer
 from perdure.providers.responses_messages import InputEncoder
+from perdure.providers.structured import system_told
 
 _encode = msgspec.json.Encoder().encode
 
@@ -109,8 +110,8 @@ class OpenAIResponses:
         fields: dict[str, Any] = {"model": self._model, "store": False}
         if self._stream:
             fields["stream"] = True
-        if prompt.system:
-            fields["instructions"] = prompt.system
+        if system := system_told(prompt, settings.response_format):
+            fields["instructions"] = system
         include: list[str] = []
         if self._traits.reasons is not False:
             include.append(ENCRYPTED)

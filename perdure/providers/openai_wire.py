@@ -21,6 +21,7 @@ class CallPiece(Struct):
     index: int | None = None
     id: str | None = None
     function: Function | None = None
+    extra_content: dict[str, Any] | None = None
 
 
 class Delta(Struct):
@@ -28,6 +29,7 @@ class Delta(Struct):
     reasoning_content: str | None = None
     reasoning: str | None = None
     refusal: str | None = None
+    reasoning_details: list[Any] | None = None
     tool_calls: list[CallPiece] | None = None
 
 
@@ -51,6 +53,7 @@ class Choice(Struct):
     message: Delta | None = None
     finish_reason: str | None = None
     logprobs: Logprobs | None = None
+    usage: "WireUsage | None" = None
     error: Any = None
 
 
@@ -70,7 +73,22 @@ class WireUsage(Struct):
     prompt_tokens_details: PromptDetails | None = None
     completion_tokens_details: CompletionDetails | None = None
     prompt_cache_hit_tokens: int | None = None
+    cached_tokens: int | None = None
     reasoning_tokens: int | None = None
+
+
+class Groq(Struct):
+    """What Groq says beside the choices."""
+
+    usage: WireUsage | None = None
+    error: Any = None
+
+
+class Base(Struct):
+    """MiniMax says in an answer of status 200 what is wrong; 0: nothing."""
+
+    status_code: int | None = None
+    status_msg: str | None = None
 
 
 class Frame(Struct):
@@ -81,6 +99,8 @@ class Frame(Struct):
     object: str | None = None
     id: str | None = None
     model: str | None = None
+    x_groq: Groq | None = None
+    base_resp: Base | None = None
 
 
 decode_frame = msgspec.json.Decoder(Frame).decode
@@ -96,6 +116,7 @@ def usage_of(usage: WireUsage | None) -> Usage:
         return Usage()
     prompt, completion = usage.prompt_tokens or 0, usage.completion_tokens or 0
     cached, written = usage.prompt_cache_hit_tokens, None
+    cached = usage.cached_tokens if cached is None else cached
     if (details := usage.prompt_tokens_details) is not None:
         cached = details.cached_tokens if details.cached_tokens is not None else cached
         written = details.cache_write_tokens
@@ -103,4 +124,6 @@ def usage_of(usage: WireUsage | None) -> Usage:
     if usage.completion_tokens_details is not None:
         inner = usage.completion_tokens_details.reasoning_tokens
         reasoning = inner if inner is not None else reasoning
+    if reasoning and usage.total_tokens == prompt + completion + reasoning:
+        completion += reasoning  # counted beside the completion there, as part of it here
     return Usage(prompt, completion, usage.total_tokens or prompt + completion, cached, written, reasoning)

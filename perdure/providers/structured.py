@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from perdure.core.model import Prompt
-from perdure.providers.profiles import ChatProfile
+from perdure.providers.dialects import ChatProfile
 
 _OBJECT = "Answer with one JSON object and nothing else: no other text, no code fence."
 _SCHEMA = (

@@ -53,7 +53,6 @@ class SGLangDouble:
         self.incremental = incremental
         self.api_key = api_key
         self.prefix = prefix
-        self.grammar_backend = "xgrammar"
         self.requests: list[dict[str, Any]] = []
         self.aborts: list[str] = []
         self.disconnects = 0
@@ -114,7 +113,7 @@ class SGLangDouble:
         )
 
     async def _server_info(self, _: web.Request) -> web.Response:
-        return web.json_response({"version": "0.5.23", "grammar_backend": self.grammar_backend})
+        return web.json_response({"version": "0.5.23"})
 
     async def _abort(self, request: web.Request) -> web.Response:
         rid = (await request.json()).get("rid", "")

@@ -88,6 +88,12 @@ def test_settings_of_googles_own(server: ServerProcess, double: GeminiDouble) ->
     settings = {"provider_type": "google_ai", "response_schema": schema, "max_output_tokens": 50}
     agent = agent_with_dice(client, model_settings=settings)
     assert agent.model_settings["response_schema"]["json_schema"]["name"] == "n"
+    double.script(text('{"a": "x"}'), text('{"a": "y"}'))
+    client.agents.messages.create(agent_id=agent.id, input="Hi")
+    sent = double.requests[-1]  # beside tools Gemini takes no schema, so it is told in words
+    assert sent["generationConfig"] == {"maxOutputTokens": 50}
+    assert '"a": {"type": "string"}' in sent["systemInstruction"]["parts"][0]["text"]
+    client.agents.tools.detach(agent_id=agent.id, tool_id=agent.tools[0].id)
     client.agents.messages.create(agent_id=agent.id, input="Hi")
     assert double.requests[-1]["generationConfig"] == {
         "maxOutputTokens": 50,

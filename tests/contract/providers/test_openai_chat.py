@@ -9,9 +9,10 @@ from perdure.core.agents import ModelSettings
 from perdure.core.errors import ProviderError
 from perdure.core.messages import Message, ReasoningPart, TextPart, ToolCall
 from perdure.core.model import Chunk, ModelDone, Prompt, TextChunk, ToolSpec
+from perdure.providers.dialects import ChatProfile
 from perdure.providers.http import Endpoint, Http
 from perdure.providers.openai_chat import OpenAIChat
-from perdure.providers.profiles import ChatProfile, profile_of
+from perdure.providers.profiles import profile_of
 from tests.doubles.openai_chat import OpenAIDouble, calls, text
 from tests.doubles.wire import END, HEAD, Wire, answer, as_stream, chunk, sample, streamed
 

@@ -90,8 +90,11 @@ async def test_settings_as_sent(http: Http, wire: Wire) -> None:
     }
     plain = await body_for(http, wire, prompt(settings=ModelSettings(reasoning_summary="none")))
     assert "reasoning" not in plain
+    wire.answers = [answer(200, ANSWER)]
     objects = prompt(settings=ModelSettings(response_format={"type": "json_object"}))
-    assert (await body_for(http, wire, objects))["text"] == {"format": {"type": "json_object"}}
+    await ask(OpenAIResponses(http, Endpoint("acme", wire.url), "gpt-5"), objects)
+    sent = msgspec.json.decode(wire.requests[-1][2])
+    assert sent["text"] == {"format": {"type": "json_object"}} and "JSON" in sent["instructions"]
 
 
 @pytest.mark.parametrize(

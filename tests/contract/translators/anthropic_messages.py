@@ -36,7 +36,6 @@ class AnthropicSpeaker:
         {
             "reasoning",
             "signatures",
-            "unshown_reasoning",
             "hidden_reasoning",
             "refusals",
             "mixed_order",

@@ -17,7 +17,8 @@ from perdure.providers.configs import (
     with_version,
     without_version,
 )
-from perdure.providers.profiles import PROFILES, traits_of
+from perdure.providers.model_traits import traits_of
+from perdure.providers.profiles import PROFILES
 from perdure.providers.sigv4 import AwsKeys
 
 

@@ -1,5 +1,6 @@
 """Chat-completion answers in every shape servers give them."""
 
+import json
 from typing import Any
 
 import msgspec
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure.core.errors import ProviderError
-from perdure.core.messages import ReasoningPart, TextPart, ToolCall
+from perdure.core.messages import HiddenReasoningPart, ReasoningPart, TextPart, ToolCall
 from perdure.core.model import Chunk, ModelDone, ReasoningChunk, TextChunk, ToolCallChunk
 from perdure.core.runs import Usage
 from perdure.providers.openai_frames import ChatAnswer
@@ -303,3 +304,81 @@ def test_chunks_joined_are_the_parts(said: list[tuple[str, str]], data: st.DataO
             parts.append(kind(chunk.text))
     assert tuple(parts) == answer.done(complete=True).content
     assert "".join(part.text for part in parts) == "".join(value for _, value in said)
+
+
+def test_a_broken_answer_is_an_error_whatever_it_is_called() -> None:
+    for reason in ("network_error", "insufficient_system_resource", "error"):
+        with pytest.raises(ProviderError) as broken:
+            play({"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]})
+        assert broken.value.retryable
+    assert play({"choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": "sensitive"}]})[1].finish == (
+        "content_filter"
+    )
+
+
+def test_what_minimax_says_is_wrong() -> None:
+    for code, kind in ((1002, "llm_rate_limit"), (1004, "llm_authentication"), (1008, "llm_insufficient_credits")):
+        with pytest.raises(ProviderError, match=f"no \\({code}\\)") as told:
+            play({"choices": None, "base_resp": {"status_code": code, "status_msg": "no"}})
+        assert told.value.kind == kind
+
+
+def test_what_groq_says_beside_the_choices() -> None:
+    with pytest.raises(ProviderError, match="over capacity"):
+        play(
+            {"choices": [{"index": 0, "delta": {"content": "x"}}]},
+            {"choices": [], "x_groq": {"error": {"message": "over capacity", "code": 503}}},
+        )
+
+
+def test_details_that_are_all_the_thinking_there_is() -> None:
+    pieces = [
+        [{"type": "reasoning.summary", "index": 0, "summary": "Fir"}],
+        [
+            {"type": "reasoning.summary", "index": 0, "summary": "st."},
+            {"type": "reasoning.encrypted", "index": 0, "data": "a"},
+        ],
+        [{"type": "reasoning.summary", "index": 1, "summary": "Then."}, "odd"],
+    ]
+    frames = [{"choices": [{"index": 0, "delta": {"reasoning_details": each}}]} for each in pieces]
+    done = play(*frames, {"choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": "stop"}]})[1]
+    thought = done.content[0]
+    assert isinstance(thought, ReasoningPart) and thought.text == "First.Then."
+    assert json.loads(thought.signature or "") == [
+        {"type": "reasoning.summary", "index": 0, "summary": "First."},
+        {"type": "reasoning.encrypted", "index": 0, "data": "a"},
+        {"type": "reasoning.summary", "index": 1, "summary": "Then."},
+    ]
+
+
+def test_details_ride_on_what_there_is() -> None:
+    details = [{"type": "reasoning.encrypted", "index": 0, "data": "sealed"}]
+    call = {"index": 0, "id": "c", "function": {"name": "f", "arguments": "{}"}}
+    delta = {"reasoning_details": details, "content": "x", "tool_calls": [call]}
+    done = play({"choices": [{"index": 0, "delta": delta, "finish_reason": "tool_calls"}]})[1]
+    assert json.loads(done.tool_calls[0].signature or "") == details and done.content == (TextPart("x"),)
+    said = play(
+        {"choices": [{"index": 0, "delta": {"reasoning_details": details, "content": "x"}, "finish_reason": "stop"}]}
+    )
+    assert [json.loads(part.signature or "") for part in said[1].content if isinstance(part, TextPart)] == [details]
+    alone = play({"choices": [{"index": 0, "delta": {"reasoning_details": details}, "finish_reason": "stop"}]})[1]
+    assert isinstance(alone.content[0], HiddenReasoningPart)
+
+
+def test_text_after_a_call_keeps_its_place() -> None:
+    call = {"index": 0, "id": "c", "function": {"name": "f", "arguments": "{}"}}
+    deltas: list[dict[str, Any]] = [{"content": "a"}, {"tool_calls": [call]}, {"content": "b"}]
+    done = play(*({"choices": [{"index": 0, "delta": delta}]} for delta in deltas), {"choices": [], "usage": {}})[1]
+    assert done.content == (TextPart("a"), TextPart("b")) and done.calls_at == 1
+
+
+def test_thinking_between_tags_is_read_where_the_dialect_has_it() -> None:
+    answer = ChatAnswer("acme", think_tags=True)
+    chunks = answer.feed(
+        [json.dumps({"choices": [{"index": 0, "delta": {"content": "<think>Hm</think>Hi <th"}}]}).encode()]
+    )
+    assert chunks == [ReasoningChunk("Hm"), TextChunk("Hi <th")]
+    cut = ChatAnswer("acme", think_tags=True)
+    assert cut.feed([json.dumps({"choices": [{"index": 0, "delta": {"content": "<thi"}}]}).encode()]) == []
+    assert cut.finish() == [TextChunk("<thi")]
+    assert cut.done(complete=True).content == (TextPart("<thi"),)

@@ -15,9 +15,9 @@ from perdure.core.messages import (
     ToolReturn,
 )
 from perdure.core.model import ToolSpec
+from perdure.providers.dialects import ChatProfile
 from perdure.providers.message_bytes import ByteCache
 from perdure.providers.openai_messages import MessageEncoder
-from perdure.providers.profiles import ChatProfile
 
 _numbers = iter(range(10**9))
 
@@ -160,3 +160,67 @@ def test_the_cache_forgets_what_is_not_asked_for_and_keeps_its_bound() -> None:
     assert 0 < len(held) < 40
     cache.put("large", b"x" * 9_000)
     assert cache.get("large") is None
+
+
+CALLED = message("assistant", ReasoningPart("Hm."), TextPart("So."), tool_calls=(CALL,), model="acme/m")
+RETURNED = message("tool", tool_returns=(ToolReturn("call_1", "f", "success", "1"),))
+
+
+def test_ids_in_the_form_a_provider_takes() -> None:
+    profile = ChatProfile(call_id=9)
+    first, second = encoded(CALLED, RETURNED, profile=profile)
+    made = first["tool_calls"][0]["id"]
+    assert second["tool_call_id"] == made and len(made) == 9 and made.isalnum()
+    kept = message("assistant", tool_calls=(ToolCall("aB3dE6gH9", "f", "{}"),))
+    assert encoded(kept, profile=profile)[0]["tool_calls"][0]["id"] == "aB3dE6gH9"
+
+
+def test_an_answer_between_a_tool_and_the_user() -> None:
+    profile = ChatProfile(answer_after_tool=True)
+    user, said = message("user", TextPart("Well?")), message("assistant", TextPart("Yes."))
+    roles = [each["role"] for each in encoded(CALLED, RETURNED, user, said, user, profile=profile)]
+    assert roles == ["assistant", "tool", "assistant", "user", "assistant", "user"]
+    asked = message("approval", tool_calls=(CALL,))
+    denied = message("approval", approvals=(Approval("call_1", False),))
+    roles = [each["role"] for each in encoded(asked, denied, user, profile=profile)]
+    assert roles == ["assistant", "tool", "assistant", "user"]
+    growing = [CALLED, *[message("user", TextPart(str(number))) for number in range(20)], CALLED, RETURNED]
+    encoder = MessageEncoder(profile)
+    for each in (user, said, user):
+        encoder.messages("", growing)
+        growing.append(each)
+        assert encoder.messages("", growing) == MessageEncoder(profile).messages("", list(growing))
+
+
+def test_thinking_that_must_not_be_missing_from_a_call() -> None:
+    profile = ChatProfile(reasoning_out="reasoning_content", reasoning_needed=True)
+    bare = message("assistant", tool_calls=(CALL,))
+    assert encoded(bare, profile=profile)[0]["reasoning_content"]
+    assert "reasoning_content" not in encoded(message("assistant", TextPart("x")), profile=profile)[0]
+
+
+def test_what_a_provider_gave_goes_back_to_it_alone() -> None:
+    details = '[{"type":"reasoning.text","text":"Hm.","signature":"s"}]'
+    call = ToolCall("call_1", "f", "{}", '{"google":{"thought_signature":"t"}}')
+    said = message(
+        "assistant", ReasoningPart("Hm.", signature=details), TextPart("x"), tool_calls=(call,), model="acme/m"
+    )
+    profile = ChatProfile(details=True, reasoning_out="reasoning", call_extra=True)
+    own, foreign = MessageEncoder(profile, provider="acme"), MessageEncoder(profile, provider="other")
+    (mine,) = msgspec.json.decode(own.messages("", [said]))
+    (theirs,) = msgspec.json.decode(foreign.messages("", [said]))
+    assert mine["reasoning_details"] == msgspec.json.decode(details) and "reasoning" not in mine
+    assert mine["tool_calls"][0]["extra_content"] == {"google": {"thought_signature": "t"}}
+    assert theirs["reasoning"] == "Hm." and "reasoning_details" not in theirs
+    assert "extra_content" not in theirs["tool_calls"][0]
+    tagged = ChatProfile(think_tags="both")
+    (put_back,) = msgspec.json.decode(MessageEncoder(tagged, provider="acme").messages("", [said]))
+    assert put_back["content"] == "<think>\nHm.\n</think>\n\nx"
+    odd = message("assistant", ReasoningPart("Hm.", signature="[broken"), TextPart("x"), model="acme/m")
+    assert "reasoning_details" not in msgspec.json.decode(own.messages("", [odd]))[0]
+
+
+def test_a_model_that_reads_text_only_is_told_of_images() -> None:
+    image = ImagePart(media_type="image/png", data="AA==")
+    (sent,) = encoded(message("user", TextPart("See:"), image), profile=ChatProfile(images=None))
+    assert sent["content"].startswith("See:\n[An image was here")

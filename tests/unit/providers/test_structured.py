@@ -7,8 +7,10 @@ import pytest
 
 from perdure.core.agents import ModelSettings
 from perdure.core.model import Prompt, ToolSpec
+from perdure.providers.dialects import ChatProfile
+from perdure.providers.http import Endpoint, Http
 from perdure.providers.openai_chat import OpenAIChat
-from perdure.providers.profiles import PROFILES, ChatProfile
+from perdure.providers.profiles import PROFILES
 from tests.unit.tokens.test_grammar import SCHEMA
 
 OBJECT = {"type": "json_object"}
@@ -18,7 +20,7 @@ TOOL = ToolSpec("find", "Finds.", {"type": "object", "properties": {}})
 
 def asked(profile: ChatProfile, form: Any, *tools: ToolSpec) -> tuple[Any, str]:
     """(the response_format in the request, the system message)."""
-    model = OpenAIChat(None, None, "m", profile)  # type: ignore[arg-type]
+    model = OpenAIChat(Http(), Endpoint("acme", "http://127.0.0.1:1/v1"), "m", profile)
     prompt = Prompt(
         model="m", system="Be brief.", messages=[], tools=tools, settings=ModelSettings(response_format=form)
     )

@@ -1,0 +1,70 @@
+"""What is known of models by their names, as data.
+
+Invariant: a model's name is read here and nowhere else (Claude's in `claude_models.py`); code asks what is known of it.
+"""
+
+import re
+from typing import Literal
+
+from msgspec import Struct
+
+
+class ModelTraits(Struct, frozen=True, kw_only=True):
+    """What is known of a model by its name: `drop` are settings it refuses; `reasons` None: not known.
+
+    `thinking`: the measure Gemini models are told how much to think in. `call_signature`: what stands in for the signature of
+    a call that has none, where a model takes no call without.
+    """
+
+    context_window: int | None = None
+    max_tokens: Literal["max_tokens", "max_completion_tokens"] | None = None
+    drop: frozenset[str] = frozenset()
+    reasons: bool | None = None
+    thinking: Literal["level", "budget"] | None = None
+    call_signature: str | None = None
+
+
+_REASONERS = frozenset({"temperature", "top_p", "frequency_penalty", "presence_penalty", "logprobs", "stop"})
+
+
+def _reasoner(window: int, *more: str) -> ModelTraits:
+    drop = _REASONERS | frozenset(more)
+    return ModelTraits(context_window=window, max_tokens="max_completion_tokens", drop=drop, reasons=True)
+
+
+def _chatter(window: int, max_tokens: Literal["max_completion_tokens"] | None = None) -> ModelTraits:
+    return ModelTraits(context_window=window, max_tokens=max_tokens, reasons=False)
+
+
+def _gemini(thinking: Literal["level", "budget"], call_signature: str | None = None) -> ModelTraits:
+    return ModelTraits(context_window=1_048_576, reasons=True, thinking=thinking, call_signature=call_signature)
+
+
+# First match wins. Context windows from the makers' public model pages.
+_TRAITS: tuple[tuple[re.Pattern[str], ModelTraits], ...] = tuple(
+    (re.compile(pattern), traits)
+    for pattern, traits in (
+        (r"gpt-5[\w.]*-chat", _chatter(128_000, max_tokens="max_completion_tokens")),
+        (r"gpt-(?:[5-9]|\d\d)", _reasoner(400_000)),
+        (r"o1-mini", _reasoner(128_000, "parallel_tool_calls")),
+        (r"o[134](-|$)", _reasoner(200_000, "parallel_tool_calls")),
+        (r"codex-mini", _reasoner(200_000)),
+        (r"gpt-4\.1", _chatter(1_047_576)),
+        (r"gpt-4o|chatgpt-4o|gpt-4-turbo", _chatter(128_000)),
+        (r"gpt-4-32k", _chatter(32_768)),
+        (r"gpt-4($|-)", _chatter(8_192)),
+        (r"gpt-3\.5-turbo-instruct", _chatter(4_096)),
+        (r"gpt-3\.5", _chatter(16_385)),
+        (r"gemini-(?:[3-9]|\d\d)", _gemini("level", call_signature="skip_thought_signature_validator")),
+        (r"gemini-2\.5", _gemini("budget")),
+        (r"gemini-2\.0", ModelTraits(context_window=1_048_576, reasons=False)),
+        (r"gpt-oss", ModelTraits(context_window=131_072, reasons=True)),
+    )
+)
+_UNKNOWN = ModelTraits()
+
+
+def traits_of(model: str) -> ModelTraits:
+    """By the model's name without its maker (`openai/gpt-5` is `gpt-5`)."""
+    name = model.rpartition("/")[2].lower()
+    return next((traits for pattern, traits in _TRAITS if pattern.match(name)), _UNKNOWN)
