@@ -30,6 +30,8 @@ from perdure.providers.message_bytes import ToolBytes
 API_VERSION = "2023-06-01"
 BETA_HEADER = "anthropic-beta"
 UNBOUND = "prefix_mismatch_behavior"
+NOBODY = ""
+_FOREIGN = re.compile(r"thinking.*(?:signature|cannot be modified)|signature.*thinking", re.DOTALL)
 
 _encode = msgspec.json.Encoder().encode
 
@@ -134,18 +136,23 @@ class ClaudeModel:
     async def _open(self, prompt: Prompt) -> tuple[Answer, bytes]:
         """The answer under way, and the request it answers.
 
-        Accounts of the newer kind refuse thinking whose context has changed since (a memory edit, a compaction). Such an account
-        is told from then on to drop it instead.
+        Accounts of the newer kind refuse thinking whose context has changed since (a memory edit, a compaction): such an account
+        is told from then on to drop it instead. Thinking that is refused otherwise, as another server's, is left out of the call.
         """
+        encoder = self._encoder
         while True:
-            path, body, betas = self.request(prompt)
+            path, body, betas = self.request(prompt, encoder)
             headers = await self._platform.headers(path, body, betas)
             try:
                 return await self._http.open(self._platform.endpoint, path, body, headers=headers), body
             except ProviderError as error:
-                if self._drop_unbound or error.status != 400 or UNBOUND not in (error.detail or error.message):
+                said = (error.detail or error.message) if error.status == 400 else ""
+                if UNBOUND in said and not self._drop_unbound:
+                    self._drop_unbound = True
+                elif _FOREIGN.search(said) and encoder is self._encoder:
+                    encoder = TurnEncoder(NOBODY, addresses=self._platform.addresses)
+                else:
                     raise
-                self._drop_unbound = True
 
     async def _read(self, response: Answer, body: bytes) -> AsyncGenerator[Sequence[Chunk | ModelDone], None]:
         answer = MessagesAnswer(self._platform.endpoint.name)
@@ -174,10 +181,10 @@ class ClaudeModel:
             retryable=not answer.any_output,
         )
 
-    def request(self, prompt: Prompt) -> tuple[str, bytes, list[str]]:
+    def request(self, prompt: Prompt, encoder: TurnEncoder) -> tuple[str, bytes, list[str]]:
         """(path, body, beta features) of the call for a prompt."""
         traits = self._traits
-        context = self._encoder.context(prompt.messages, marks=traits.caches)
+        context = encoder.context(prompt.messages, marks=traits.caches)
         request = request_of(prompt, traits, thinking_missing=context.thinking_missing, drop_unbound=self._drop_unbound)
         call = self._platform.call(self._model, stream=self._stream, betas=request.betas)
         pieces = [_encode({**call.fields, **request.fields})[:-1]]

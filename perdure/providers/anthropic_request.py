@@ -12,12 +12,11 @@ from perdure.core.messages import Message
 from perdure.core.model import Prompt, ToolSpec
 from perdure.providers.anthropic_schema import enforceable
 from perdure.providers.claude_models import ClaudeTraits
+from perdure.providers.structured import form_told
 
 LEAST_BUDGET = 1_024
 INTERLEAVED = "interleaved-thinking-2025-05-14"
 BINDING_CONTROLS = "thinking-binding-controls-2026-08-01"
-PLAIN_JSON = "Answer with one JSON object and nothing else: no other text, no code fence."
-PLAIN_SCHEMA = PLAIN_JSON + " It follows this JSON schema:\n"
 
 _EFFORTS = {
     "none": "low",
@@ -182,16 +181,6 @@ def _once_called(messages: Sequence[Message]) -> list[ToolSpec]:
 def _format(settings: ModelSettings, traits: ClaudeTraits) -> tuple[dict[str, Any] | None, str | None]:
     """(a schema for the API to hold the answer to, words for the model to the same end)."""
     wanted = settings.response_format or {}
-    if wanted.get("type") == "json_object":
-        return None, PLAIN_JSON
-    if wanted.get("type") != "json_schema":
-        return None, None
-    given = wanted.get("json_schema")
-    schema = given.get("schema") if isinstance(given, dict) else None
-    if not isinstance(schema, dict):
-        return None, PLAIN_JSON
-    if traits.structured:
-        return enforceable(schema), None
-    import json
-
-    return None, PLAIN_SCHEMA + json.dumps(schema, ensure_ascii=False)
+    if wanted.get("type") == "json_schema" and traits.structured:
+        return enforceable(wanted["json_schema"]["schema"]), None
+    return None, form_told(wanted)

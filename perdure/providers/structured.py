@@ -34,12 +34,16 @@ def system_told(prompt: Prompt, sent: dict[str, Any] | None) -> str:
     An object without a schema is always told: APIs refuse the request if no message speaks of JSON.
     """
     wanted = prompt.settings.response_format
-    if wanted is None or wanted.get("type") not in ("json_object", "json_schema"):
+    if wanted is None or (wanted.get("type") == "json_schema" and sent is wanted):
         return prompt.system
-    if wanted["type"] == "json_schema" and sent is wanted:
-        return prompt.system
-    if wanted["type"] == "json_object":
-        told = _OBJECT
-    else:
-        told = _SCHEMA.format(schema=json.dumps(wanted["json_schema"].get("schema") or {}, ensure_ascii=False))
-    return f"{prompt.system}\n\n{told}" if prompt.system else told
+    told = form_told(wanted)
+    return "\n\n".join(each for each in (prompt.system, told) if each)
+
+
+def form_told(wanted: dict[str, Any]) -> str | None:
+    """A wanted form in words for the model; None where any text will do."""
+    if wanted.get("type") == "json_object":
+        return _OBJECT
+    if wanted.get("type") != "json_schema":
+        return None
+    return _SCHEMA.format(schema=json.dumps(wanted["json_schema"].get("schema") or {}, ensure_ascii=False))

@@ -8,7 +8,7 @@ import pytest
 
 from perdure.core.agents import ModelSettings
 from perdure.core.errors import ProviderError
-from perdure.core.messages import Message, TextPart
+from perdure.core.messages import Message, ReasoningPart, TextPart
 from perdure.core.model import Chunk, ModelDone, Prompt, TextChunk, ToolSpec
 from perdure.providers.anthropic import AnthropicProvider, ClaudeModel, Direct
 from perdure.providers.configs import ProviderConfig, ProviderOptions
@@ -135,11 +135,32 @@ async def test_thinking_whose_context_changed_is_left_out_from_then_on(http: Htt
     assert betas == [None, *["thinking-binding-controls-2026-08-01"] * 2]
 
 
+async def test_thinking_of_another_server_is_left_out_of_the_call(http: Http, wire: Wire) -> None:
+    """A signature that does not hold would otherwise stop the conversation for good."""
+    said = "messages.1.content.0: Invalid `signature` in `thinking` block"
+    refused = answer(400, {"type": "error", "error": {"type": "invalid_request_error", "message": said}})
+    wire.answers = [refused, streamed(), refused]
+    thought = Message(
+        id="message-2",
+        role="assistant",
+        created_us=2,
+        model="anthropic/m",
+        content=(ReasoningPart("a", signature="s"), TextPart("b")),
+    )
+    model = of(http, wire)
+    await ask(model, messages=[thought])
+    kinds = [[block["type"] for block in json.loads(body)["messages"][1]["content"]] for _, _, body in wire.requests]
+    assert kinds == [["thinking", "text"], ["text"]]
+    with pytest.raises(ProviderError, match="Invalid `signature`"):
+        await ask(model, messages=[thought])
+    assert len(wire.requests) == 4
+
+
 async def test_a_refusal_that_stays_is_told(http: Http, wire: Wire) -> None:
     wire.answers = [answer(400, {"type": "error", "error": {"type": "invalid_request_error", "message": BOUND}})]
     with pytest.raises(ProviderError, match="bound to a different conversation"):
         await ask(of(http, wire, "claude-opus-5-5"))
-    assert len(wire.requests) == 2
+    assert len(wire.requests) == 3  # as it was, with unbound thinking dropped, without any
 
 
 async def test_beta_features_of_the_configuration_are_kept(http: Http, wire: Wire) -> None:

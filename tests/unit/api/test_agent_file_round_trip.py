@@ -38,8 +38,12 @@ _thought = st.one_of(
     st.builds(ReasoningPart, _text, st.booleans(), st.sampled_from([None, "sig"])),
     st.builds(HiddenReasoningPart, st.sampled_from([None, "opaque"])),
 )
-_parts = st.lists(st.one_of(st.builds(TextPart, _said), _thought), max_size=3).map(tuple)
-_calls = st.lists(st.builds(ToolCall, _name, _name, _said, st.sampled_from([None, "sig"])), max_size=2).map(tuple)
+_parts = st.lists(st.one_of(st.builds(TextPart, _said, st.sampled_from([None, "sig"])), _thought), max_size=3).map(
+    tuple
+)
+_calls = st.lists(
+    st.builds(ToolCall, _name, _name, _said, st.sampled_from([None, "sig"]), st.sampled_from([None, 0, 1])), max_size=2
+).map(tuple)
 _logs = st.one_of(st.none(), st.lists(_text, min_size=1, max_size=2).map(tuple))
 _returns = st.lists(
     st.builds(
