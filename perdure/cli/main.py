@@ -21,6 +21,7 @@ COMMANDS = {
     "agents": "perdure.cli.agents",
     "runs": "perdure.cli.runs",
     "models": "perdure.cli.models",
+    "providers": "perdure.cli.providers",
     "trajectory": "perdure.cli.trajectory",
     "backup": "perdure.cli.backup",
     "bench": "perdure.cli.bench",

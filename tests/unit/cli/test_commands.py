@@ -162,3 +162,13 @@ def test_every_command_has_help_of_its_own() -> None:
         if name != "trajectory":  # tested where it is written
             command = group.get_command(None, name)  # type: ignore[attr-defined,arg-type]
             assert command is not None and command.help
+
+
+def test_providers_and_what_they_can_do(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert perdure(monkeypatch, "providers") == 0
+    assert "mistral\tMISTRAL_BASE_URL\tMISTRAL_API_KEY\thttps://api.mistral.ai/v1" in capsys.readouterr().out
+    assert perdure(monkeypatch, "providers", "--markdown") == 0
+    assert "| `mistral` | chat completions |" in capsys.readouterr().out
+    assert perdure(monkeypatch, "providers", "--json") == 0
+    rows = json.loads(capsys.readouterr().out)["providers"]
+    assert {"provider": "zai", "forced": False}.items() <= next(row for row in rows if row["provider"] == "zai").items()
