@@ -21,6 +21,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     `password`: None means that everyone may call. `env` is kept for the providers, which have their own variables.
     Sizes are in bytes, times in seconds; `approval_expiry_s` None: approval requests wait for ever.
+    `max_agent_depth`: how many agents may stand in a row, each asked or told by the one before, after the first.
     """
 
     host: str = "127.0.0.1"
@@ -37,8 +38,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     max_queued_per_conversation: int = 100
     trace_limit: int = 16_384
     approval_expiry_s: float | None = 7 * 86_400.0
+    max_agent_depth: int = 5
     synchronous: str = "FULL"
     postgres_pool: int = 10
+    callback_secret: str | None = None
+    concurrency: str = "enqueue"
     config_file: Path | None = None
     config: dict[str, Any] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
@@ -98,8 +102,11 @@ def load_settings(env: Mapping[str, str] = os.environ, **overrides: Any) -> Sett
     take("PERDURE_ALLOW_PRIVATE_URLS", "allow_private_urls", _flag)
     take("PERDURE_MODEL", "default_model")
     take("PERDURE_TRACE_LIMIT", "trace_limit", int)
+    take("PERDURE_CALLBACK_SECRET", "callback_secret")
+    take("PERDURE_CONCURRENCY", "concurrency", _concurrency)
     take("PERDURE_POSTGRES_POOL", "postgres_pool", _positive)
     take("PERDURE_APPROVAL_EXPIRY", "approval_expiry_s", _seconds_or_never)
+    take("PERDURE_AGENT_DEPTH", "max_agent_depth", _positive)
     take("PERDURE_CONFIG", "config_file", _path)
     take("PERDURE_SQLITE_SYNCHRONOUS", "synchronous", _synchronous)
     values.update({key: value for key, value in overrides.items() if value is not None})
@@ -111,6 +118,12 @@ def load_settings(env: Mapping[str, str] = os.environ, **overrides: Any) -> Sett
         except (OSError, tomllib.TOMLDecodeError) as error:
             raise SettingsError(f"The configuration file {file} cannot be read: {error}") from error
     return Settings(**values)
+
+
+def _concurrency(text: str) -> str:
+    if text not in ("reject", "enqueue", "interrupt", "rollback"):
+        raise ValueError("use reject, enqueue, interrupt or rollback")
+    return text
 
 
 def _positive(text: str) -> int:

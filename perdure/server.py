@@ -93,7 +93,9 @@ def build(settings: Settings) -> Server:
         web=web,
         max_queued=settings.max_queued_per_conversation,
         trace_limit=settings.trace_limit,
+        callback_secret=settings.callback_secret,
         approval_expiry_s=settings.approval_expiry_s,
+        max_agent_depth=settings.max_agent_depth,
     )
     services = Services(settings=settings, store=store, registry=registry, sandbox=sandbox, runner=runner, web=web)
     return Server(settings, services, create_app(services))

@@ -98,11 +98,10 @@ def _check(request: ChatRequest) -> None:
         raise _unsupported("modalities", "an agent answers with text; leave it out or use ['text']")
     if request.logit_bias:
         raise _unsupported("logit_bias", "token biases cannot be set; leave it out")
-    if request.tool_choice not in (None, "auto", "none"):
-        raise _unsupported("tool_choice", "the agent chooses; use 'auto' or 'none', or a tool rule of the agent's")
     for at, tool in enumerate(request.tools or ()):
         if tool.type != "function" or tool.function is None:
             raise _unsupported(f"tools[{at}]", "only tools with `type` 'function' and a `function` can be called")
+    first_tools(request)
 
 
 def _unsupported(param: str, what: str) -> ChatInvalid:
@@ -125,6 +124,21 @@ def send_request(request: ChatRequest, *, otid: str | None) -> SendRequest:
         streaming=bool(request.stream),
         stream_tokens=bool(request.stream),
     )
+
+
+def first_tools(request: ChatRequest) -> tuple[str, ...]:
+    """The tools one of which the first model call must call, as `tool_choice` has it: all of the caller's, or the one named."""
+    names = tuple(tool.function.name for tool in request.tools or () if tool.function is not None)
+    match request.tool_choice:
+        case None | "auto" | "none":
+            return ()
+        case "required" if names:
+            return names
+        case {"type": "function", "function": {"name": str(name)}} if name in names:
+            return (name,)
+        case _:
+            message = "tool_choice: must be 'auto', 'none', 'required' with `tools` to choose from, or the name of one of them"
+            raise ChatInvalid(message, param="tool_choice")
 
 
 def _client_tool(tool: ChatTool) -> ClientTool:

@@ -33,7 +33,18 @@ def _settings_of_llm_config(config: LLMConfig) -> dict[str, Any]:
     )
     if config.max_tokens is not None:
         given["max_output_tokens"] = config.max_tokens
-    return given
+    if config.effort is not None:
+        given["reasoning_effort"] = config.effort
+    # a model's own entry, sent back as an agent's, says that it can think; only a budget or a refusal is a wish
+    return given | _thinking(None if config.enable_reasoner else config.enable_reasoner, config.max_reasoning_tokens)
+
+
+def _thinking(wanted: bool | None, budget: int | None) -> dict[str, Any]:
+    if wanted is False:
+        return {"enable_thinking": False}
+    if budget:
+        return {"enable_thinking": True, "thinking_budget": budget}
+    return {} if wanted is None else {"enable_thinking": True}
 
 
 def _handle_of_llm_config(config: LLMConfig) -> str:
@@ -55,6 +66,9 @@ def _single_settings(body: CreateAgent | UpdateAgent) -> dict[str, Any]:
     ):
         if name in body.model_fields_set and (value := getattr(body, name)) is not None:
             found[target] = value
+    found |= _thinking(
+        body.reasoning if body.reasoning is not None else body.enable_reasoner, body.max_reasoning_tokens
+    )
     if "response_format" in found:
         check_response_format(found["response_format"], "response_format")
     return found

@@ -5,8 +5,9 @@ Decoded with msgspec on the hot path. Unknown fields are ignored; a wrong one is
 
 import base64
 import binascii
+import hashlib
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import msgspec
 from msgspec import Struct, field
@@ -16,6 +17,7 @@ from perdure.core.ids import new_id, new_otid
 from perdure.core.messages import Approval, ImagePart, Message, TextPart, ToolReturn
 from perdure.core.runs import ClientSkill, ClientTool, RunConfig
 from perdure.providers.images import MAX_BYTES, media_type_of
+from perdure.store.runs import RequestKey
 
 
 class SendRequest(Struct, kw_only=True):
@@ -43,6 +45,8 @@ class SendRequest(Struct, kw_only=True):
     background: bool | None = None
     callback_url: str | None = None
     agent_id: str | None = None
+    concurrency: Literal["reject", "enqueue", "interrupt", "rollback"] | None = None
+    key: RequestKey | None = field(default=None, name="(the Idempotency-Key header)")
 
 
 class StreamRequest(Struct, kw_only=True):
@@ -65,6 +69,8 @@ _cancel = msgspec.json.Decoder(CancelRequest)
 _send = msgspec.json.Decoder(SendRequest)
 _stream = msgspec.json.Decoder(StreamRequest)
 
+MAX_KEY = 255
+
 MESSAGE_TYPES = frozenset(
     {
         "system_message",
@@ -82,9 +88,14 @@ MESSAGE_TYPES = frozenset(
 )
 
 
-def decode_send(body: bytes) -> SendRequest:
+def decode_send(body: bytes, idempotency_key: str | None = None) -> SendRequest:
+    """`idempotency_key`: the header of that name; the same one with another body is a Conflict when it is submitted."""
     request = _decode(_send, body)
     check_send(request)
+    if idempotency_key is not None:
+        if not 0 < len(idempotency_key) <= MAX_KEY:
+            raise wrong("Idempotency-Key", f"must have 1 to {MAX_KEY} characters")
+        request.key = RequestKey(idempotency_key, hashlib.sha256(body).digest())
     return request
 
 
@@ -153,10 +164,16 @@ def check_not_streaming(request: SendRequest) -> None:
         raise wrong("background", "needs `streaming: true`; use /messages/async to run without waiting")
 
 
+class Overrides(Struct, frozen=True):
+    """What only other APIs' requests can say of a run: see RunConfig."""
+
+    settings: dict[str, Any] | None = None
+    first_tools: tuple[str, ...] = ()
+
+
 def run_config(
-    request: SendRequest, *, streaming: bool, background: bool, settings: dict[str, Any] | None = None
+    request: SendRequest, *, streaming: bool, background: bool, overrides: Overrides = Overrides()
 ) -> RunConfig:
-    """`settings`: fields of the agent's model settings that are others for this run."""
     types = request.include_return_message_types
     return RunConfig(
         max_steps=request.max_steps or 50,
@@ -172,7 +189,8 @@ def run_config(
         client_skills=tuple(request.client_skills or ()),
         override_model=request.override_model,
         override_system=request.system if request.override_system is None else request.override_system,
-        override_settings=settings,
+        override_settings=overrides.settings,
+        first_tools=overrides.first_tools,
         include_compaction_messages=request.include_compaction_messages,
         return_logprobs=request.return_logprobs or request.top_logprobs is not None,
         top_logprobs=request.top_logprobs,

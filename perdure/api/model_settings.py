@@ -118,9 +118,21 @@ def model_settings(raw: Mapping[str, Any], *, field: str = "model_settings") -> 
         if summary not in ("auto", "concise", "detailed", "none"):
             raise Invalid(f"{field}.reasoning.summary: must be auto, concise, detailed or none", status=422)
         values["reasoning_summary"] = summary
-    if given.thinking is not None and given.enable_thinking is None:
-        values["enable_thinking"] = given.thinking.get("type") != "disabled"
+    if given.thinking is not None:
+        values = {**_thinking(given.thinking, f"{field}.thinking"), **values}
     return ModelSettings(**values, raw=dict(raw))
+
+
+def _thinking(given: Mapping[str, Any], field: str) -> dict[str, Any]:
+    """Anthropic's `thinking`, in our words."""
+    kind, budget = given.get("type", "enabled"), given.get("budget_tokens")
+    if kind not in ("enabled", "adaptive", "disabled"):
+        raise Invalid(f"{field}.type: must be enabled, adaptive or disabled, not {kind!r}", status=422)
+    if budget is not None and (not isinstance(budget, int) or isinstance(budget, bool) or budget < 0):
+        raise Invalid(f"{field}.budget_tokens: must be a number of tokens, not {budget!r}", status=422)
+    if given.get("display") not in (None, "summarized", "omitted"):
+        raise Invalid(f"{field}.display: must be summarized or omitted, not {given['display']!r}", status=422)
+    return {"enable_thinking": kind != "disabled", **({"thinking_budget": budget} if budget else {})}
 
 
 def _convert_message(message: str, field: str) -> str:
@@ -194,7 +206,7 @@ def llm_config(agent: Agent) -> dict[str, Any]:
         "max_tokens": settings.max_output_tokens,
         "enable_reasoner": settings.enable_thinking is not False,
         "reasoning_effort": settings.reasoning_effort,
-        "max_reasoning_tokens": _thinking_budget(settings),
+        "max_reasoning_tokens": settings.thinking_budget or 0,
         "effort": settings.raw.get("effort"),
         "verbosity": settings.raw.get("verbosity"),
         "frequency_penalty": settings.frequency_penalty,
@@ -211,9 +223,3 @@ def llm_config(agent: Agent) -> dict[str, Any]:
     if settings.temperature is not None:
         found["temperature"] = settings.temperature
     return found
-
-
-def _thinking_budget(settings: ModelSettings) -> int:
-    thinking = settings.raw.get("thinking")
-    budget = thinking.get("budget_tokens") if isinstance(thinking, dict) else None
-    return budget if isinstance(budget, int) else 0

@@ -87,6 +87,7 @@ class ModelSettings(Struct, frozen=True, kw_only=True, omit_defaults=True):
     verbosity: str | None = None
     wire_api: Literal["chat", "responses"] | None = None
     enable_thinking: bool | None = None
+    thinking_budget: int | None = None
     response_format: dict[str, Any] | None = None
     strict: bool = False
     tool_call_parser: str | None = None

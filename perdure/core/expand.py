@@ -52,7 +52,8 @@ def _said_part(part: Part, index: int, common: dict[str, Any]) -> Said:
 
 
 def merged(content: tuple[Part, ...]) -> list[Part]:
-    """Adjacent parts of one kind as one part; empty text and an assistant's images have no place on the wire."""
+    """Adjacent parts of one kind as one part; empty text, thinking that is not shown and an assistant's images have no place
+    on the wire."""
     parts: list[Part] = []
     for part in content:
         last = parts[-1] if parts else None
@@ -60,6 +61,6 @@ def merged(content: tuple[Part, ...]) -> list[Part]:
             parts[-1] = TextPart(last.text + part.text)
         elif isinstance(part, ReasoningPart) and isinstance(last, ReasoningPart):
             parts[-1] = ReasoningPart(last.text + part.text, last.native, part.signature or last.signature)
-        elif not isinstance(part, ImagePart) and not (isinstance(part, TextPart) and not part.text):
+        elif not isinstance(part, ImagePart) and not (isinstance(part, TextPart | ReasoningPart) and not part.text):
             parts.append(part)
     return parts

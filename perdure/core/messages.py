@@ -47,8 +47,8 @@ Part = TextPart | ImagePart | ReasoningPart | HiddenReasoningPart
 class ToolCall(Struct, frozen=True, omit_defaults=True):
     """`arguments` is the JSON text exactly as the model wrote it; it may fail to parse.
 
-    `signature`: what the provider wants back with the call, opaque to everyone else. `at`: before which of its message's
-    content parts the call came, where that is not where the message's first call did.
+    `signature`: what the provider wants back with the call, opaque to everyone else. `at`: before which of its answer's
+    content parts the call came; None: after all of them, or unknown.
     """
 
     id: str

@@ -72,7 +72,8 @@ class ClientSkill(Struct, frozen=True):
 class RunConfig(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the caller asked of one run; decided at submission, never changed.
 
-    `override_settings`: fields of the agent's model settings that are others for this run.
+    `override_settings`: fields of the agent's model settings that are others for this run. `first_tools`: the first model
+    call must call one of these.
     """
 
     max_steps: int = 50
@@ -89,6 +90,7 @@ class RunConfig(Struct, frozen=True, kw_only=True, omit_defaults=True):
     override_model: str | None = None
     override_system: str | None = None
     override_settings: dict[str, Any] | None = None
+    first_tools: tuple[str, ...] = ()
     include_compaction_messages: bool = False
     return_logprobs: bool = False
     top_logprobs: int | None = None

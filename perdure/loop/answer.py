@@ -46,11 +46,12 @@ class Answer:
                 if self.deltas and (event := self._call_event(chunk)) is not None:
                     events.append(event)
                 continue
-            if type(chunk) is not self._kind or type(chunk) is HiddenReasoningChunk:
+            unseen = type(chunk) is ReasoningChunk and not chunk.text and self._kind is not ReasoningChunk
+            if not unseen and (type(chunk) is not self._kind or type(chunk) is HiddenReasoningChunk):
                 self._turn_to(chunk)
             if self._calls_part >= 0 and type(chunk) is not ToolCallChunk:
                 self._keep(chunk)
-            if self.deltas and (event := self._event(chunk)) is not None:
+            if self.deltas and not unseen and (event := self._event(chunk)) is not None:
                 events.append(event)
         return events
 

@@ -118,9 +118,9 @@ class MessagesAnswer:
         kept, unparsed = self._calls, ()
         if finish == "length" and kept and kept[-1].bare:  # never run without arguments it may have been about to get
             kept, unparsed = kept[:-1], ((kept[-1].name, _CUT_CALL),)
-        first_at = kept[0].at if kept else 0
+        end = len(self._parts)
         calls = tuple(
-            ToolCall(call.id, call.name, "".join(call.arguments), at=call.at if call.at != first_at else None)
+            ToolCall(call.id, call.name, "".join(call.arguments), at=call.at if call.at < end else None)
             for call in kept
         )
         content = tuple(self._parts)
@@ -128,7 +128,7 @@ class MessagesAnswer:
             finish=finish,
             content=content,
             tool_calls=calls,
-            calls_at=first_at if calls and first_at < len(content) else None,
+            calls_at=calls[0].at if calls else None,
             usage=usage_of(self._usage),
             model=self._model,
             unparsed=unparsed,

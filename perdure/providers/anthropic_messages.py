@@ -199,8 +199,7 @@ class TurnEncoder:
         """An answer as it came, calls in their places. One of another provider: without its thinking, its calls last."""
         own = self._owns(message)
         end = len(message.content)
-        first = end if message.calls_at is None else message.calls_at
-        calls = [((first if call.at is None else call.at) if own else end, call) for call in message.tool_calls]
+        calls = [(call.at if own and call.at is not None else end, call) for call in message.tool_calls]
         for at, part in enumerate(message.content):
             while calls and calls[0][0] <= at:
                 yield _call(calls.pop(0)[1])

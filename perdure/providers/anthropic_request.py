@@ -89,17 +89,14 @@ def _thinking(settings: ModelSettings, traits: ClaudeTraits) -> dict[str, Any] |
     asked = settings.raw.get("thinking")
     asked = asked if isinstance(asked, dict) else {}
     wanted = settings.enable_thinking
-    if wanted is None and asked:
-        wanted = asked.get("type") != "disabled"
     if wanted is None and settings.reasoning_effort == "none":
         wanted = False
     if wanted is None and not traits.thinks:
         return None
     if wanted is False:
         return _no_thinking(traits)
-    if "enabled" in traits.thinking and ("adaptive" not in traits.thinking or asked.get("type") == "enabled"):
-        budget = asked.get("budget_tokens")
-        return {"type": "enabled", "budget_tokens": max(budget if isinstance(budget, int) else 0, LEAST_BUDGET)}
+    if "enabled" in traits.thinking and ("adaptive" not in traits.thinking or settings.thinking_budget):
+        return {"type": "enabled", "budget_tokens": max(settings.thinking_budget or 0, LEAST_BUDGET)}
     if "adaptive" not in traits.thinking:
         return None
     made: dict[str, Any] = {"type": "adaptive"}

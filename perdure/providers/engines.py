@@ -28,6 +28,7 @@ from perdure.providers.vllm import VLLM
 from perdure.tokens.base import Renderer, TokenizerNotFound
 from perdure.tokens.discovery import default_hf_cache, find_tokenizer
 from perdure.tokens.families import renderer_for
+from perdure.tokens.grammar import Grammars
 
 SEARCH_TIMEOUT_S = 60.0
 LOCAL_MAX_TOKENS = 512  # a small model on a CPU rambles on, and nobody waits for four thousand tokens of it
@@ -54,6 +55,7 @@ class _Told(Struct, frozen=True):
 
     tokenizer_path: str | None = None
     version: str | None = None
+    grammars: Grammars = "any"
 
 
 class EngineProvider(ChatProvider):
@@ -81,7 +83,8 @@ class EngineProvider(ChatProvider):
         except (TokenizerNotFound, Invalid, ProviderError) as cause:
             reason = cause.message if isinstance(cause, Invalid | ProviderError) else str(cause)
             return self.chat(name, not_exact=reason), reason
-        return exact_model(self._engine, renderer, self.name, name, info, told.version), None
+        model = exact_model(self._engine, renderer, self.name, name, info, version=told.version, grammars=told.grammars)
+        return model, None
 
     async def close(self) -> None:
         if isinstance(self._engine, SGLang | VLLM):
@@ -103,7 +106,10 @@ class EngineProvider(ChatProvider):
     async def tell_sglang(self) -> _Told:
         info = await self.ask("/model_info") or await self.ask("/get_model_info")
         server = await self.ask("/server_info") or await self.ask("/get_server_info")
-        return _Told(info.get("tokenizer_path") or info.get("model_path"), server.get("version"))
+        backend = server.get("grammar_backend")
+        # other backends match a marker that is one token of the model only by a name of their own
+        kept: Grammars = "any" if backend in (None, "xgrammar") else "none" if backend == "none" else "schemas"
+        return _Told(info.get("tokenizer_path") or info.get("model_path"), server.get("version"), kept)
 
     async def tell_vllm(self) -> _Told:
         models, version = await self.ask("/v1/models"), await self.ask("/version")
@@ -168,7 +174,7 @@ class LocalProvider:
             renderer = await find_renderer(name, setting, str(served.gguf.resolve()), self._places)
         except TokenizerNotFound as cause:
             raise Invalid(str(cause)) from cause
-        return exact_model(self._started(served), renderer, self.name, name, info, None), None
+        return exact_model(self._started(served), renderer, self.name, name, info), None
 
     async def close(self) -> None:
         if self._engine is not None:
@@ -211,7 +217,14 @@ async def find_renderer(name: str, setting: str | None, engine_path: str | None,
 
 
 def exact_model(
-    engine: TokenEngine, renderer: Renderer, provider: str, name: str, info: ModelInfo | None, version: str | None
+    engine: TokenEngine,
+    renderer: Renderer,
+    provider: str,
+    name: str,
+    info: ModelInfo | None,
+    *,
+    version: str | None = None,
+    grammars: Grammars = "any",
 ) -> Model:
     return TokenExactModel(
         engine,
@@ -221,5 +234,6 @@ def exact_model(
         handle=f"{provider}/{name}",
         context_window=info.context_window if info is not None else None,
         engine_version=version,
+        grammars=grammars,
         default_max_tokens=LOCAL_MAX_TOKENS if provider == "local" else DEFAULT_MAX_TOKENS,
     )

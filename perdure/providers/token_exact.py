@@ -27,7 +27,7 @@ from perdure.providers.base import TokenBatch, TokenDone, TokenEngine, TokenRequ
 from perdure.providers.token_plan import Plan, extend, make_plan, restore
 from perdure.tokens.base import Renderer
 from perdure.tokens.dialects import dialect_of
-from perdure.tokens.grammar import answer_grammar
+from perdure.tokens.grammar import Grammars, answer_grammar
 
 __all__ = ["TokenExactModel", "extend", "restore"]
 
@@ -39,7 +39,8 @@ class TokenExactModel:
     """Implements `providers.base.Model`.
 
     `context_window`: the engine's own, in tokens, where known; a prompt may set a smaller one. `vocab_size`: the model's
-    rows, where known to be more than the tokenizer's ids. `handle`: the model as agents name it.
+    rows, where known to be more than the tokenizer's ids. `handle`: the model as agents name it. `grammars`: what the
+    engine's grammar backend keeps.
     """
 
     takes_images = False
@@ -56,6 +57,7 @@ class TokenExactModel:
         engine_version: str | None = None,
         vocab_size: int | None = None,
         default_max_tokens: int = DEFAULT_MAX_TOKENS,
+        grammars: Grammars = "any",
     ) -> None:
         self.engine = engine
         self.renderer = renderer
@@ -66,6 +68,7 @@ class TokenExactModel:
         self._engine_version = engine_version
         self._vocab_size = max(vocab_size or 0, renderer.tokenizer.info.vocab_size)
         self._default_max_tokens = default_max_tokens
+        self._grammars: Grammars = grammars
 
     async def stream(
         self, prompt: Prompt, tokens: TokenStream | None = None
@@ -151,6 +154,8 @@ class TokenExactModel:
                 parallel=prompt.parallel_tool_calls,
                 reasoning_open=plan.reasoning_open,
                 response_format=settings.response_format,
+                may_think=settings.enable_thinking is not False,
+                keeps=self._grammars,
             ),
         )
 

@@ -1,4 +1,4 @@
-"""GET of addresses that users and models give, which could be anything.
+"""GET and POST of addresses that users and models give, which could be anything.
 
 Invariant: no byte goes to an address that is not public, whatever the URL, its redirects or the DNS say, unless private ones
 are allowed; and nothing is read beyond the limits of size and time.
@@ -74,6 +74,24 @@ class Web:
             except _Retry as error:
                 why = str(error)
         raise Invalid(f"{shown(url)} could not be fetched: {why}")
+
+    async def post(self, url: str, body: bytes, headers: dict[str, str], *, timeout_s: float = 10.0) -> int:
+        """Send, once, and answer the status; redirects are not followed. Invalid if there was no answer."""
+        import aiohttp
+
+        self._check(url)
+        try:
+            async with asyncio.timeout(timeout_s):
+                async with self._open().post(url, data=body, headers=headers, allow_redirects=False) as response:
+                    return response.status
+        except TimeoutError as error:
+            raise Invalid(f"{shown(url)} did not answer within {timeout_s:g} s") from error
+        except aiohttp.ClientConnectorDNSError as error:
+            if isinstance(error.os_error, _Private):
+                raise _refusal(url) from error
+            raise Invalid(f"{shown(url)}: its host was not found ({error.os_error})") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise Invalid(f"{shown(url)}: {type(error).__name__}: {error}") from error
 
     async def _follow(self, url: str, limits: Limits) -> bytes:
         for _ in range(REDIRECTS + 1):
@@ -179,8 +197,8 @@ def _resolver(allow_private: bool) -> Any:
 
 def _refusal(url: str) -> Invalid:
     return Invalid(
-        f"{shown(url)} is not a public address, and private ones are not fetched. Send the content itself, or allow them "
-        "with PERDURE_ALLOW_PRIVATE_URLS=true."
+        f"{shown(url)} is not a public address, and private ones are not called. Allow them with "
+        "PERDURE_ALLOW_PRIVATE_URLS=true, or send content itself instead of its address."
     )
 
 

@@ -5,7 +5,9 @@ conversation's last lease, which only this process may have held since.
 """
 
 from collections import OrderedDict
+from collections.abc import Awaitable
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
@@ -62,11 +64,16 @@ class Contexts:
     def forget(self, conversation_id: str) -> None:
         self._kept.pop(conversation_id, None)
 
-    async def load(self, accepted: Accepted, inputs: tuple[Message, ...] | None) -> Context:
-        """The context for a run that holds its lease. `inputs`: the messages its submission stored (None: read all again)."""
+    async def load(
+        self, accepted: Accepted, inputs: tuple[Message, ...] | None, durable: Awaitable[Any] | None = None
+    ) -> Context:
+        """The context for a run that holds its lease. `inputs`: the messages its submission stored (None: read all again).
+
+        `durable` completes once everything up to the submission can be read; what is kept here needs no reading.
+        """
         state, lease = accepted.state, accepted.lease
         assert state is not None and lease is not None
-        bundle, private = await self._bundle(state), None
+        bundle, private = await self._bundle(state, durable), None
         if state.id != state.agent_id:
             bundle, private = await self._in_conversation(bundle, state)
         context = self._kept.get(state.id)
@@ -82,6 +89,8 @@ class Contexts:
                 context.messages.extend(inputs)
             self._kept.move_to_end(state.id)
         else:
+            if durable is not None:
+                await durable
             context = await self._read(state, bundle, inputs or ())
             self._kept[state.id] = context
             if len(self._kept) > KEPT_CONVERSATIONS:
@@ -113,12 +122,15 @@ class Contexts:
             lambda: conversations.noted_blocks(context.conversation_id, bundle.agent.revision, dict(seen))
         )
 
-    async def _bundle(self, state: ConversationState) -> AgentBundle:
+    async def _bundle(self, state: ConversationState, durable: Awaitable[Any] | None) -> AgentBundle:
         bundle = self._bundles.get(state.agent_id)
         if bundle is not None and bundle.agent.revision == state.agent_revision:
             self._bundles.move_to_end(state.agent_id)
             return bundle
         bundle = await self._store.read(lambda: agents.agent_bundle(state.agent_id))
+        if bundle.agent.revision < state.agent_revision and durable is not None:  # changed by a write still under way
+            await durable
+            bundle = await self._store.read(lambda: agents.agent_bundle(state.agent_id))
         self._bundles[state.agent_id] = bundle
         if len(self._bundles) > KEPT_CONVERSATIONS:
             self._bundles.popitem(last=False)

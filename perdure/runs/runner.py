@@ -10,7 +10,7 @@ import os
 import socket
 import uuid
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Coroutine
 from typing import Any
 
 import msgspec
@@ -27,8 +27,10 @@ from perdure.loop.parking import asking_names
 from perdure.loop.turn import Turn
 from perdure.providers.registry import Registry
 from perdure.providers.web import Web
+from perdure.runs.callbacks import Callbacks
 from perdure.runs.context import Context, Contexts
 from perdure.runs.log import RunLog
+from perdure.runs.peers import RunPeers
 from perdure.runs.remote import Remote
 from perdure.runs.search import StoreSearch
 from perdure.runs.worker import Worker, shielded
@@ -36,7 +38,7 @@ from perdure.store import events as event_store
 from perdure.store import runs as run_store
 from perdure.store.approvals import cancel_parked
 from perdure.store.base import Store
-from perdure.store.runs import Accepted
+from perdure.store.runs import Accepted, RequestKey
 from perdure.tools.builtin import BuiltinTools
 from perdure.tools.executor import Executor
 from perdure.tools.sandbox import Sandbox
@@ -61,12 +63,20 @@ class Submitted(Struct, frozen=True):
 class _Job:
     """One run this process drives."""
 
-    __slots__ = ("cancelled", "conversation_id", "task")
+    __slots__ = ("_before", "cancelled", "conversation_id", "task")
 
-    def __init__(self, conversation_id: str) -> None:
+    def __init__(self, conversation_id: str, before: "_Job | None") -> None:
         self.conversation_id = conversation_id
+        self._before = before
         self.cancelled = False
         self.task: asyncio.Task[None] | None = None
+
+    async def until_first(self) -> None:
+        """Wait for the conversation's run before this one, which has given its lease back but may still be taking its last
+        step into the context. One that hangs after it lost its lease is not waited for long."""
+        before, self._before = self._before, None
+        if before is not None and before.task is not None:
+            await asyncio.wait([before.task], timeout=LEASE_US / 1e6)
 
 
 class Runner:
@@ -79,7 +89,9 @@ class Runner:
         web: Web | None = None,
         max_queued: int = 100,
         trace_limit: int = 16_384,
+        callback_secret: str | None = None,
         approval_expiry_s: float | None = None,
+        max_agent_depth: int = 5,
     ) -> None:
         self._store = store
         self._registry = registry
@@ -90,9 +102,12 @@ class Runner:
         self.owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:12]}"
         self._max_queued = max_queued
         self._trace_limit = trace_limit
+        self._callbacks = Callbacks(store, self._web, secret=callback_secret)
         self._approval_expiry_us = None if approval_expiry_s is None else round(approval_expiry_s * 1e6)
+        self._max_agent_depth = max_agent_depth
         self._logs: OrderedDict[str, RunLog] = OrderedDict()
         self._jobs: dict[str, _Job] = {}
+        self._newest: dict[str, _Job] = {}
         self._waiting: dict[str, int] = {}
         self._background: set[asyncio.Task[Any]] = set()
         self._stopping = False
@@ -109,6 +124,7 @@ class Runner:
         await self._remote.start()
         self._spawn(self._beat())
         self._spawn(self._sweep())
+        self._spawn(self._callbacks.deliver())
 
     async def stop(self, grace_s: float = 5.0) -> None:
         """Let running runs end for a while, then leave the rest to whoever starts next: their steps are committed."""
@@ -131,9 +147,16 @@ class Runner:
     # -- accepting
 
     async def submit(
-        self, run: Run, inputs: tuple[Message, ...], otids: tuple[str, ...], *, wait: bool, lazy: bool = False
+        self,
+        run: Run,
+        inputs: tuple[Message, ...],
+        otids: tuple[str, ...],
+        *,
+        wait: bool,
+        lazy: bool = False,
+        key: RequestKey | None = None,
     ) -> Submitted:
-        """Accept a request (D4: once per otid) and start it as soon as its conversation is free.
+        """Accept a request (D4: once per otid, once per key) and start it as soon as its conversation is free.
 
         Raises NotFound, Conflict (busy and not `wait`), Unavailable. Do not tell the caller before `durable`. `lazy`: nobody
         is told before the run ends, so its acceptance may share a commit with its first step.
@@ -149,6 +172,7 @@ class Runner:
                 until=now_us() + LEASE_US,
                 wait=wait,
                 max_queued=self._max_queued,
+                key=key,
             ),
             lazy=lazy,
         )
@@ -157,7 +181,7 @@ class Runner:
             return Submitted(accepted.run_id, True, write.committed)
         self._keep(RunLog(run.id))
         if accepted.lease is not None:
-            self._start(run, accepted, accepted.admitted.inputs if accepted.fresh else None)
+            self._start(run, accepted, accepted.admitted.inputs if accepted.fresh else None, write.committed)
         else:
             self._waiting[run.conversation_id] = self._waiting.get(run.conversation_id, 0) + 1
             if not any(job.conversation_id == run.conversation_id for job in self._jobs.values()):
@@ -173,14 +197,28 @@ class Runner:
             del self._logs[oldest]
         return runlog
 
-    def _start(self, run: Run, accepted: Accepted, inputs: tuple[Message, ...] | None) -> None:
-        job = _Job(run.conversation_id)
-        self._jobs[run.id] = job
-        job.task = asyncio.create_task(self._work(run, accepted, inputs, job))
+    def _start(
+        self,
+        run: Run,
+        accepted: Accepted,
+        inputs: tuple[Message, ...] | None,
+        durable: "Awaitable[Any] | None" = None,
+    ) -> None:
+        """`durable`: completes once the acceptance, and whatever was written before it, can be read."""
+        job = _Job(run.conversation_id, self._newest.get(run.conversation_id))
+        self._jobs[run.id] = self._newest[run.conversation_id] = job
+        job.task = asyncio.create_task(self._work(run, accepted, inputs, job, durable))
 
     # -- driving
 
-    async def _work(self, run: Run, accepted: Accepted, inputs: tuple[Message, ...] | None, job: _Job) -> None:
+    async def _work(
+        self,
+        run: Run,
+        accepted: Accepted,
+        inputs: tuple[Message, ...] | None,
+        job: _Job,
+        durable: "Awaitable[Any] | None",
+    ) -> None:
         runlog = self._logs.get(run.id) or self._keep(RunLog(run.id))
         worker = self._worker(run, accepted, runlog)
         worker.begin()
@@ -188,7 +226,8 @@ class Runner:
             if accepted.admitted.refused is not None:
                 await shielded(worker.finish_early("error", accepted.admitted.refused, refused=True))
             else:
-                await self._drive(worker, accepted, inputs)
+                await job.until_first()
+                await self._drive(worker, accepted, inputs, durable)
         except LeaseLost:
             log.warning("run %s was taken over by another worker", run.id)
             self.contexts.forget(run.conversation_id)
@@ -207,9 +246,12 @@ class Runner:
             await self._end(worker, "error", AgentError(f"Internal error: {type(error).__name__}: {error}"))
         finally:
             del self._jobs[run.id]
+            if self._newest.get(run.conversation_id) is job:
+                del self._newest[run.conversation_id]
             if not runlog.ended:
                 runlog.abandon()
             self._remote.freed(run.conversation_id)
+            self._callbacks.run_ended(run)
         if self._waiting.get(run.conversation_id):
             await self._claim(run.conversation_id)
 
@@ -236,9 +278,15 @@ class Runner:
                 "run %s could not be ended; its lease will expire and it will be taken up again", worker.run.id
             )
 
-    async def _drive(self, worker: Worker, accepted: Accepted, inputs: tuple[Message, ...] | None) -> None:
+    async def _drive(
+        self,
+        worker: Worker,
+        accepted: Accepted,
+        inputs: tuple[Message, ...] | None,
+        durable: "Awaitable[Any] | None",
+    ) -> None:
         run = worker.run
-        context = await self.contexts.load(accepted, inputs)
+        context = await self.contexts.load(accepted, inputs, durable)
         run = worker.run = as_agent_wants(run, with_overrides(context.bundle.agent, run.config).model_settings)
         admitted = accepted.admitted
         if admitted.answering is not None and context.answer is None:
@@ -260,6 +308,7 @@ class Runner:
             sandbox=self._sandbox,
             web=self._web,
             search=StoreSearch(self._store, agent.id),
+            peers=RunPeers(self, self._store, self.contexts, run, agent, max_depth=self._max_agent_depth),
             run_id=run.id,
             conversation_id=run.conversation_id,
         )
@@ -496,6 +545,9 @@ def as_agent_wants(run: Run, settings: ModelSettings) -> Run:
 
 def with_overrides(agent: Agent, config: RunConfig) -> Agent:
     """The agent as this run is to have it."""
+    if config.first_tools:
+        first = ({"type": "run_first", "tool_name": name, "args": None} for name in config.first_tools)
+        agent = msgspec.structs.replace(agent, tool_rules=(*agent.tool_rules, *first))
     if config.override_settings is None:
         return agent
     settings = msgspec.convert(msgspec.to_builtins(agent.model_settings) | config.override_settings, ModelSettings)

@@ -28,6 +28,7 @@ from perdure.loop.turn import StepResult, Turn
 from perdure.memory.blocks import BlockEdit, applied
 from perdure.providers.token_exact import extend
 from perdure.runs.context import Context
+from perdure.runs.held import HeldEvents
 from perdure.runs.log import RunLog
 from perdure.runs.turns import assistant_turn, tool_turns
 from perdure.store import agents
@@ -79,6 +80,8 @@ class Worker:
         self._logprobs: dict[str, Any] | None = None
         self._turns: list[dict[str, Any]] = []
         self._started_ns = time.perf_counter_ns()
+        self._unshown: list[Event] = []
+        self._held = HeldEvents(store, lease, runlog, on_saved=on_commit) if run.background else None
 
     def begin(self) -> None:
         """The first event; a resumed run has it already."""
@@ -95,10 +98,14 @@ class Worker:
                 else:
                     if self._ttft_ns is None:
                         self._ttft_ns = time.perf_counter_ns() - self._started_ns
-                    self.log.append(item)
+                    if self._held is not None:
+                        self._held.add(item)
+                    else:
+                        self.log.append(item)
 
     async def _commit(self, turn: Turn, context: Context, executor: Executor, result: StepResult) -> None:
         self._count(turn, result)
+        await self._take_held()
         for _ in range(MAX_STALE_RETRIES):
             commit = self._step_commit(context, result)
             try:
@@ -111,6 +118,10 @@ class Worker:
         else:
             raise AgentError("A memory block keeps being changed by others while this agent edits it. Send again.")
         self._after_commit(turn, context, executor, result)
+
+    async def _take_held(self) -> None:
+        if self._held is not None:
+            self._unshown.extend(await self._held.take())
 
     async def _write(self, commit: StepCommit) -> None:
         attempts = 0
@@ -155,7 +166,7 @@ class Worker:
 
     def _step_commit(self, context: Context, result: StepResult) -> StepCommit:
         now = now_us()
-        self._pending: list[Event] = list(result.events)
+        self._pending: list[Event] = [*self._unshown, *result.events]
         end = self._end(result, now) if result.stop is not None else None
         unsaved = [*self.log.unsaved(), *self._pending]
         capture = result.done.capture if result.done else None
@@ -254,6 +265,7 @@ class Worker:
                 context.seen_blocks = {label: block.value for label, block in executor.blocks.items()}
         self.log.append(self._pending)
         self.log.saved = self.log.last_seq
+        self._unshown.clear()
 
     async def _fresh_blocks(self, context: Context) -> dict[str, Block]:
         bundle = await self._store.read(lambda: agents.agent_bundle(self.run.agent_id))
@@ -268,7 +280,8 @@ class Worker:
 
         `refused`: it was not let in by what its conversation waits for.
         """
-        self._pending = self._last_events(stop, error)
+        await self._take_held()
+        self._pending = [*self._unshown, *self._last_events(stop, error)]
         now = now_us()
         commit = StepCommit(
             lease=self.lease,
@@ -286,6 +299,7 @@ class Worker:
         await self._write(commit)
         self.log.append(self._pending)
         self.log.saved = self.log.last_seq
+        self._unshown.clear()
 
     def _closing(self, now: int) -> tuple[Message, ...]:
         """Returns for the calls that this run had to answer and did not, and what was to follow them."""
@@ -353,10 +367,14 @@ def _memory_calls(result: StepResult) -> set[str]:
 
 
 async def shielded(work: Any) -> None:
-    """Finish `work` even if we are cancelled meanwhile."""
+    """Finish `work` even if we are cancelled meanwhile, however often."""
     task = asyncio.ensure_future(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await task
-        raise
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    await task
+    if cancelled is not None:
+        raise cancelled

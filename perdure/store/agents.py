@@ -245,6 +245,22 @@ def _views(agents: Sequence[Agent], *, blocks: bool, tools: bool, tags: bool, pe
     ]
 
 
+def agents_tagged(match_all: Sequence[str], match_some: Sequence[str], *, but: str, limit: int) -> Tx[list[str]]:
+    """Ids of the agents, oldest first, that have all of `match_all` and, unless it is empty, one of `match_some`."""
+    filters = Filters()
+    filters.add("a.id <> :but", but=but)
+    for at, tag in enumerate(dict.fromkeys(match_all)):
+        filters.add(
+            f"a.id IN (SELECT entity_id FROM tags WHERE kind = 'agent' AND tag = :all_{at})", **{f"all_{at}": tag}
+        )
+    if match_some:
+        filter_by_tags(filters, "agent", "a.id", list(match_some), match_all=False)
+    rows = yield from list_rows(
+        Source("a.id", "agents", "a"), filters, Page(limit=limit, descending=False), what="Agent"
+    )
+    return [row[0] for row in rows]
+
+
 def count_agents() -> Tx[int]:
     rows = yield Query("count_agents")
     return rows[0][0]

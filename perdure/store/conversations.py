@@ -7,10 +7,10 @@ from msgspec import Struct
 
 from perdure.core.approvals import Pending
 from perdure.core.conversations import Conversation, ConversationSettings
-from perdure.core.errors import NotFound
+from perdure.core.errors import Conflict, NotFound
 from perdure.core.messages import Message
 from perdure.store.base import Query, Row, Tx
-from perdure.store.messages import insert_messages, next_position, rewrite_message
+from perdure.store.messages import context_messages, insert_messages, next_position, rewrite_message
 
 _json = msgspec.json.Encoder().encode
 _ids = msgspec.json.Decoder(tuple[str, ...]).decode
@@ -138,4 +138,21 @@ def noted_blocks(conversation_id: str, compiled_revision: int, seen_blocks: dict
     yield Query(
         "set_seen_blocks",
         {"id": conversation_id, "compiled_revision": compiled_revision, "seen_blocks": _json(seen_blocks)},
+    )
+
+
+def take_out_of_context(conversation_id: str, run_ids: tuple[str, ...], now: int) -> Tx[None]:
+    """Let the model see nothing of these runs any more; their messages stay on record. Conflict while a run goes on."""
+    state = yield from conversation_state(conversation_id)
+    if state.active_run_id is not None and state.lease_until_us >= now:
+        raise Conflict(
+            f"Run {state.active_run_id} took the conversation meanwhile. Send again.", run_id=state.active_run_id
+        )
+    kept = yield from context_messages(conversation_id, state.head_ids, state.tail_from)
+    yield from set_context(
+        conversation_id,
+        tuple(message.id for message in kept if message.run_id not in run_ids),
+        cause=f"edit: taken back: {', '.join(run_ids)}",
+        compiled_revision=state.compiled_revision,
+        now=now,
     )

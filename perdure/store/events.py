@@ -2,9 +2,10 @@
 
 import msgspec
 
+from perdure.core.errors import LeaseLost
 from perdure.core.events import Event
 from perdure.store.base import Query, Tx
-from perdure.store.runs import EventChunk
+from perdure.store.runs import EventChunk, Lease, insert_events
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[Event])
@@ -13,6 +14,21 @@ _decoder = msgspec.msgpack.Decoder(list[Event])
 def chunk(first_seq: int, events: list[Event]) -> EventChunk:
     """Encode events numbered from `first_seq` (at least one)."""
     return EventChunk(first_seq, first_seq + len(events) - 1, _encoder.encode(events))
+
+
+def save_events(lease: Lease, stored: EventChunk, *, again: bool = False) -> Tx[None]:
+    """Store events of a step that is still going on. LeaseLost if the fence is void. `again`: it may have been done already."""
+    if again and (yield from last_seq(lease.run_id)) >= stored.last_seq:
+        return
+    fence = {
+        "conversation_id": lease.conversation_id,
+        "run_id": lease.run_id,
+        "owner": lease.owner,
+        "fence": lease.fence,
+    }
+    if not (yield Query("hold_fence", fence)):
+        raise LeaseLost(f"Run {lease.run_id} is not ours any more: another worker took over its conversation.")
+    yield from insert_events(lease.run_id, stored)
 
 
 def events_after(run_id: str, after: int) -> Tx[list[tuple[int, Event]]]:

@@ -33,6 +33,9 @@ _dict = msgspec.json.Decoder(dict[str, Any]).decode
 _input = msgspec.json.Decoder(tuple[Message, ...]).decode
 
 
+KEY_LIFE_US = 24 * 3600 * 1_000_000
+
+
 class Lease(Struct, frozen=True):
     """The right to write to one conversation: void once `fence` is not the conversation's any more."""
 
@@ -40,6 +43,13 @@ class Lease(Struct, frozen=True):
     run_id: str
     owner: str
     fence: int
+
+
+class RequestKey(Struct, frozen=True):
+    """A client's Idempotency-Key, and the SHA-256 of the request it stands for."""
+
+    key: str
+    digest: bytes
 
 
 class Accepted(Struct, frozen=True):
@@ -123,18 +133,17 @@ def submit_run(
     until: int,
     wait: bool,
     max_queued: int,
+    key: RequestKey | None = None,
 ) -> Tx[Accepted]:
-    """Accept a request once.
+    """Accept a request once: per otid, and per `key` for a day.
 
     Starts it at once if the conversation is free; otherwise queues it (`wait`) or raises Conflict naming the holder.
     Raises NotFound for an unknown conversation, Unavailable when the queue is full.
     """
     conversation_id, now = run.conversation_id, run.created_us
     state = yield from conversation_state(conversation_id)
-    for otid in otids:
-        rows = yield Query("otid_run", {"conversation_id": conversation_id, "otid": otid})
-        if rows:
-            return Accepted(rows[0][0], attached=True)
+    if (otids or key is not None) and (run_id := (yield from known_run(conversation_id, otids, key, now))) is not None:
+        return Accepted(run_id, attached=True)
     if is_answer(inputs) and (replay := (yield from replay_of(state, inputs))) is not None:
         if replay.again is None:
             return Accepted(replay.run_id, attached=True)
@@ -176,10 +185,46 @@ def submit_run(
     if admitted.refused is None:  # what is refused now may be sent again later
         for otid in otids:
             yield Query("insert_otid", {"conversation_id": conversation_id, "otid": otid, "run_id": run.id, "now": now})
+        if key is not None:
+            yield Query(
+                "put_request_key",
+                {
+                    "conversation_id": conversation_id,
+                    "key": key.key,
+                    "digest": key.digest,
+                    "run_id": run.id,
+                    "now": now,
+                },
+            )
+    if (url := run.config.callback_url) is not None:
+        yield Query("insert_callback", {"run_id": run.id, "url": url, "due_us": now})
     if fence is None:
         return Accepted(run.id)
     lease = Lease(conversation_id, run.id, owner, fence)
     return Accepted(run.id, lease=lease, state=state, admitted=admitted, fresh=not admitted.closed)
+
+
+def known_run(conversation_id: str, otids: tuple[str, ...], key: RequestKey | None, now: int) -> Tx[str | None]:
+    """The run of a request that was accepted before. Conflict if its key was another request's."""
+    for otid in otids:
+        rows = yield Query("otid_run", {"conversation_id": conversation_id, "otid": otid})
+        if rows:
+            return rows[0][0]
+    return None if key is None else (yield from _run_of_key(conversation_id, key, now))
+
+
+def _run_of_key(conversation_id: str, key: RequestKey, now: int) -> Tx[str | None]:
+    """The run that was asked for under this key; None if none was, lately. Conflict if it was for something else."""
+    rows = yield Query("request_key", {"conversation_id": conversation_id, "key": key.key})
+    if not rows or rows[0][2] < now - KEY_LIFE_US:
+        return None
+    digest, run_id, _ = rows[0]
+    if bytes(digest) != key.digest:
+        raise Conflict(
+            f"Idempotency-Key {key.key!r} was used for another request (run {run_id}). Send this one under a key of its own.",
+            run_id=run_id,
+        )
+    return run_id
 
 
 def _take_lease(

@@ -5,6 +5,9 @@ them in the system turn the way Hermes and Qwen2.5 do, and give their answers in
 knows no other roles.
 """
 
+from collections.abc import Sequence
+
+from perdure.tokens.assembly import Assembly
 from perdure.tokens.base import Tokenizer
 from perdure.tokens.turns import TurnsRenderer
 from perdure.tokens.utterances import Utterance
@@ -12,7 +15,7 @@ from perdure.tokens.utterances import Utterance
 
 class ChatMlRenderer(TurnsRenderer):
     def __init__(self, tokenizer: Tokenizer, *, default_system: str = "", template: str | None = None) -> None:
-        super().__init__(tokenizer, name="chatml", version="1", config=default_system, template=template)
+        super().__init__(tokenizer, name="chatml", config=default_system, template=template)
         self._default_system = default_system
 
     def _system_text(self, system: str) -> str:
@@ -21,5 +24,6 @@ class ChatMlRenderer(TurnsRenderer):
     def _assistant_text(self, turn: Utterance, *, keep_reasoning: bool, is_last: bool) -> list[tuple[str, bool]]:
         return [(turn.text, True)]
 
-    def _generation_prompt(self, enable_thinking: bool | None) -> str:
-        return "<|im_start|>assistant\n"
+    def _generation(self, assembly: Assembly, turns: Sequence[Utterance], enable_thinking: bool | None) -> bool:
+        assembly.template("<|im_start|>assistant\n")
+        return False

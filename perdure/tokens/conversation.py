@@ -5,29 +5,51 @@ Invariant: what people wrote cannot become a control token, and no words are giv
 
 import json
 from collections.abc import Sequence
+from datetime import date
 from itertools import groupby, pairwise
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
 
+from perdure.core.dialect import ToolFormat
 from perdure.core.errors import Invalid
 from perdure.core.messages import ToolCall
 from perdure.core.model import ToolSpec
 from perdure.tokens.assembly import Assembly
 from perdure.tokens.base import Tokenizer
 from perdure.tokens.escapes import Escapes, locate, placeholder
-from perdure.tokens.templates import ChatTemplate, to_json
-from perdure.tokens.utterances import SYSTEM, TOOL, TOOLS_AFTER, TOOLS_BEFORE, Utterance, tool_object
+from perdure.tokens.mistral import short_id
+from perdure.tokens.templates import NO_DAY, ChatTemplate, to_json
+from perdure.tokens.tool_lists import deepseek_list, hermes_list, tool_object
+from perdure.tokens.utterances import SYSTEM, TOOL, Utterance
 
 
 class Shape(Struct, frozen=True):
-    """A model's template and what it knows. `native_tools`: tools, written as we can read them. `takes_system`: system turns."""
+    """A model's template and what it knows.
+
+    `calls`: the form it writes calls in; None if it knows no calls, or none that we can read. `lists_tools`: it shows tools.
+    `takes_system`: system turns. `text_arguments`: it wants a call's arguments as text. `no_empty_text`: None where there are
+    no words beside a call.
+    """
 
     template: ChatTemplate
     tokenizer: Tokenizer
-    native_tools: bool
-    takes_system: bool
+    calls: ToolFormat | None = None
+    lists_tools: bool = False
+    takes_system: bool = True
+    text_arguments: bool = False
+    no_empty_text: bool = False
+
+    @property
+    def thoughts(self) -> Literal["reasoning_content", "thinking", "blocks"]:
+        """Where the template looks for thinking."""
+        source = self.template.source
+        if "reasoning_content" in source:
+            return "reasoning_content"
+        if "['thinking']" in source or '["thinking"]' in source:
+            return "blocks"
+        return "thinking" if "message.thinking" in source else "reasoning_content"
 
 
 class Conversation:
@@ -42,13 +64,19 @@ class Conversation:
         turns: Sequence[Utterance],
         tools: Sequence[ToolSpec],
         enable_thinking: bool | None,
+        day: date = NO_DAY,
     ) -> None:
         self._shape = shape
         self._thinking = enable_thinking
-        self._turns = list(turns) if shape.native_tools else _without_tool_roles(turns, tools)
+        self._day = day
+        self._turns = list(turns) if shape.calls else _without_tool_roles(turns)
+        if tools and not shape.lists_tools:
+            told = deepseek_list(tools) if shape.calls == "deepseek" else hermes_list(tools)
+            self._turns = _with_tools(self._turns, told)
         if not shape.takes_system:
             self._turns = _without_system(self._turns)
-        self._objects: list[Any] = [tool_object(tool) for tool in tools] if shape.native_tools else []
+        self._objects: list[Any] = [tool_object(tool) for tool in tools] if shape.lists_tools else []
+        self._short_ids = "length != 9" in shape.template.source
         words = shape.tokenizer.info.special
         self._escapes = Escapes(words, [_everything(turns), msgspec.json.encode(self._objects).decode()])
         self._objects = self._escapes.escape_all(self._objects)
@@ -57,7 +85,9 @@ class Conversation:
     def text(self, *, generation: bool = True, contents: Sequence[str] | None = None) -> str:
         given = self._contents if contents is None else contents
         turns = [self._shaped(turn, text) for turn, text in zip(self._turns, given, strict=True)]
-        return self._shape.template.render(turns, self._objects, generation=generation, enable_thinking=self._thinking)
+        return self._shape.template.render(
+            turns, self._objects, generation=generation, enable_thinking=self._thinking, day=self._day
+        )
 
     def add_to(self, assembly: Assembly, text: str, start: int) -> None:
         """Add text[start:], each message's own words under its name where the template leaves them recognisable."""
@@ -99,23 +129,33 @@ class Conversation:
     def _shaped(self, turn: Utterance, text: str) -> dict[str, Any]:
         shaped: dict[str, Any] = {"role": turn.role, "content": text}
         if turn.reasoning:
-            shaped["reasoning_content"] = self._escapes.escape(turn.reasoning)
+            thought = self._escapes.escape(turn.reasoning)
+            if self._shape.thoughts == "blocks":
+                said = [{"type": "text", "text": text}] if text else []
+                shaped["content"] = [{"type": "thinking", "thinking": thought}, *said]
+            else:
+                shaped[self._shape.thoughts] = thought
         if turn.calls:
             shaped["tool_calls"] = [self._shaped_call(call) for call in turn.calls]
+            if self._shape.no_empty_text and not text:
+                shaped["content"] = None
         if turn.role == "tool":
-            shaped |= {"tool_call_id": turn.call_id, "name": turn.tool_name}
+            shaped |= {"tool_call_id": self._id(turn.call_id), "name": turn.tool_name}
         return shaped
+
+    def _id(self, call_id: str) -> str:
+        return short_id(call_id) if self._short_ids else call_id
 
     def _shaped_call(self, call: ToolCall) -> dict[str, Any]:
         try:
-            arguments: Any = json.loads(call.arguments)
+            arguments: Any = call.arguments if self._shape.text_arguments else json.loads(call.arguments)
         except ValueError:
             arguments = call.arguments
         function = {"name": call.name, "arguments": arguments}
-        return {"id": call.id, "type": "function", "function": self._escapes.escape_all(function)}
+        return {"id": self._id(call.id), "type": "function", "function": self._escapes.escape_all(function)}
 
 
-def _without_tool_roles(turns: Sequence[Utterance], tools: Sequence[ToolSpec]) -> list[Utterance]:
+def _without_tool_roles(turns: Sequence[Utterance]) -> list[Utterance]:
     """The same conversation for a template without tools: only system, user and assistant turns of plain text."""
     plain: list[Utterance] = []
     for is_tool, group in groupby(turns, key=lambda turn: turn.role == "tool"):
@@ -125,13 +165,14 @@ def _without_tool_roles(turns: Sequence[Utterance], tools: Sequence[ToolSpec]) -
             plain.append(Utterance(role="user", text=answers, owner=TOOL, message_id=members[0].message_id))
         else:
             plain.extend(_with_calls_in_text(turn) for turn in members)
-    if tools:
-        listed = "".join("\n" + to_json(tool_object(tool)) for tool in tools)
-        told = plain.pop(0) if plain and plain[0].role == "system" else None
-        text = (told.text + "\n\n" if told else "") + TOOLS_BEFORE + listed + TOOLS_AFTER
-        message_id = told.message_id if told else ""
-        plain.insert(0, Utterance(role="system", text=text, owner=SYSTEM, message_id=message_id))
     return plain
+
+
+def _with_tools(turns: Sequence[Utterance], listed: str) -> list[Utterance]:
+    """The tools at the end of the system prompt."""
+    if turns and turns[0].role == "system":
+        return [msgspec.structs.replace(turns[0], text=f"{turns[0].text}\n\n{listed}"), *turns[1:]]
+    return [Utterance(role="system", text=listed, owner=SYSTEM), *turns]
 
 
 def _without_system(turns: Sequence[Utterance]) -> list[Utterance]:

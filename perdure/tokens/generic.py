@@ -5,7 +5,7 @@ does not depend on what came before it; otherwise the answer says why not.
 
 A template that refuses a system turn gets its text at the beginning of the user's first one. One that knows no tools, or writes
 them in a form we cannot read back, is given them in the system prompt the way Hermes describes them, and their answers in a
-user turn.
+user turn. What a template takes for today is the day the conversation began.
 """
 
 import re
@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from perdure.core.dialect import ToolFormat
 from perdure.core.errors import Invalid
 from perdure.core.messages import Message, ToolCall
 from perdure.core.model import ToolSpec
@@ -23,10 +24,21 @@ from perdure.tokens.assembly import Assembly
 from perdure.tokens.base import NoBridge, Rendered, Tokenizer
 from perdure.tokens.conversation import Conversation, Shape
 from perdure.tokens.dialects import dialect_of
+from perdure.tokens.native import Retention, ends_thinking, first_day, has_thoughts, sha256
 from perdure.tokens.templates import ChatTemplate, to_json
-from perdure.tokens.turns import Retention, ends_thinking, has_thoughts, is_query, sha256
-from perdure.tokens.utterances import ASSISTANT, SYSTEM, USER, Utterance, tool_object, utterances
+from perdure.tokens.turns import is_query
+from perdure.tokens.utterances import ASSISTANT, SYSTEM, USER, Utterance, utterances
 
+# how each form writes a call of `probe` with {"at": 1}
+_FORMS: dict[ToolFormat, str] = {
+    "hermes_json": r'<tool_call>\s*\{"name": "probe", "arguments": \{"at": 1\}\}\s*</tool_call>',
+    "qwen_xml": r"<tool_call>\s*<function=probe>\s*<parameter=at>\s*1\s*</parameter>\s*</function>\s*</tool_call>",
+    "glm_xml": r"<tool_call>\s*probe\s*<arg_key>at</arg_key>\s*<arg_value>1</arg_value>\s*</tool_call>",
+    "mistral": r'\[TOOL_CALLS\]\s*(\[\{"name": "probe", "arguments": \{"at": 1\}|probe(\[CALL_ID\]\w+)?\[ARGS\])',
+    "deepseek": r"<｜tool▁call▁begin｜>(function<｜tool▁sep｜>probe\n```json\n|probe<｜tool▁sep｜>)\{",
+    "harmony": r"to=functions\.probe ?<\|channel\|>commentary",
+    "llama3_json": r'(?m:^)\{"name": "probe", "parameters": \{"at": 1\}\}',
+}
 _ASKED, _ANSWERED, _THOUGHT = "first question", "a short answer", "a short thought"
 
 
@@ -45,8 +57,8 @@ class GenericRenderer:
         self.tokenizer = tokenizer
         self._template = ChatTemplate(template, model_name, special)
         self.info = RendererInfo("generic", "1", sha256(to_json(dict(special), sort_keys=True)), sha256(template))
-        self.dialect = dialect_of("hermes_json", tokenizer)
-        self.shape = Shape(self._template, tokenizer, self._knows_tools(), self._takes_system())
+        self.shape = self._find_shape(tokenizer)
+        self.dialect = dialect_of(self.shape.calls or "hermes_json", tokenizer)
         self._end = self._turn_end()
         ends = [*stop_token_ids, *([self._end] if self._end is not None else [])]
         self.stop_token_ids = tuple(dict.fromkeys(ends))
@@ -65,7 +77,7 @@ class GenericRenderer:
         turns = utterances(messages)
         if system:
             turns = [Utterance(role="system", text=system, owner=SYSTEM, message_id=system_message_id), *turns]
-        conversation = Conversation(self.shape, turns, tools, enable_thinking)
+        conversation = Conversation(self.shape, turns, tools, enable_thinking, first_day(messages))
         assembly = Assembly(self.tokenizer, opens=True)
         text = conversation.text()
         conversation.add_to(assembly, text, 0)
@@ -111,19 +123,33 @@ class GenericRenderer:
     ) -> str:
         return self._template.render(turns, tools, generation=generation, enable_thinking=thinking)
 
-    def _knows_tools(self) -> bool:
-        """Whether the template lists tools and writes calls in the form that we can read back."""
-        call = {"type": "function", "function": {"name": "probe", "arguments": {"at": 1}}}
-        turns = [{"role": "user", "content": _ASKED}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    def _find_shape(self, tokenizer: Tokenizer) -> Shape:
+        """What the template knows, found out by trying; how it wants calls given, too."""
+        takes_system = self._takes_system()
+        asked = Utterance(role="user", text=_ASKED, owner=USER)
+        called = Utterance(
+            role="assistant", text="", owner=ASSISTANT, calls=(ToolCall("aB3dE5gH7", "probe", '{"at": 1}'),)
+        )
+        for as_text, no_empty in ((False, False), (True, False), (False, True), (True, True)):
+            shape = Shape(self._template, tokenizer, "none", True, takes_system, as_text, no_empty)
+            try:
+                written = Conversation(shape, [asked, called], (), None).text(generation=False)
+            except Invalid:
+                continue
+            for calls, form in _FORMS.items():
+                if re.search(form, written):
+                    listed = self._lists_tools(shape)
+                    if listed or calls == "deepseek":
+                        return msgspec.structs.replace(shape, calls=calls, lists_tools=listed)
+        return Shape(self._template, tokenizer, takes_system=takes_system)
+
+    def _lists_tools(self, shape: Shape) -> bool:
+        asked = Utterance(role="user", text=_ASKED, owner=USER)
+        tool = ToolSpec("probe", "", {"type": "object"})
         try:
-            listed = self.render_text(
-                turns[:1], [tool_object(ToolSpec("probe", "", {"type": "object"}))], generation=False
-            )
-            written = self.render_text(turns, [], generation=False)
+            return "probe" in Conversation(shape, [asked], [tool], None).text(generation=False)
         except Invalid:
             return False
-        form = r'<tool_call>\s*\{"name": "probe", "arguments": \{"at": 1\}\}\s*</tool_call>'
-        return "probe" in listed and re.search(form, written) is not None
 
     def _takes_system(self) -> bool:
         turns = [{"role": "system", "content": _THOUGHT}, {"role": "user", "content": _ASKED}]

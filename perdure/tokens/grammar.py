@@ -7,7 +7,7 @@ right keys and types of values; or as an answer that is JSON, likewise.
 import json
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from perdure.core.dialect import THINK_TAGS, OutputDialect
 from perdure.core.model import ToolSpec
@@ -27,6 +27,9 @@ _JSON_RULES = {
 _PRIMITIVES = {"string": "string", "integer": "integer", "number": "number", "boolean": "boolean", "null": "null"}
 _MAX_DEPTH = 12
 
+# what an engine's grammar backend keeps: any grammar with markers in it, JSON schemas alone, or nothing
+Grammars = Literal["any", "schemas", "none"]
+
 
 def answer_grammar(
     engine: str,
@@ -37,21 +40,25 @@ def answer_grammar(
     parallel: bool,
     reasoning_open: bool,
     response_format: dict[str, Any] | None,
+    may_think: bool = True,
+    keeps: Grammars = "any",
 ) -> dict[str, Any] | None:
     """The grammar of one call to an engine: of an answer in the wanted form or, where there are tools, calls instead.
 
-    None where no grammar is wanted, or none can be written for this dialect: then the form is only checked afterwards.
+    None where no grammar is wanted, or none can be written for this dialect or kept by the engine (`keeps`): then the form is
+    only checked afterwards. `may_think`: the model is not told to leave thinking be. Where `<tool_call>` is one token of the
+    model, a grammar lets its letters through too; no model that was taught the token writes them.
     """
     form = _form(response_format)
-    if form is None or tool_choice not in ("auto", "none") or dialect.tool_format == "harmony":
+    if form is None or tool_choice not in ("auto", "none") or dialect.tool_format == "harmony" or keeps == "none":
         return tool_grammar(engine, dialect, tools, tool_choice, parallel=parallel, reasoning_open=reasoning_open)
     callable_tools = tools if tool_choice == "auto" else ()
-    thinks = reasoning_open or _thinks(dialect)
+    thinks = reasoning_open or (may_think and _thinks(dialect))
     if thinks and (dialect.reasoning_open, dialect.reasoning_close) != THINK_TAGS:
         return None
     if not callable_tools and not thinks:
         return {"kind": "json_schema", "schema": form}
-    if callable_tools and dialect.tool_format != "hermes_json":
+    if keeps != "any" or (callable_tools and dialect.tool_format != "hermes_json"):
         return None
     thought = "open" if reasoning_open else "may" if thinks else ""
     return {"kind": "gbnf", "grammar": gbnf(callable_tools, parallel=parallel, thought=thought, form=form)}

@@ -109,7 +109,7 @@ class HfTokenizer:
         for match in self._splitter.finditer(template):
             if match.start() > end:
                 pieces.append(template[end : match.start()])
-            pieces.append(self._control[match[match.lastgroup or 0]])
+            pieces.append(self._control[match[match.lastgroup or 0]])  # with the blanks that belong to it, or without
             end = match.end()
         if end < len(template):
             pieces.append(template[end:])
@@ -200,7 +200,8 @@ def _splitter(control: Sequence[Mapping[str, Any]]) -> re.Pattern[str] | None:
     words: list[str] = []
     for at, token in enumerate(longest_first):
         before, after = (blanks if token.get(side) else "" for side in ("lstrip", "rstrip"))
-        words.append(f"{before}(?P<t{at}>{re.escape(token['content'])}){after}")
+        word = re.escape(token["content"])
+        words.append(f"{before}(?P<t{at}>{word}){after}" if before or after else word)  # groups make a search slow
     return re.compile("|".join(words))
 
 

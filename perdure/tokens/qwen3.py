@@ -4,17 +4,19 @@ Ids equal those of Qwen3's own template for retention "tool_cycle"; "all" keeps 
 conversation only ever grows.
 """
 
+from collections.abc import Sequence
+
+from perdure.tokens.assembly import Assembly
 from perdure.tokens.base import Tokenizer
 from perdure.tokens.turns import TurnsRenderer
 from perdure.tokens.utterances import Utterance
 
+NO_THOUGHTS = "<think>\n\n</think>\n\n"
+
 
 class Qwen3Renderer(TurnsRenderer):
     def __init__(self, tokenizer: Tokenizer, *, template: str | None = None) -> None:
-        super().__init__(tokenizer, name="qwen3", version="1", config="", template=template)
-
-    def _system_text(self, system: str) -> str:
-        return system
+        super().__init__(tokenizer, name="qwen3", template=template)
 
     def _assistant_text(self, turn: Utterance, *, keep_reasoning: bool, is_last: bool) -> list[tuple[str, bool]]:
         if not (keep_reasoning and (turn.reasoning or is_last)):
@@ -26,6 +28,6 @@ class Qwen3Renderer(TurnsRenderer):
             (turn.text.lstrip("\n"), True),
         ]
 
-    def _generation_prompt(self, enable_thinking: bool | None) -> str:
-        empty_thoughts = "<think>\n\n</think>\n\n" if enable_thinking is False else ""
-        return f"<|im_start|>assistant\n{empty_thoughts}"
+    def _generation(self, assembly: Assembly, turns: Sequence[Utterance], enable_thinking: bool | None) -> bool:
+        assembly.template("<|im_start|>assistant\n" + (NO_THOUGHTS if enable_thinking is False else ""))
+        return False

@@ -4,8 +4,8 @@ Invariant: a template sees only what it is given; it cannot reach the process.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from datetime import date
 from functools import lru_cache
 from typing import Any
 
@@ -15,6 +15,8 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from perdure.core.errors import Invalid
+
+NO_DAY = date(1970, 1, 1)
 
 
 def to_json(value: Any, **options: Any) -> str:
@@ -41,15 +43,17 @@ class ChatTemplate:
         *,
         generation: bool,
         enable_thinking: bool | None = None,
+        day: date = NO_DAY,
     ) -> str:
-        """Invalid if the template refuses the conversation."""
-        options = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
+        """Invalid if the template refuses the conversation. `day`: what it is told is today."""
+        options = {} if enable_thinking is None else {"enable_thinking": enable_thinking, "thinking": enable_thinking}
         try:
             return self._template.render(
                 messages=messages,
                 tools=list(tools) or None,
                 documents=None,
                 add_generation_prompt=generation,
+                strftime_now=day.strftime,
                 **self._special,
                 **options,
             )
@@ -73,7 +77,7 @@ def _compile(source: str) -> Template:
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
     )
     environment.filters["tojson"] = _tojson
-    globals_: dict[str, Callable[..., Any]] = {"raise_exception": _raise, "strftime_now": _strftime_now}
+    globals_: dict[str, Any] = {"raise_exception": _raise}
     environment.globals.update(globals_)
     return environment.from_string(source)
 
@@ -90,7 +94,3 @@ def _tojson(
 
 def _raise(message: str) -> None:
     raise TemplateError(message)
-
-
-def _strftime_now(layout: str) -> str:
-    return datetime.now().astimezone().strftime(layout)

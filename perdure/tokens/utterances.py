@@ -5,25 +5,15 @@ the same ids.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from msgspec import Struct
 
 from perdure.core.messages import ImagePart, Message, Part, ReasoningPart, TextPart, ToolCall, ToolReturn
-from perdure.core.model import ToolSpec
 from perdure.core.tokens import ROLES
 
 SCAFFOLD, SYSTEM, USER, ASSISTANT, TOOL, SUMMARY = range(len(ROLES))
 
-TOOLS_BEFORE = (
-    "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
-    "You are provided with function signatures within <tools></tools> XML tags:\n<tools>"
-)
-TOOLS_AFTER = (
-    "\n</tools>\n\nFor each function call, return a json object with function name and arguments within "
-    "<tool_call></tool_call> XML tags:\n<tool_call>\n"
-    '{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call>'
-)
 IMAGE_LEFT_OUT = "[An image was here; this model reads text only.]"
 
 
@@ -113,9 +103,3 @@ def _text(content: Sequence[Part]) -> str:
         for part in content
         if isinstance(part, TextPart | ImagePart)
     )
-
-
-def tool_object(tool: ToolSpec) -> dict[str, Any]:
-    """A tool as chat templates are given one."""
-    function = {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
-    return {"type": "function", "function": function}

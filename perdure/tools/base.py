@@ -65,15 +65,46 @@ class MemorySearch(Protocol):
         ...
 
 
+class PeerAnswer(Struct, frozen=True, kw_only=True):
+    """What another agent answered, text by text; or `error`: why it did not."""
+
+    agent_id: str
+    said: tuple[str, ...] = ()
+    error: str | None = None
+
+
+class Peers(Protocol):
+    """The other agents, as one run reaches them. Who cannot be asked or does not answer is a ToolError where only one is
+    meant, else the `error` of its answer."""
+
+    async def ask(self, agent_id: str, message: str) -> PeerAnswer:
+        """Wait for an agent's answer."""
+        ...
+
+    async def ask_tagged(
+        self, message: str, match_all: Sequence[str], match_some: Sequence[str]
+    ) -> Sequence[PeerAnswer]:
+        """Ask all other agents that have every tag of `match_all` and, if there are any, one of `match_some`."""
+        ...
+
+    async def tell(self, agent_id: str, message: str) -> None:
+        """Leave a message; nobody waits for what the agent says to it."""
+        ...
+
+
 @dataclass(slots=True, kw_only=True)
 class ToolContext:
-    """What the tools of one step share. `blocks` (by label) is the step's working copy: edits build on each other."""
+    """What the tools of one step share. `blocks` (by label) is the step's working copy: edits build on each other.
+
+    `peers`: None where a tool is run outside of a run.
+    """
 
     agent_id: str
     conversation_id: str
     run_id: str
     step_id: str
     search: MemorySearch
+    peers: Peers | None = None
     timezone: str = "UTC"
     blocks: dict[str, Block] = field(default_factory=dict)
     effects: list[Effect] = field(default_factory=list)

@@ -17,6 +17,7 @@ from perdure.memory.blocks import EditResult
 from perdure.memory.patch import memory_apply_patch
 from perdure.memory.paths import memory
 from perdure.memory.times import end_us, iso, start_us
+from perdure.tools import multi_agent
 from perdure.tools.base import PassageInsert, TagMatch, ToolContext
 from perdure.tools.calls import truncated
 from perdure.tools.definitions import BUILTIN_TOOLS, Definition
@@ -149,6 +150,7 @@ _OTHERS: Mapping[str, Callable[..., Awaitable[str]]] = {
     "archival_memory_insert": _archival_insert,
     "archival_memory_search": _archival_search,
     "conversation_search": _conversation_search,
+    **multi_agent.TOOLS,
 }
 
 

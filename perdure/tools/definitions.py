@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-BuiltinType = Literal["letta_core", "letta_memory_core", "letta_sleeptime_core"]
+BuiltinType = Literal["letta_core", "letta_memory_core", "letta_sleeptime_core", "letta_multi_agent_core"]
 
 
 class Definition(Struct, frozen=True, kw_only=True):
@@ -204,4 +204,41 @@ _CORE = [
     ),
 ]
 
-BUILTIN_TOOLS: dict[str, Definition] = {definition.name: definition for definition in (*_CORE, *_MEMORY, *_SLEEPTIME)}
+_OTHER_AGENT = _text("The id of the agent, agent-...")
+
+_MULTI_AGENT = [
+    Definition(
+        name="send_message_to_agent_and_wait_for_reply",
+        tool_type="letta_multi_agent_core",
+        description="Send a message to another agent and get its answer.",
+        properties={"message": _text("The message."), "other_agent_id": _OTHER_AGENT},
+        required=("message", "other_agent_id"),
+        enable_parallel_execution=True,
+    ),
+    Definition(
+        name="send_message_to_agents_matching_tags",
+        tool_type="letta_multi_agent_core",
+        description=(
+            "Send a message to all agents with certain tags and get their answers. You yourself are left out. "
+            "Who can be reached has every tag of match_all and, unless it is empty, at least one of match_some."
+        ),
+        properties={
+            "message": _text("The message."),
+            "match_all": _texts("Tags an agent must all have; may be empty."),
+            "match_some": _texts("Tags of which an agent must have at least one; may be empty."),
+        },
+        required=("message", "match_all", "match_some"),
+        enable_parallel_execution=True,
+    ),
+    Definition(
+        name="send_message_to_agent_async",
+        tool_type="letta_multi_agent_core",
+        description="Send a message to another agent without waiting: what it says to it does not come back to you.",
+        properties={"message": _text("The message."), "other_agent_id": _OTHER_AGENT},
+        required=("message", "other_agent_id"),
+    ),
+]
+
+BUILTIN_TOOLS: dict[str, Definition] = {
+    definition.name: definition for definition in (*_CORE, *_MEMORY, *_SLEEPTIME, *_MULTI_AGENT)
+}

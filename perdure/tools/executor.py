@@ -14,7 +14,7 @@ from perdure.core.effects import ToolOutcome
 from perdure.core.errors import Invalid, ToolError
 from perdure.core.messages import ToolCall, ToolReturn
 from perdure.providers.web import Web
-from perdure.tools.base import MemorySearch, ToolContext
+from perdure.tools.base import MemorySearch, Peers, ToolContext
 from perdure.tools.builtin import BuiltinTools
 from perdure.tools.content import content_of, unusable
 from perdure.tools.registry import arguments_of, truncated
@@ -40,6 +40,7 @@ class Executor:
         run_id: str,
         conversation_id: str,
         web: Web | None = None,
+        peers: Peers | None = None,
     ) -> None:
         self._agent = bundle.agent
         self._tools = {tool.name: tool for tool in bundle.tools}
@@ -48,6 +49,7 @@ class Executor:
         self._sandbox = sandbox
         self._web = web or Web()
         self._search = search
+        self._peers = peers
         self._run_id = run_id
         self._conversation_id = conversation_id
 
@@ -88,6 +90,7 @@ class Executor:
             blocks=dict(self.blocks),
             effects=[],
             search=self._search,
+            peers=self._peers,
             secrets=self._agent.secrets,
             context_window=self._agent.context_window,
         )

@@ -18,8 +18,11 @@ __all__ = [
     "truncated",
 ]
 
-# Agents send messages to each other by tools that are not here yet; asking for them adds none.
-MULTI_AGENT_TOOLS: tuple[str, ...] = ()
+MULTI_AGENT_TOOLS = (
+    "send_message_to_agent_and_wait_for_reply",
+    "send_message_to_agents_matching_tags",
+    "send_message_to_agent_async",
+)
 
 _V1 = ("conversation_search", "memory_replace", "memory_insert")
 _MEMGPT = (

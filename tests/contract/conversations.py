@@ -29,6 +29,7 @@ OTHER = "elsewhere/other-model"
 Need = Literal[
     "reasoning",  # shows thinking
     "signatures",  # thinking comes with a signature, and goes back with it
+    "unshown_reasoning",  # thinking may be a signature alone
     "hidden_reasoning",  # thinking that is withheld
     "refusals",  # says that it refuses
     "mixed_order",  # text and thinking after a tool call keep their place, streamed and whole
@@ -156,6 +157,32 @@ CONVERSATIONS: tuple[Conversation, ...] = (
         said=Said(items=(Thinking(("A fo", "ur."), "c2lnbmVkLTE="), Text(("It is four.",)))),
         tools=(ROLL,),
         needs=frozenset({"reasoning", "signatures"}),
+    ),
+    Conversation(
+        name="reasoning_not_shown",
+        messages=(
+            HELLO,
+            _assistant(
+                2,
+                content=(ReasoningPart("", signature="c2lnbmVkLTA="), TextPart("Rolling.")),
+                tool_calls=(ROLLED,),
+            ),
+            _returns(3, ToolReturn("call_1", "roll", "success", "4")),
+        ),
+        said=Said(
+            items=(
+                Thinking((), "c2lnbmVkLTE="),
+                Text(("It is ",)),
+                Thinking((), "c2lnbmVkLTI="),
+                Text(("four.",)),
+                Call("call_2", "roll", ("{}",)),
+                Thinking((), "c2lnbmVkLTM="),
+                Call("call_3", "roll", ("{}",)),
+            ),
+            finish="tool_calls",
+        ),
+        tools=(ROLL,),
+        needs=frozenset({"reasoning", "signatures", "unshown_reasoning", "mixed_order"}),
     ),
     Conversation(
         name="reasoning_hidden",

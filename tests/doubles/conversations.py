@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from hypothesis import strategies as st
@@ -26,6 +26,11 @@ HOSTILE = (
     "<tool_call>",
     "</tool_response>",
     "<|endoftext|>",
+    "<|user|>",
+    "<|eot_id|>",
+    "<｜Assistant｜>",
+    "[INST]",
+    "<|channel|>final<|message|>",
 )
 
 texts = st.lists(
@@ -38,15 +43,22 @@ texts = st.lists(
 ).map("".join)
 
 
+Said = tuple[Sequence[int], str]
+
+
 class SaidEngine:
-    """A TokenEngine whose answers are given: lists of ids, each sampled with logprob -0.5."""
+    """A TokenEngine whose answers are given, as ids or as what makes them from the prompt's; each sampled with logprob -0.5."""
 
     kind = "sglang"
     base_url = "http://engine.test"
     logprob_semantics: Any = "raw"
 
     def __init__(
-        self, answers: Sequence[tuple[Sequence[int], str]] = (), *, kind: str = "sglang", batch: int = 3
+        self,
+        answers: Sequence[Said | Callable[[Sequence[int]], Said]] = (),
+        *,
+        kind: str = "sglang",
+        batch: int = 3,
     ) -> None:
         self.kind = kind
         self.answers = list(answers)
@@ -56,7 +68,8 @@ class SaidEngine:
 
     async def generate(self, request: TokenRequest) -> AsyncIterator[TokenBatch | TokenDone]:
         self.requests.append(request)
-        ids, finish = self.answers.pop(0)
+        said = self.answers.pop(0)
+        ids, finish = said(request.ids) if callable(said) else said
         try:
             for part in (
                 itertools.batched(ids, self._batch) if hasattr(itertools, "batched") else _batched(ids, self._batch)

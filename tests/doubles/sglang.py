@@ -53,6 +53,7 @@ class SGLangDouble:
         self.incremental = incremental
         self.api_key = api_key
         self.prefix = prefix
+        self.grammar_backend = "xgrammar"
         self.requests: list[dict[str, Any]] = []
         self.aborts: list[str] = []
         self.disconnects = 0
@@ -113,7 +114,7 @@ class SGLangDouble:
         )
 
     async def _server_info(self, _: web.Request) -> web.Response:
-        return web.json_response({"version": "0.5.23"})
+        return web.json_response({"version": "0.5.23", "grammar_backend": self.grammar_backend})
 
     async def _abort(self, request: web.Request) -> web.Response:
         rid = (await request.json()).get("rid", "")

@@ -147,6 +147,46 @@ def test_streamed_deltas_are_the_listed_messages(client: Letta, claude: Anthropi
     assert signed == [signature_of("a"), signature_of("b"), signature_of("c")]
 
 
+def test_calls_that_a_person_approves_go_back_between_their_thoughts(
+    client: Letta, claude: AnthropicDouble, roll: Any
+) -> None:
+    agent = agent_of(client, tool_ids=[roll.id])
+    client.agents.tools.update_approval(agent_id=agent.id, tool_name="roll", body_requires_approval=True)
+    claude.script(
+        blocks(
+            thinking("a"),
+            call("roll", {"sides": 6}),
+            thinking("b"),
+            call("roll", {"sides": 8}, id="toolu_2"),
+        ),
+        blocks(thinking("c"), "Done."),
+    )
+    asked = streamed(client, agent, "Roll")
+    assert asked[-2].stop_reason == "requires_approval"
+    approvals: Any = [
+        {"type": "approval", "tool_call_id": "toolu_1", "approve": True},
+        {"type": "approval", "tool_call_id": "toolu_2", "approve": False, "reason": "enough"},
+    ]
+    answered = client.agents.messages.create(agent_id=agent.id, messages=[{"type": "approval", "approvals": approvals}])
+    assert answered.messages[-1].content == "Done."
+    sent = claude.requests[-1]["messages"]
+    assert [block["type"] for block in sent[1]["content"]] == ["thinking", "tool_use", "thinking", "tool_use"]
+    assert [block.get("is_error", False) for block in sent[2]["content"]] == [False, True]
+
+
+def test_thinking_that_is_not_shown_leaves_no_empty_message(client: Letta, claude: AnthropicDouble) -> None:
+    agent = agent_of(client, ADAPTIVE, model_settings={"thinking": {"type": "adaptive", "display": "omitted"}})
+    claude.script(blocks(thinking(""), "Hello."))
+    frames = streamed(client, agent, "Hi")
+    assert [frame.message_type for frame in frames[:-2]] == ["assistant_message"] * len(frames[:-2])
+    listed = client.agents.messages.list(agent_id=agent.id, order="asc").items
+    assert [item.message_type for item in listed][-2:] == ["user_message", "assistant_message"]
+    assert joined(frames, "assistant_message", "content") == [(listed[-1].otid, "Hello.")]
+    client.agents.messages.create(agent_id=agent.id, input="Again")
+    kept = {"type": "thinking", "thinking": "", "signature": signature_of("")}
+    assert claude.requests[-1]["messages"][1]["content"][0] == kept
+
+
 def test_thinking_goes_back_after_a_restart(tmp_path: Path, claude: AnthropicDouble) -> None:
     env = {"ANTHROPIC_BASE_URL": claude.base_url, "ANTHROPIC_API_KEY": "sk-ant"}
     process = ServerProcess(tmp_path / "server", env)

@@ -155,6 +155,30 @@ def test_calls_of_the_callers_tools_are_streamed_and_answered_together(
     assert sent[-1]["content"] == "Thanks"
 
 
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}])
+def test_a_call_of_the_callers_tools_can_be_required(
+    client: Letta, chat: OpenAI, engine: OpenAIDouble, new_agent: Callable[..., Any], choice: Any
+) -> None:
+    agent = new_agent(tool_ids=[client.tools.upsert(source_code=ROLL).id])
+    engine.script(call("weather", {"day": "today"}, id="call_7"), text("Rain."))
+    asked = chat.chat.completions.create(model=agent.id, messages=[user("?")], tools=[WEATHER], tool_choice=choice)
+    assert asked.choices[0].finish_reason == "tool_calls"
+    sent = engine.requests[-1]
+    assert [tool["function"]["name"] for tool in sent["tools"]] == ["weather"]
+    assert sent["tool_choice"] == {"type": "function", "function": {"name": "weather"}}
+    result: Any = {"role": "tool", "tool_call_id": "call_7", "content": "rain"}
+    done = chat.chat.completions.create(model=agent.id, messages=[result], tools=[WEATHER])
+    assert done.choices[0].message.content == "Rain."
+    assert client.agents.retrieve(agent.id).tool_rules == []
+
+
+def test_tools_that_may_not_be_called_are_not_offered(
+    chat: OpenAI, engine: OpenAIDouble, new_agent: Callable[..., Any]
+) -> None:
+    chat.chat.completions.create(model=new_agent().id, messages=[user("?")], tools=[WEATHER], tool_choice="none")
+    assert "tools" not in engine.requests[-1]
+
+
 def test_a_result_that_answers_no_call_is_refused(
     chat: OpenAI, engine: OpenAIDouble, new_agent: Callable[..., Any]
 ) -> None:
@@ -270,7 +294,9 @@ def test_an_answer_that_was_cut_says_so(chat: OpenAI, engine: OpenAIDouble, new_
         ({"n": 2}, "n", "unsupported_parameter"),
         ({"temperature": "hot"}, "temperature", None),
         ({"temperature": 99}, "request.temperature", None),
-        ({"tool_choice": "required"}, "tool_choice", "unsupported_parameter"),
+        ({"tool_choice": "required"}, "tool_choice", None),
+        ({"tool_choice": {"type": "function", "function": {"name": "x"}}, "tools": [WEATHER]}, "tool_choice", None),
+        ({"tools": [{"type": "custom", "custom": {"name": "x"}}]}, "tools[0]", "unsupported_parameter"),
         ({"modalities": ["audio"]}, "modalities", "unsupported_parameter"),
         ({"response_format": {"type": "xml"}}, "request.response_format.type", None),
     ],

@@ -7,9 +7,7 @@ from typing import Any
 import pytest
 
 from perdure.core.agents import ModelSettings
-from perdure.core.messages import TextPart
 from perdure.core.model import ToolSpec
-from perdure.loop.structured import problem
 from perdure.providers.base import TokenStream
 from perdure.providers.http import Http
 from perdure.providers.local import LocalEngine, local_model
@@ -17,6 +15,7 @@ from perdure.providers.token_exact import extend
 from perdure.tokens.families import renderer_for
 from tests.doubles.conversations import HOSTILE, answer, call, message, model_of, prompt, returns
 from tests.doubles.tokenizers import smollm2
+from tests.engines.forms import answers_have_their_form
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 pytest.importorskip("xllamacpp", reason="xllamacpp is not installed")
@@ -127,25 +126,8 @@ async def test_a_conversation_is_extended_and_its_cache_used(engine: LocalEngine
         messages = [*messages, answer(asked, done), *after]
 
 
-SCHEMA = {
-    "type": "object",
-    "properties": {"sure": {"type": "boolean"}, "weather": {"enum": ["sun", "rain"]}, "days": {"type": ["null"]}},
-    "required": ["sure", "weather"],
-}
-FORM = {"type": "json_schema", "json_schema": {"name": "forecast", "schema": SCHEMA}}
-
-
 @pytest.mark.parametrize("tools", [[], [PING]])
 async def test_an_answer_has_the_wanted_form_or_calls_a_tool(engine: LocalEngine, tools: list[ToolSpec]) -> None:
     found = smollm2()
     renderer = renderer_for("smollm2", found.tokenizer, found.chat_template)
-    settings = ModelSettings(temperature=0.8, max_output_tokens=100, response_format=FORM)
-    asked = prompt([message("user", "How is the weather?")], tools=tools, settings=settings)
-    done, _ = await call(model_of(engine, renderer), asked)
-    if done.finish == "length":
-        return
-    if done.tool_calls:
-        assert tools and {made.name for made in done.tool_calls} == {"ping"}
-        return
-    text = "".join(part.text for part in done.content if isinstance(part, TextPart))
-    assert problem(FORM, text) is None, text
+    await answers_have_their_form(model_of(engine, renderer), tools, tries=2)

@@ -13,7 +13,7 @@ import pytest
 from perdure.core.agents import ModelSettings
 from perdure.core.errors import Invalid, ProviderError
 from perdure.core.messages import Message, TextPart
-from perdure.core.model import ModelDone, Prompt
+from perdure.core.model import ModelDone, Prompt, ToolSpec
 from perdure.core.tokens import VersionSpan
 from perdure.providers.base import TokenBatch, TokenDone, TokenRequest
 from perdure.providers.engines import Places, find_renderer
@@ -22,6 +22,7 @@ from perdure.providers.registry import Registry, providers_from_env
 from perdure.providers.sglang import SGLang
 from perdure.providers.token_exact import TokenExactModel
 from tests.doubles.dialogue import LOOK, Dialogue
+from tests.engines.forms import PING, answers_have_their_form
 
 pytestmark = pytest.mark.engine
 
@@ -138,6 +139,16 @@ async def test_ten_turns_with_tool_calls_only_ever_grow(http: Http, sglang_url: 
     for index in (1, 9, 19):
         ids, start, logprobs = talk.sampled(index)
         assert list(logprobs) == pytest.approx(await engine.score(path, ids, start, VOCABULARY), abs=1e-3)
+
+
+@pytest.mark.parametrize("tools", [[], [PING]])
+async def test_an_answer_has_the_wanted_form_or_calls_a_tool(
+    http: Http, sglang_url: str, tools: list[ToolSpec]
+) -> None:
+    registry = Registry(providers_from_env({"SGLANG_BASE_URL": sglang_url}), http=http)
+    path = (await registry.list_models())[0].name
+    resolved = await registry.resolve(f"sglang/{path}", require_exact=True)
+    await answers_have_their_form(resolved.model, tools)
 
 
 async def test_an_id_outside_the_vocabulary_is_never_sent(engine: SGLang) -> None:

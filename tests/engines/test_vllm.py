@@ -10,6 +10,7 @@ import pytest
 
 from perdure.core.agents import ModelSettings
 from perdure.core.errors import ProviderError
+from perdure.core.model import ToolSpec
 from perdure.core.tokens import VersionSpan
 from perdure.providers.base import TokenBatch, TokenDone, TokenRequest
 from perdure.providers.http import Endpoint, Http
@@ -17,6 +18,7 @@ from perdure.providers.registry import Registry, providers_from_env
 from perdure.providers.token_exact import TokenExactModel
 from perdure.providers.vllm import VLLM
 from tests.doubles.dialogue import LOOK, Dialogue
+from tests.engines.forms import PING, answers_have_their_form
 
 pytestmark = pytest.mark.engine
 
@@ -90,6 +92,13 @@ async def test_ten_turns_only_ever_grow(http: Http, vllm_url: str) -> None:
     assert talk.grown == [True] * 9
     ids, start, logprobs = talk.sampled(9)
     assert list(logprobs) == pytest.approx(await resolved.model.engine.score(MODEL, ids, start, VOCABULARY), abs=1e-3)
+
+
+@pytest.mark.parametrize("tools", [[], [PING]])
+async def test_an_answer_has_the_wanted_form_or_calls_a_tool(http: Http, vllm_url: str, tools: list[ToolSpec]) -> None:
+    registry = Registry(providers_from_env({"VLLM_BASE_URL": f"{vllm_url}/v1"}), http=http)
+    resolved = await registry.resolve(f"vllm/{MODEL}", require_exact=True)
+    await answers_have_their_form(resolved.model, tools)
 
 
 async def test_an_id_outside_the_vocabulary_is_never_sent(engine: VLLM) -> None:

@@ -71,7 +71,7 @@ def _content(message: Message, timezone: str) -> list[dict[str, Any]]:
 def _part(part: Part) -> dict[str, Any]:
     match part:
         case TextPart():
-            return {"type": "text", "text": part.text, "signature": None}
+            return {"type": "text", "text": part.text, "signature": part.signature}
         case ImagePart():
             return wire_part(part)
         case ReasoningPart():
@@ -88,7 +88,8 @@ def _call(call: ToolCall) -> dict[str, Any]:
         "type": "function",
         "function": {"name": call.name, "arguments": call.arguments},
     }
-    return found if call.signature is None else {**found, "signature": call.signature}
+    more = {"signature": call.signature, "at": call.at}
+    return found | {key: value for key, value in more.items() if value is not None}
 
 
 def _return(answer: ToolReturn, message: Message, timezone: str) -> dict[str, Any]:
@@ -183,7 +184,7 @@ class MessageReader:
         for place, part in objects({"content": content}, "content", where.removesuffix(".content")):
             match part.get("type", "text"):
                 case "text":
-                    parts.append(TextPart(text(part, "text", place)))
+                    parts.append(TextPart(text(part, "text", place), optional_text(part, "signature", place)))
                 case "image":
                     parts.append(self._image(part, place))
                 case "reasoning":
@@ -228,7 +229,8 @@ class MessageReader:
             raise wrong(f"{where}.function", "must be an object with name and arguments")
         function = cast(dict[str, Any], function)
         name, arguments = text(function, "name", f"{where}.function"), text(function, "arguments", f"{where}.function")
-        return ToolCall(text(call, "id", where), name, arguments, optional_text(call, "signature", where))
+        at = call["at"] if isinstance(call.get("at"), int) else None
+        return ToolCall(text(call, "id", where), name, arguments, optional_text(call, "signature", where), at)
 
     def _returns(
         self, item: dict[str, Any], where: str, content: Sequence[Part], given: list[ToolReturn]

@@ -11,10 +11,10 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from perdure.api.chat_completions import Choice, ChunkEncoder, completion
-from perdure.api.chat_requests import decode_chat, request_settings, send_request
+from perdure.api.chat_requests import decode_chat, first_tools, request_settings, send_request
 from perdure.api.endpoint import route
 from perdure.api.errors import run_error_response
-from perdure.api.message_requests import check_send
+from perdure.api.message_requests import Overrides, check_send
 from perdure.api.openai_errors import ChatInvalid, in_openai_shape, openai_response
 from perdure.api.routes.messages import submit
 from perdure.api.services import Services, services
@@ -55,7 +55,7 @@ async def _create(request: Request) -> ASGIApp:
         streaming=bool(body.stream),
         background=False,
         wait=True,
-        settings=request_settings(body),
+        overrides=Overrides(request_settings(body), first_tools(body)),
     )
     if submitted.attached:
         run = await parts.runner.run(submitted.run_id)

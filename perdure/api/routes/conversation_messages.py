@@ -33,7 +33,7 @@ async def _place(request: Request, agent_id: str | None) -> Place:
 
 async def send(request: Request) -> ASGIApp:
     """`POST /v1/conversations/{conversation_id}/messages`: stream the run, or wait for it (`streaming: false`)."""
-    body = decode_send(await request.body())
+    body = decode_send(await request.body(), request.headers.get("idempotency-key"))
     if body.streaming is False:
         check_not_streaming(body)
     place = await _place(request, body.agent_id)

@@ -3,8 +3,6 @@
 Plain Starlette routes: this is the server's hot path.
 """
 
-from typing import Any
-
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
@@ -13,6 +11,7 @@ from starlette.types import ASGIApp
 from perdure.api.endpoint import route
 from perdure.api.errors import run_error_response
 from perdure.api.message_requests import (
+    Overrides,
     SendRequest,
     check_not_streaming,
     decode_send,
@@ -29,9 +28,11 @@ from perdure.core.events import RunFailed, RunStopped
 from perdure.core.ids import matches, new_id, now_us
 from perdure.core.runs import Run
 from perdure.providers.images import fetched, has_addresses, has_images, takes_images
+from perdure.runs.concurrency import make_room
 from perdure.runs.runner import Submitted
 from perdure.store import agents
 from perdure.store.conversation_reads import conversation_by_id
+from perdure.store.runs import known_run
 
 _encode = msgspec.json.Encoder().encode
 
@@ -49,7 +50,7 @@ def checked_agent_id(value: str) -> str:
 async def send(request: Request) -> ASGIApp:
     """`POST /v1/agents/{agent_id}/messages`: wait for the run, or stream it (`streaming: true`)."""
     agent_id = checked_agent_id(request.path_params["agent_id"])
-    body = decode_send(await request.body())
+    body = decode_send(await request.body(), request.headers.get("idempotency-key"))
     if body.streaming:
         return await stream_run(services(request), body, agent_id, agent_id, wait=True)
     check_not_streaming(body)
@@ -59,14 +60,14 @@ async def send(request: Request) -> ASGIApp:
 async def send_stream(request: Request) -> ASGIApp:
     """`POST /v1/agents/{agent_id}/messages/stream` (deprecated): as `send` with `streaming: true`."""
     agent_id = checked_agent_id(request.path_params["agent_id"])
-    body = decode_send(await request.body())
+    body = decode_send(await request.body(), request.headers.get("idempotency-key"))
     return await stream_run(services(request), body, agent_id, agent_id, wait=True)
 
 
 async def send_async(request: Request) -> ASGIApp:
     """`POST /v1/agents/{agent_id}/messages/async`: the run, at once."""
     agent_id = checked_agent_id(request.path_params["agent_id"])
-    body = decode_send(await request.body())
+    body = decode_send(await request.body(), request.headers.get("idempotency-key"))
     parts = services(request)
     run, submitted = await submit(parts, body, agent_id, agent_id, streaming=False, background=True, wait=True)
     await submitted.durable
@@ -84,9 +85,8 @@ async def submit(
     streaming: bool,
     background: bool,
     wait: bool,
-    settings: dict[str, Any] | None = None,
+    overrides: Overrides = Overrides(),
 ) -> tuple[Run, Submitted]:
-    """`settings`: fields of the agent's model settings that are others for this run."""
     now = now_us()
     run = Run(
         id=new_id("run"),
@@ -94,15 +94,22 @@ async def submit(
         conversation_id=conversation_id,
         status="created",
         created_us=now,
-        config=run_config(body, streaming=streaming, background=background, settings=settings),
+        config=run_config(body, streaming=streaming, background=background, overrides=overrides),
         background=background,
         metadata={"run_type": "send_message"},
     )
+    policy = body.concurrency or (parts.settings.concurrency if wait else "reject")
     inputs, otids = input_messages(body, agent_id=agent_id, conversation_id=conversation_id, run_id=run.id, now=now)
     await check_model(parts, body, agent_id, conversation_id, images=any(map(has_images, inputs)))
     if has_addresses(inputs):
         inputs = await fetched(inputs, parts.web)
-    return run, await parts.runner.submit(run, inputs, otids, wait=wait, lazy=not streaming and not background)
+    if policy in ("interrupt", "rollback") and not await parts.store.read(
+        lambda: known_run(conversation_id, otids, body.key, now)
+    ):
+        await make_room(parts.store, parts.runner, conversation_id, take_back=policy == "rollback")
+    return run, await parts.runner.submit(
+        run, inputs, otids, wait=policy != "reject", lazy=not streaming and not background, key=body.key
+    )
 
 
 async def check_model(

@@ -13,7 +13,7 @@ from perdure.api.errors import json_response
 from perdure.api.paging import Order, Page100
 from perdure.api.run_resources import run_metrics, run_state, run_usage, step_json
 from perdure.api.services import services
-from perdure.api.to_wire import letta_messages
+from perdure.api.to_wire import iso, letta_messages
 from perdure.core.errors import NotFound
 from perdure.core.messages import Message
 from perdure.core.runs import Run, Step
@@ -21,6 +21,7 @@ from perdure.runs.turns import stored_turns
 from perdure.store import agents, run_reads
 from perdure.store import runs as run_store
 from perdure.store.base import Tx
+from perdure.store.callbacks import callback_of_run
 from perdure.store.listing import Page
 from perdure.store.messages import messages_of_run
 from perdure.store.run_reads import ACTIVE, RunFilter
@@ -89,7 +90,12 @@ async def retrieve(request: Request, run_id: str) -> Response:
         metadata = dict(run.metadata or {})
         metadata["result"] = {**metadata.get("result", {}), "turns": turns}
         run = msgspec.structs.replace(run, metadata=metadata)
-    return json_response(run_state(run))
+    state = run_state(run)
+    if run.config.callback_url is not None and (told := await store.read(lambda: callback_of_run(run_id))) is not None:
+        state["callback_sent_at"] = iso(told["sent_us"])
+        state["callback_status_code"] = told["status_code"]
+        state["callback_error"] = told["error"]
+    return json_response(state)
 
 
 @router.delete("/{run_id}", operation_id="delete_run")

@@ -31,6 +31,9 @@ class LLMConfig(BaseModel):
     temperature: float | None = None
     max_tokens: int | None = Field(None, ge=1)
     reasoning_effort: str | None = None
+    effort: str | None = None
+    enable_reasoner: bool | None = None
+    max_reasoning_tokens: int | None = Field(None, ge=0)
     frequency_penalty: float | None = None
     parallel_tool_calls: bool | None = None
     response_format: dict[str, Any] | None = None
@@ -55,6 +58,9 @@ class _Agent(BaseModel):
     embedding_config: dict[str, Any] | None = None
     context_window_limit: int | None = Field(None, ge=1)
     max_tokens: int | None = Field(None, ge=1)
+    max_reasoning_tokens: int | None = Field(None, ge=0)
+    enable_reasoner: bool | None = None
+    reasoning: bool | None = None
     parallel_tool_calls: bool | None = None
     response_format: dict[str, Any] | None = None
     description: str | None = None

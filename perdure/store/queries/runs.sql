@@ -51,6 +51,11 @@ RETURNING id
 SELECT 1 FROM conversations c JOIN runs r ON r.id = :run_id
 WHERE c.id = :conversation_id AND c.fence = :fence AND c.active_run_id IS NULL AND r.status NOT IN ('created', 'running')
 
+-- name: hold_fence
+UPDATE conversations SET fence = fence
+WHERE id = :conversation_id AND active_run_id = :run_id AND lease_owner = :owner AND fence = :fence
+RETURNING id
+
 -- name: release_lease
 UPDATE conversations SET active_run_id = NULL, lease_owner = NULL, lease_until_us = 0, last_run_us = :completed_us
 WHERE id = :conversation_id AND active_run_id = :run_id AND lease_owner = :owner AND fence = :fence

@@ -165,7 +165,7 @@ async def test_a_refusal_that_stays_is_told(http: Http, wire: Wire) -> None:
 
 async def test_beta_features_of_the_configuration_are_kept(http: Http, wire: Wire) -> None:
     wire.answers = [streamed()]
-    thinking = ModelSettings(enable_thinking=True, raw={"thinking": {"type": "enabled", "budget_tokens": 2000}})
+    thinking = ModelSettings(enable_thinking=True, thinking_budget=2000)
     model = of(http, wire, headers={"anthropic-beta": "mine-1"})
     await ask(model, settings=thinking, tools=[TOOL])
     await ask(model)

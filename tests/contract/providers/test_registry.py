@@ -10,7 +10,7 @@ import pytest
 from perdure.core.agents import ModelSettings
 from perdure.core.errors import Invalid, NotFound
 from perdure.core.messages import Message, TextPart
-from perdure.core.model import ModelDone, Prompt
+from perdure.core.model import ModelDone, Prompt, ToolSpec
 from perdure.providers.http import Http
 from perdure.providers.openai_chat import OpenAIChat
 from perdure.providers.registry import ProviderConfig, ProviderOptions, Registry
@@ -245,6 +245,34 @@ async def test_an_engine_with_a_tokenizer_is_exact(http: Http, double: SGLangDou
     assert done.capture is not None and done.capture.call.engine_version == "0.5.23"
     assert double.requests[0]["input_ids"] and "text" not in double.requests[0]
     assert resolved.info is not None and resolved.info.context_window == 8192
+
+
+@pytest.mark.parametrize(
+    ("backend", "alone", "with_tools"), [("xgrammar", True, True), ("llguidance", True, False), ("none", False, False)]
+)
+async def test_a_form_is_left_to_the_engine_as_far_as_it_keeps_one(
+    http: Http, double: SGLangDouble, tokenizers: Path, backend: str, alone: bool, with_tools: bool
+) -> None:
+    double.grammar_backend = backend
+    double.script("{}", "{}")
+    found = registry(http, config("sglang", "sglang", f"{double.base_url}/v1/"), tokenizers=tokenizers)
+    model = (await found.resolve("sglang/tiny", require_exact=True)).model
+    tool = ToolSpec("ping", "Answers.", {"type": "object", "properties": {}})
+    for tools in ((), (tool,)):
+        asked = Prompt(
+            model="tiny",
+            system="be",
+            messages=[Message(id="message-1", role="user", created_us=1, content=(TextPart("hi"),))],
+            tools=tools,
+            settings=ModelSettings(
+                max_output_tokens=50, enable_thinking=False, response_format={"type": "json_object"}
+            ),
+        )
+        assert [item async for batch in model.stream(asked) for item in batch]
+    sent = [request["sampling_params"] for request in double.requests]
+    assert (sent[0].get("json_schema") == '{"type":"object"}', "ebnf" in sent[1]) == (alone, with_tools)
+    if with_tools:
+        assert sent[1]["ebnf"].startswith("root ::= ( object | call") and "<tool_call>" in sent[1]["ebnf"]
 
 
 async def test_below_a_path_and_with_a_key(http: Http, tokenizers: Path) -> None:

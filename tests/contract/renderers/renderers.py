@@ -4,9 +4,15 @@ from collections.abc import Callable
 
 from perdure.tokens.base import Renderer
 from perdure.tokens.chatml import ChatMlRenderer
+from perdure.tokens.deepseek import DeepSeekRenderer
 from perdure.tokens.families import renderer_for
 from perdure.tokens.generic import GenericRenderer
+from perdure.tokens.glm import GlmRenderer
+from perdure.tokens.harmony import HarmonyRenderer
+from perdure.tokens.llama3 import Llama3Renderer
+from perdure.tokens.mistral import MistralRenderer
 from perdure.tokens.qwen3 import Qwen3Renderer
+from perdure.tokens.qwen35 import VARIANTS, Qwen35Renderer
 from tests.doubles.tokenizers import small_tokenizer, smollm2
 
 # no family we know natively: roles as bare words, its own end token, answers of tools as turns of their own
@@ -37,6 +43,15 @@ def _generic(template: str) -> Renderer:
 
 RENDERERS: dict[str, Callable[[], Renderer]] = {
     "qwen3": lambda: Qwen3Renderer(small_tokenizer()),
+    "qwen35": lambda: Qwen35Renderer(small_tokenizer()),
+    "qwen38": lambda: Qwen35Renderer(small_tokenizer(), variant=VARIANTS[-1]),
+    "glm45": lambda: GlmRenderer(small_tokenizer("glm")),
+    "glm47": lambda: GlmRenderer(small_tokenizer("glm"), lines=False),
+    "llama3": lambda: Llama3Renderer(small_tokenizer("llama3"), dated=True),
+    "deepseek": lambda: DeepSeekRenderer(small_tokenizer("deepseek")),
+    "mistral_v11": lambda: MistralRenderer(small_tokenizer("mistral"), form="v11"),
+    "mistral_v13": lambda: MistralRenderer(small_tokenizer("mistral"), default_system="You help."),
+    "harmony": lambda: HarmonyRenderer(small_tokenizer("harmony")),
     "chatml": lambda: ChatMlRenderer(small_tokenizer(), default_system="You help."),
     "smollm2": _smollm2,
     "generic": lambda: _generic(PLAIN),

@@ -14,6 +14,7 @@ from perdure.providers.base import TokenStream
 from perdure.providers.token_exact import extend, restore
 from perdure.tokens.base import Renderer
 from tests.contract.renderers.renderers import RENDERERS
+from tests.doubles.answers import answer_ids, end_id, opens_thought
 from tests.doubles.conversations import TOOLS, SaidEngine, answer, call, message, model_of, prompt, texts
 
 _renderer = cache(lambda name: RENDERERS[name]())
@@ -35,27 +36,15 @@ rounds = st.lists(
 )
 
 
-def _sampled(renderer: Renderer, given_round: dict[str, Any]) -> tuple[list[int], str]:
+def _sampled(renderer: Renderer, given_round: dict[str, Any], prompt_ids: Sequence[int]) -> tuple[list[int], str]:
     """The ids a model might sample, and how it ends."""
-    tokenizer = renderer.tokenizer
-    ids: list[int] = []
-    parts = [given_round["text"]]
-    if given_round["thought"] is not None:
-        parts = ["<think>", f"\n{given_round['thought']}\n", "</think>", "\n\n", *parts]
-    for name, text in given_round["calls"]:
-        body = f'\n{{"name": "{name}", "arguments": {_json(text)}}}\n'
-        parts += ["<tool_call>", body, "</tool_call>"]
-    for part in parts:
-        marker = tokenizer.special_id(part)
-        ids += (
-            [marker]
-            if marker is not None and part in ("<think>", "</think>", "<tool_call>", "</tool_call>")
-            else tokenizer.encode(part)
-        )
+    calls = [(name, _json(text)) for name, text in given_round["calls"]]
+    opened = opens_thought(renderer, prompt_ids)
+    ids = answer_ids(renderer, given_round["text"], calls, thought=given_round["thought"], opened=opened)
     ending = given_round["ending"]
     if ending in ("cut", "abort"):
         return ids[: given_round["cut"]], "length" if ending == "cut" else "abort"
-    return [*ids, renderer.stop_token_ids[0 if ending == "stop" else -1]], "stop"
+    return [*ids, end_id(renderer, calls) if ending == "stop" else renderer.stop_token_ids[-1]], "stop"
 
 
 def _json(text: str) -> str:
@@ -72,7 +61,7 @@ async def test_each_prompt_begins_with_the_last_one_and_its_answer(
     messages: list[Message] = [message("user", "Hello.")]
     tokens, calls = TokenStream(), []
     for each in said:
-        engine = SaidEngine([_sampled(renderer, each)])
+        engine = SaidEngine([lambda ids, each=each: _sampled(renderer, each, ids)])
         asked = prompt(messages, system=system, tools=TOOLS)
         done, _ = await call(model_of(engine, renderer), asked, tokens)
         assert done.capture is not None
@@ -81,7 +70,7 @@ async def test_each_prompt_begins_with_the_last_one_and_its_answer(
             assert sent[: len(seen)] == seen
             assert done.capture.call.bridge == "bridge"
         else:
-            assert done.capture.segment.cause == "root" or _stopped_in_thought(renderer, calls[-1])
+            assert done.capture.segment.cause == "root" or _stopped_in_thought(calls[-1])
             calls = []
         _check(renderer, done.capture.call, asked.messages, sent, system)
         extend(tokens, done.capture)
@@ -104,10 +93,8 @@ def _next(calls: Sequence[Any], each: dict[str, Any]) -> list[Message]:
     return [*new, *(message(role, text) for role, text in each["said"])]
 
 
-def _stopped_in_thought(renderer: Renderer, last: TokenCall) -> bool:
-    opened, closed = (renderer.tokenizer.special_id(marker) for marker in ("<think>", "</think>"))
-    marks = [one for one in bytes_to_ids(last.completion_ids) if one in (opened, closed)]
-    return last.finish.type == "stop" and marks[-1:] == [opened]
+def _stopped_in_thought(last: TokenCall) -> bool:
+    return last.finish.type == "stop" and not last.parse["reasoning_complete"]
 
 
 def _check(renderer: Renderer, made: TokenCall, messages: Sequence[Message], sent: list[int], system: str) -> None:

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from perdure.core.messages import Message, ToolCall, ToolReturn
 from perdure.tokens.base import Rendered
 from perdure.tokens.qwen3 import Qwen3Renderer
-from perdure.tokens.utterances import tool_object
+from perdure.tokens.tool_lists import tool_object
 from tests.doubles.conversations import TOOLS, message
 from tests.doubles.tokenizers import qwen3
 

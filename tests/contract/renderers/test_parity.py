@@ -16,7 +16,8 @@ from perdure.tokens.families import renderer_for
 from perdure.tokens.generic import GenericRenderer
 from perdure.tokens.qwen3 import Qwen3Renderer
 from perdure.tokens.templates import ChatTemplate
-from perdure.tokens.utterances import tool_object, utterances
+from perdure.tokens.tool_lists import tool_object
+from perdure.tokens.utterances import utterances
 from tests.doubles.conversations import TOOLS, message
 from tests.doubles.tokenizers import qwen3, smollm2
 

@@ -8,6 +8,7 @@ from perdure.core.messages import Approval, ImagePart, Message, ReasoningPart, T
 from perdure.core.tokens import ROLES, Span
 from perdure.tokens.base import NoBridge, Rendered, Renderer
 from tests.contract.renderers.renderers import BRACKETS, RENDERERS, _generic
+from tests.doubles.answers import answer_ids, end_id, opens_thought
 from tests.doubles.conversations import TOOLS, message
 
 QWEN3 = RENDERERS["qwen3"]()
@@ -95,9 +96,11 @@ def test_only_a_missing_system_prompt_gets_the_models_own() -> None:
 @pytest.mark.parametrize("name", RENDERERS)
 def test_a_closed_answer_is_followed_by_what_is_new(name: str) -> None:
     renderer = RENDERERS[name]()
-    shown = text_of(renderer, bridged(renderer, "ok", [message("user", "One."), message("user", "Two.")]))
+    start = renderer.render("Be brief.", [message("user", "Hi.")], []).ids
+    ids = [*start, *answer_ids(renderer, "ok", opened=opens_thought(renderer, start)), end_id(renderer, [])]
+    new = [message("user", "One."), message("user", "Two.")]
+    shown = text_of(renderer, renderer.bridge(ids, len(start), new, []))
     assert shown.index("One.") < shown.index("Two.")
-    assert shown.count("<|im_start|>") == 3
     assert "ok" not in shown
 
 

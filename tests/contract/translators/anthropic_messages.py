@@ -36,6 +36,7 @@ class AnthropicSpeaker:
         {
             "reasoning",
             "signatures",
+            "unshown_reasoning",
             "hidden_reasoning",
             "refusals",
             "mixed_order",

@@ -123,3 +123,40 @@ def test_times() -> None:
     assert time_us(None, "f") is None
     with pytest.raises(Invalid, match="f is 'soon'"):
         time_us("soon", "f")
+
+
+@pytest.mark.parametrize(
+    ("thinking", "why"),
+    [
+        ({"type": "sometimes"}, "model_settings.thinking.type"),
+        ({"type": "enabled", "budget_tokens": "many"}, "model_settings.thinking.budget_tokens"),
+        ({"type": "enabled", "budget_tokens": True}, "model_settings.thinking.budget_tokens"),
+        ({"type": "adaptive", "display": "loud"}, "model_settings.thinking.display"),
+    ],
+)
+def test_thinking_that_cannot_be_meant_is_named(thinking: dict[str, Any], why: str) -> None:
+    with pytest.raises(Invalid, match=why) as refused:
+        model_settings({"thinking": thinking})
+    assert refused.value.status == 422
+
+
+@pytest.mark.parametrize(
+    ("said", "thinks", "budget"),
+    [
+        ({"model_settings": {"thinking": {"type": "enabled", "budget_tokens": 2048}}}, True, 2048),
+        ({"model_settings": {"thinking": {"type": "disabled"}}}, False, None),
+        ({"enable_reasoner": False}, False, None),
+        ({"reasoning": True}, True, None),
+        ({"reasoning": False, "enable_reasoner": True}, False, None),
+        ({"max_reasoning_tokens": 4096}, True, 4096),
+        ({"max_reasoning_tokens": 0}, None, None),
+        ({"llm_config": {"model": "m", "enable_reasoner": True, "max_reasoning_tokens": 0}}, None, None),
+        ({"llm_config": {"model": "m", "enable_reasoner": True, "max_reasoning_tokens": 1500}}, True, 1500),
+        ({"llm_config": {"model": "m", "enable_reasoner": False}}, False, None),
+    ],
+)
+def test_thinking_in_all_the_places_it_is_said(said: dict[str, Any], thinks: bool | None, budget: int | None) -> None:
+    settings = agent_spec(CreateAgent.model_validate({"model": "anthropic/m", **said})).model_settings
+    assert (settings.enable_thinking, settings.thinking_budget) == (thinks, budget)
+    agent = Agent(id="agent-1", name="a", model="anthropic/m", model_settings=settings)
+    assert llm_config(agent)["max_reasoning_tokens"] == (budget or 0)

@@ -80,7 +80,7 @@ def test_calls_know_where_they_came() -> None:
     _, done = play(
         HEAD, *text(0, "a"), *tool(1, "t1", '{"x":', "1}"), *text(2, "b"), *tool(3, "t2", "{}"), end("tool_use"), STOP
     )
-    assert done.tool_calls == (ToolCall("t1", "f", '{"x":1}'), ToolCall("t2", "f", "{}", at=2))
+    assert done.tool_calls == (ToolCall("t1", "f", '{"x":1}', at=1), ToolCall("t2", "f", "{}"))
     assert done.calls_at == 1 and done.content == (TextPart("a"), TextPart("b"))
 
 

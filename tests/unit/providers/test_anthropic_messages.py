@@ -121,7 +121,7 @@ def test_omitted_thinking_goes_back_too() -> None:
 
 def test_calls_go_back_where_they_came() -> None:
     content = (ReasoningPart("a", signature="1"), ReasoningPart("b", signature="2"), TextPart("c"))
-    calls = (ToolCall("t1", "f", "{}"), ToolCall("t2", "f", "{}", at=2), ToolCall("t3", "f", "{}", at=3))
+    calls = (ToolCall("t1", "f", "{}", at=1), ToolCall("t2", "f", "{}", at=2), ToolCall("t3", "f", "{}"))
     answer = said(content=content, tool_calls=calls, calls_at=1)
     made = turns(message("user", "x"), answer, returned("t1", "t2", "t3"))
     assert kinds(made[1]) == ["thinking", "tool_use", "thinking", "tool_use", "text", "tool_use"]

@@ -21,6 +21,7 @@ def settings(**raw: Any) -> ModelSettings:
     thinking = raw.get("thinking")
     if thinking is not None:
         known["enable_thinking"] = thinking.get("type") != "disabled"
+        known["thinking_budget"] = thinking.get("budget_tokens")
     return ModelSettings(**known, raw=raw)
 
 

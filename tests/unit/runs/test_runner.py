@@ -17,6 +17,7 @@ from perdure.core.messages import Message, TextPart, ToolCall
 from perdure.core.runs import Run, RunConfig
 from perdure.runs.runner import Runner
 from perdure.store import agents, blocks, message_reads
+from perdure.store.runs import active_runs
 from perdure.store.sqlite import SqliteStore
 from perdure.store.tools import find_tool
 from tests.doubles.models import OneModel, PlayedModel
@@ -257,3 +258,44 @@ async def test_a_run_whose_worker_is_gone_goes_on_elsewhere(world: World, store:
     assert (await other.run(run_id)).status == "completed"
     assert (await world.block()).value == "Ada\nonce"
     assert await world.history() == ["user: hello", "assistant: ['memory_insert']", "tool: []", "assistant: ok"]
+
+
+async def test_a_message_that_comes_during_the_last_commit_sees_what_it_follows(
+    world: World, store: SqliteStore
+) -> None:
+    """The conversation is free as soon as the last step is written, a moment before that step is in the kept context."""
+    runs: list[str] = []
+    for number in range(30):
+        runs.append(await world.submit(f"m{number}"))
+        while await store.read(lambda: active_runs(conversation_id=world.agent.id)):
+            await asyncio.sleep(0)
+    for run_id in runs:
+        await world.events(run_id)
+    for number, prompt in enumerate(world.model.prompts):
+        assert [message.role for message in prompt.messages[: number * 2 + 1]] == ["user", "assistant"] * number + [
+            "user"
+        ]
+
+
+async def test_a_cancellation_during_a_commit_waits_for_it(world: World, store: SqliteStore) -> None:
+    """However often it is asked for."""
+    world.model.answers = [insert("x")]
+    write, reached = store.write, asyncio.Event()
+
+    async def slow(tx: Any, **more: Any) -> Any:
+        reached.set()
+        await asyncio.sleep(0.02)
+        return await write(tx, **more)
+
+    run_id = await world.submit("hello")
+    store.write = slow  # type: ignore[method-assign]
+    await reached.wait()
+    job = world.runner._jobs[run_id]
+    assert job.task is not None
+    job.cancelled = True
+    for _ in range(3):
+        job.task.cancel()
+        await asyncio.sleep(0.002)
+    await asyncio.wait([job.task])
+    assert (await world.runner.run(run_id)).status == "cancelled"
+    assert await world.history() == ["user: hello", "assistant: ['memory_insert']", "tool: []"]

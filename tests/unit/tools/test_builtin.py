@@ -10,7 +10,7 @@ import pytest
 from perdure.core.agents import Block, Tool
 from perdure.core.messages import ToolCall, ToolReturn
 from perdure.memory.blocks import BlockEdit
-from perdure.tools.base import MessageHit, PassageHit, PassageInsert, ToolContext, ToolRunner
+from perdure.tools.base import MessageHit, PassageHit, PassageInsert, PeerAnswer, ToolContext, ToolRunner
 from perdure.tools.builtin import EDITS, MAX_PASSAGE_CHARS, BuiltinTools
 from perdure.tools.definitions import BUILTIN_TOOLS
 
@@ -34,6 +34,19 @@ class FakeSearch:
         return self.messages
 
 
+class FakePeers:
+    """Every agent says what it was asked."""
+
+    async def ask(self, agent_id: str, message: str) -> PeerAnswer:
+        return PeerAnswer(agent_id=agent_id, said=(message,))
+
+    async def ask_tagged(self, message: str, *tags: Sequence[str]) -> Sequence[PeerAnswer]:
+        return [PeerAnswer(agent_id="agent-2", said=(message,)), PeerAnswer(agent_id="agent-3", error="gone")]
+
+    async def tell(self, agent_id: str, message: str) -> None:
+        return None
+
+
 def context(search: Any = None, **blocks: str) -> ToolContext:
     return ToolContext(
         agent_id="agent-1",
@@ -41,6 +54,7 @@ def context(search: Any = None, **blocks: str) -> ToolContext:
         run_id="run-1",
         step_id="step-1",
         search=search or FakeSearch(),
+        peers=FakePeers(),
         timezone="Europe/Berlin",
         blocks={label: Block(id=f"block-{label}", label=label, value=value) for label, value in blocks.items()},
     )
@@ -93,6 +107,9 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "archival_memory_insert": {"content": "x", "tags": ["t"]},
     "archival_memory_search": {"query": "x"},
     "conversation_search": {},
+    "send_message_to_agent_and_wait_for_reply": {"message": "x", "other_agent_id": "agent-2"},
+    "send_message_to_agents_matching_tags": {"message": "x", "match_all": ["t"], "match_some": []},
+    "send_message_to_agent_async": {"message": "x", "other_agent_id": "agent-2"},
 }
 
 

@@ -25,6 +25,9 @@ WIRE_ARGUMENTS = {
     "archival_memory_search": ["query", "tags", "tag_match_mode", "top_k", "start_datetime", "end_datetime"],
     "conversation_search": ["query", "roles", "limit", "start_date", "end_date"],
     "send_message": ["message"],
+    "send_message_to_agent_and_wait_for_reply": ["message", "other_agent_id"],
+    "send_message_to_agents_matching_tags": ["message", "match_all", "match_some"],
+    "send_message_to_agent_async": ["message", "other_agent_id"],
 }
 
 
@@ -50,9 +53,10 @@ def test_schemas_describe_every_argument(name: str):
     assert all(argument["description"] and argument["type"] for argument in schema["parameters"]["properties"].values())
 
 
-def test_searches_may_run_side_by_side_and_edits_may_not():
+def test_searches_and_questions_may_run_side_by_side_and_edits_may_not():
     parallel = {name for name, tool in BUILTIN_TOOLS.items() if tool.enable_parallel_execution}
-    assert parallel == {"conversation_search", "archival_memory_search"}
+    asking = {"send_message_to_agent_and_wait_for_reply", "send_message_to_agents_matching_tags"}
+    assert parallel == {"conversation_search", "archival_memory_search"} | asking
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,243 @@
+"""How an agent in a run reaches other agents: every message is a run of the other agent, on the one path all runs take.
+
+Nobody ever waits for a busy conversation while somebody waits for him, so agents cannot block each other: an agent that is busy
+answers in a conversation made for the question. Who led to a run (`metadata.callers`) and who waits for it (`metadata.waiting`)
+is on record in it: the first bounds how far messages go, and nobody is asked who waits for the answer already.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from perdure.core.agents import Agent
+from perdure.core.conversations import Conversation
+from perdure.core.errors import AgentError, Conflict, NotFound, ToolError
+from perdure.core.events import Event, RunFailed, RunStopped, Said
+from perdure.core.ids import new_id, new_otid, now_us
+from perdure.core.messages import Message, TextPart
+from perdure.core.runs import Run, RunConfig
+from perdure.runs.context import Contexts, system_message
+from perdure.runs.worker import shielded
+from perdure.store.agents import agent_bundle, agents_tagged, check_agent
+from perdure.store.base import Store, Tx
+from perdure.store.conversations import create_conversation
+from perdure.tools.base import PeerAnswer
+
+MOST_ASKED = 100
+ASKED_AT_ONCE = 10
+
+
+class Runs(Protocol):
+    """What of the runner is needed here."""
+
+    async def submit(self, run: Run, inputs: tuple[Message, ...], otids: tuple[str, ...], *, wait: bool) -> Any: ...
+
+    async def outcome(self, run_id: str) -> list[Event]: ...
+
+    async def cancel(self, run_id: str) -> str: ...
+
+
+class RunPeers:
+    """The other agents as one run reaches them. Implements `tools.base.Peers`."""
+
+    def __init__(self, runs: Runs, store: Store, contexts: Contexts, run: Run, agent: Agent, *, max_depth: int) -> None:
+        self._runs = runs
+        self._store = store
+        self._contexts = contexts
+        self._run = run
+        self._agent = agent
+        self._max_depth = max_depth
+        before = run.metadata or {}
+        self._callers = (*before.get("callers", ()), agent.id)
+        self._waiting = (*before.get("waiting", ()), agent.id)
+
+    async def ask(self, agent_id: str, message: str) -> PeerAnswer:
+        self._check_not_waiting(agent_id)
+        await self._check(agent_id)
+        return await self._answer(agent_id, self._asking(message))
+
+    async def ask_tagged(
+        self, message: str, match_all: Sequence[str], match_some: Sequence[str]
+    ) -> Sequence[PeerAnswer]:
+        self._check_depth()
+        found = await self._store.read(
+            lambda: agents_tagged(match_all, match_some, but=self._agent.id, limit=MOST_ASKED + 1)
+        )
+        if len(found) > MOST_ASKED:
+            raise ToolError(f"More than {MOST_ASKED} agents have these tags. Name tags that fewer have.")
+        text = self._asking(message)
+        return await together([lambda id=id: self._try(id, text) for id in found])
+
+    async def tell(self, agent_id: str, message: str) -> None:
+        if agent_id == self._agent.id:
+            raise ToolError("other_agent_id is your own id: name another agent.")
+        await self._check(agent_id)
+        text = (
+            f"[Incoming message from agent with ID '{self._agent.id}' ({self._agent.name}), who does not wait for an "
+            f"answer] {message}"
+        )
+        run, inputs = self._made(agent_id, agent_id, text, background=True)
+        try:
+            submitted = await self._runs.submit(run, inputs, (), wait=True)
+        except AgentError as error:
+            raise ToolError(f"Agent {agent_id} could not be reached: {error.message}") from error
+        await submitted.durable
+
+    async def _try(self, agent_id: str, text: str) -> PeerAnswer:
+        try:
+            self._check_not_waiting(agent_id)
+            return await self._answer(agent_id, text)
+        except ToolError as error:
+            return PeerAnswer(agent_id=agent_id, error=error.message)
+
+    def _asking(self, message: str) -> str:
+        return (
+            f"[Incoming message from agent with ID '{self._agent.id}' ({self._agent.name}), who gets your answer as soon "
+            f"as you have given it] {message}"
+        )
+
+    def _check_not_waiting(self, agent_id: str) -> None:
+        if agent_id == self._agent.id:
+            raise ToolError("other_agent_id is your own id: name another agent.")
+        if agent_id in self._waiting:
+            raise ToolError(
+                f"Agent {agent_id} waits for your answer itself, so it cannot answer you now. Answer without asking it."
+            )
+
+    def _check_depth(self) -> None:
+        if len(self._callers) > self._max_depth:
+            raise ToolError(
+                f"This message would go through more than {self._max_depth} agents, one reached by the other, which is "
+                "the most this server allows (PERDURE_AGENT_DEPTH). Answer with what you have."
+            )
+
+    async def _check(self, agent_id: str) -> None:
+        self._check_depth()
+        try:
+            await self._store.read(lambda: check_agent(agent_id))
+        except NotFound:
+            raise ToolError(f"There is no agent {agent_id!r}. An agent's id is agent-... with a UUID.") from None
+
+    async def _answer(self, agent_id: str, text: str) -> PeerAnswer:
+        """In the agent's own history; where that is busy, in a new conversation."""
+        try:
+            return await self._outcome(*self._made(agent_id, agent_id, text))
+        except Conflict:
+            return await self._aside(agent_id, text)
+
+    async def _aside(self, agent_id: str, text: str) -> PeerAnswer:
+        conversation_id = await self._new_conversation(agent_id, f"Asked by {self._agent.name} while busy")
+        return await self._outcome(*self._made(agent_id, conversation_id, text))
+
+    def _made(
+        self, agent_id: str, conversation_id: str, text: str, *, background: bool = False
+    ) -> tuple[Run, tuple[Message, ...]]:
+        now = now_us()
+        run = Run(
+            id=new_id("run"),
+            agent_id=agent_id,
+            conversation_id=conversation_id,
+            status="created",
+            created_us=now,
+            config=RunConfig(include_pings=False, background=background),
+            background=background,
+            metadata={
+                "run_type": "agent_message",
+                "parent_run_id": self._run.id,
+                "callers": list(self._callers),
+                "waiting": [] if background else list(self._waiting),
+            },
+        )
+        message = Message(
+            id=new_id("message"),
+            role="system",
+            created_us=now,
+            content=(TextPart(text),),
+            otid=new_otid(),
+            sender_id=self._agent.id,
+            agent_id=agent_id,
+            conversation_id=conversation_id,
+            run_id=run.id,
+        )
+        return run, (message,)
+
+    async def _outcome(self, run: Run, inputs: tuple[Message, ...]) -> PeerAnswer:
+        """Conflict if the conversation is busy, ToolError if the run fails. Cancelled itself, it cancels the run."""
+        submitting = asyncio.ensure_future(self._runs.submit(run, inputs, (), wait=False))
+        try:
+            await asyncio.shield(submitting)
+            events = await self._runs.outcome(run.id)
+        except asyncio.CancelledError:
+            await shielded(self._call_off(submitting, run.id))
+            raise
+        except Conflict:
+            raise
+        except AgentError as error:
+            raise ToolError(f"Agent {run.agent_id} could not be reached: {error.message}") from error
+        return _answer_in(events, run)
+
+    async def _call_off(self, submitting: "asyncio.Future[Any]", run_id: str) -> None:
+        await asyncio.wait([submitting])
+        if submitting.exception() is None:
+            await self._runs.cancel(run_id)
+
+    async def _new_conversation(self, agent_id: str, summary: str) -> str:
+        bundle = await self._store.read(lambda: agent_bundle(agent_id))
+        now = now_us()
+        conversation = Conversation(
+            id=new_id("conv"), agent_id=agent_id, summary=summary, created_us=now, updated_us=now
+        )
+        text = await self._contexts.compile(bundle, conversation.id)
+        system = system_message(text, agent_id, conversation.id)
+
+        def tx() -> Tx[None]:
+            yield from check_agent(agent_id)
+            yield from create_conversation(conversation, system, bundle.agent.revision)
+
+        await self._store.write(tx)
+        return conversation.id
+
+
+async def together(asked: Sequence[Callable[[], Awaitable[PeerAnswer]]]) -> list[PeerAnswer]:
+    """All answers, in order; at most ASKED_AT_ONCE questions are open at a time."""
+    free = asyncio.Semaphore(ASKED_AT_ONCE)
+
+    async def one(ask: Callable[[], Awaitable[PeerAnswer]]) -> PeerAnswer:
+        async with free:
+            return await ask()
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(one(ask)) for ask in asked]
+    return [task.result() for task in tasks]
+
+
+def _answer_in(events: Sequence[Event], run: Run) -> PeerAnswer:
+    stop: str | None = None
+    said: list[str] = []
+    for event in events:
+        if isinstance(event, RunFailed):
+            raise ToolError(f"Agent {run.agent_id} did not answer: {event.message} (run {run.id})")
+        if isinstance(event, RunStopped):
+            stop = event.reason
+        if isinstance(event, Said):
+            said.extend(_spoken(event, run.config))
+    if stop == "requires_approval":
+        raise ToolError(f"Agent {run.agent_id} waits for a person's approval before it can answer (run {run.id}).")
+    if stop is None or stop == "cancelled":
+        raise ToolError(f"Agent {run.agent_id} did not answer: its run {run.id} was cancelled.")
+    return PeerAnswer(agent_id=run.agent_id, said=tuple(said))
+
+
+def _spoken(event: Said, config: RunConfig) -> list[str]:
+    """What was said to the sender: plain text, or by the tool that older agents speak with."""
+    said = [event.text] if event.text else []
+    for call in event.tool_calls:
+        if call.name != config.assistant_message_tool_name:
+            continue
+        try:
+            said.append(str(msgspec.json.decode(call.arguments)[config.assistant_message_tool_kwarg]))
+        except (msgspec.DecodeError, KeyError, TypeError):
+            continue  # the tool refused the call, and the agent went on
+    return said
