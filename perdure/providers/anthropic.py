@@ -190,7 +190,7 @@ class ClaudeModel:
         pieces = [_encode({**call.fields, **request.fields})[:-1]]
         if system := _system(prompt.system, request.note, mark=traits.caches):
             pieces += [b',"system":', system]
-        pieces += [b',"messages":', context.messages]
+        pieces += [b',"messages":', *context.pieces]
         if request.tools:
             pieces += [b',"tools":', self._tool_array(request.tools)]
         pieces.append(b"}")

@@ -32,6 +32,7 @@ from perdure.providers.message_bytes import (
 CACHE_MARK = b',"cache_control":{"type":"ephemeral"}}'
 NOTHING_YET = "(Nothing was said before this.)"
 GO_ON = "(Go on.)"
+RECENT_TURNS = 4
 NO_ANSWER = "Error: no answer to this call is on record."
 
 _encode = msgspec.json.Encoder().encode
@@ -49,7 +50,7 @@ class Results(NamedTuple):
 class Turn:
     """Consecutive messages of one side. `calls`: the ids of the tools it calls. `thinks`: it begins with signed thinking."""
 
-    __slots__ = ("blocks", "calls", "results", "role", "shown", "thinks")
+    __slots__ = ("blocks", "calls", "results", "role", "thinks")
 
     def __init__(self, role: str) -> None:
         self.role = role
@@ -57,23 +58,38 @@ class Turn:
         self.blocks: list[bytes] = []
         self.calls: list[str] = []
         self.thinks = False
-        self.shown: bytes | None = None
 
 
 class Context(NamedTuple):
-    """`messages`: the JSON array. `thinking_missing`: the model is in the middle of a turn that did not begin with thinking."""
+    """`pieces`: the JSON array, to be joined with the rest of the request, so that a long history is copied once.
+    `thinking_missing`: the model is in the middle of a turn that did not begin with thinking."""
 
-    messages: bytes
+    pieces: list[bytes]
     thinking_missing: bool
 
 
-class _Kept(NamedTuple):
-    """The turns of the first `length` messages of one list. `messages` keeps the list's id from being given to another."""
+class _Turns:
+    """The first `length` messages of one list, as turns. Of all but the last turns only the bytes are left (`settled`), and the
+    turn before those that are left (`before`). `messages` keeps the list's id from being given to another."""
 
-    messages: Sequence[Message]
-    length: int
-    last_id: str
-    turns: list[Turn]
+    __slots__ = ("before", "last_id", "length", "messages", "recent", "settled")
+
+    def __init__(self, messages: Sequence[Message]) -> None:
+        self.messages = messages
+        self.length = 0
+        self.last_id = ""
+        self.settled = b""
+        self.before: Turn | None = None
+        self.recent: list[Turn] = []
+
+    def turn(self, role: str) -> Turn:
+        """The turn a message of this side belongs to."""
+        recent = self.recent
+        if not recent and self.before is None and role != "user":
+            recent.append(_said(NOTHING_YET))
+        if not recent or recent[-1].role != role:
+            recent.append(Turn(role))
+        return recent[-1]
 
 
 class TurnEncoder:
@@ -84,49 +100,56 @@ class TurnEncoder:
         self._prefix = f"{provider}/"
         self._addresses = addresses
         self._cache = cache or ByteCache()
-        self._kept: dict[int, _Kept] = {}
+        self._kept: dict[int, _Turns] = {}
 
     def context(self, messages: Sequence[Message], *, marks: bool) -> Context:
         """`marks`: put cache breakpoints at the end of the last user turn and of the one before it, where the last call had
         its own: so each call finds what the call before it left in the cache, however much came in between."""
         turns = self._turns(messages)
-        shown = [*turns]
-        if not shown or shown[0].role != "user":
-            shown.insert(0, _said(NOTHING_YET))
-        if shown[-1].role != "user":
-            shown.append(Turn("user") if shown[-1].calls else _said(GO_ON))
-        marked = [at for at, turn in enumerate(shown) if turn.role == "user"][-2:] if marks else []
-        before: Turn | None = None
-        pieces: list[bytes] = []
-        for at, turn in enumerate(shown):
-            settled = at < len(shown) - 1
-            encoded = turn.shown if settled and at not in marked else None
-            if encoded is None:
-                encoded = self._shown(turn, before, mark=at in marked)
-                if settled and at not in marked:
-                    turn.shown = encoded
-            pieces.append(encoded)
+        last = list(turns.recent)
+        if not last:
+            last.append(_said(NOTHING_YET))
+        if last[-1].role != "user":
+            last.append(Turn("user") if last[-1].calls else _said(GO_ON))
+        marked = [turn for turn in last if turn.role == "user"][-2:] if marks else []
+        shown: list[bytes] = []
+        before = turns.before
+        for turn in last:
+            shown.append(self._shown(turn, before, mark=turn in marked))
             before = turn
-        answering = len(shown) > 1 and bool(shown[-2].calls)
-        return Context(b"[" + b",".join(pieces) + b"]", answering and not shown[-2].thinks)
+        start = [b"[", turns.settled, b","] if turns.settled else [b"["]
+        answering = len(last) > 1 and bool(last[-2].calls)
+        return Context([*start, b",".join(shown), b"]"], answering and not last[-2].thinks)
 
-    def _turns(self, messages: Sequence[Message]) -> list[Turn]:
+    def _turns(self, messages: Sequence[Message]) -> _Turns:
         """A conversation's list only grows between its calls, so its turns are kept and only what is new is added."""
-        known = self._kept.pop(id(messages), None)
-        start, turns = 0, []
-        if known is not None and known.length <= len(messages) and messages[known.length - 1].id == known.last_id:
-            start, turns = known.length, known.turns
+        turns = self._kept.pop(id(messages), None)
+        if turns is None or turns.length > len(messages) or messages[turns.length - 1].id != turns.last_id:
+            turns = _Turns(messages)
         lasting = True
-        for message in messages[start:]:
+        for message in messages[turns.length :]:
             self._add(message, turns, messages)
             lasting = lasting and not depends_on_context(message)
+        self._settle(turns)
         if lasting and messages:
-            self._kept[id(messages)] = _Kept(messages, len(messages), messages[-1].id, turns)
+            turns.length, turns.last_id = len(messages), messages[-1].id
+            self._kept[id(messages)] = turns
             if len(self._kept) > JOINED_CONVERSATIONS:
                 del self._kept[next(iter(self._kept))]
         return turns
 
-    def _add(self, message: Message, turns: list[Turn], messages: Sequence[Message]) -> None:
+    def _settle(self, turns: _Turns) -> None:
+        """Leave only the bytes of turns that nothing can be added to and no breakpoint can be put in any more."""
+        if len(turns.recent) < 2 * RECENT_TURNS:
+            return
+        pieces = [turns.settled] if turns.settled else []
+        for turn in turns.recent[:-RECENT_TURNS]:
+            pieces.append(self._shown(turn, turns.before, mark=False))
+            turns.before = turn
+        turns.settled = b",".join(pieces)
+        del turns.recent[:-RECENT_TURNS]
+
+    def _add(self, message: Message, turns: _Turns, messages: Sequence[Message]) -> None:
         speaks = message.role == "assistant" or (message.role == "approval" and bool(message.tool_calls))
         returns = message.tool_returns
         if depends_on_context(message):
@@ -139,12 +162,9 @@ class TurnEncoder:
                 self._cache.put(message.id, encoded)
         if not encoded:
             return
-        role = "assistant" if speaks else "user"
-        if not turns or turns[-1].role != role:
-            turns.append(Turn(role))
-            turns[-1].thinks = speaks and self._begins_with_thinking(message)
-        turn = turns[-1]
-        turn.shown = None
+        turn = turns.turn("assistant" if speaks else "user")
+        if speaks and not turn.blocks:
+            turn.thinks = self._begins_with_thinking(message)
         if speaks:
             turn.calls += [_id(call.id) for call in message.tool_calls]
             turn.blocks.append(encoded)
