@@ -1,7 +1,7 @@
 """The history of an agent out of a file, made fit to go on: every tool call answered once, every answer to a call.
 
-A file may have been cut anywhere. A call without its answer is answered with an error that says so; an answer without its call
-leaves the context. A question to a person that stands at the very end stays open.
+A file may have been cut anywhere. A call without its answer is answered with an error that says so, also one that waited for a
+person: nobody who knew of it will answer here. An answer without its call leaves the context.
 """
 
 from collections.abc import Iterable, Sequence
@@ -40,7 +40,6 @@ def compiled_message(agent: FileAgent) -> Message | None:
 def _mended(messages: Sequence[Message]) -> list[Message]:
     found: list[Message] = []
     asked: dict[str, ToolCall] = {}
-    waits_for_person = False
     for message in messages:
         if message.role == "tool":
             kept = tuple(answer for answer in message.tool_returns if asked.pop(answer.tool_call_id, None) is not None)
@@ -58,10 +57,9 @@ def _mended(messages: Sequence[Message]) -> list[Message]:
         if asked and not joins:
             found.append(_closing(found[-1], asked.values()))
             asked = {}
-        waits_for_person = message.role == "approval" and bool(message.tool_calls)
         asked |= {call.id: call for call in message.tool_calls}
         found.append(message)
-    if asked and not waits_for_person:
+    if asked:
         found.append(_closing(found[-1], asked.values()))
     return found
 

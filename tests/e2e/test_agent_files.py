@@ -69,6 +69,25 @@ def test_an_exported_agent_goes_on_where_it_was(
     assert client.agents.messages.list(agent.id).items[-1].content == "Three boats."
 
 
+def test_a_question_that_was_open_is_closed_in_the_copy(
+    client: Letta, engine: OpenAIDouble, new_agent: Callable[..., Any], forget: Callable[[str], str]
+) -> None:
+    tool = client.tools.upsert(source_code=COUNT)
+    agent = new_agent(tool_ids=[tool.id], tool_rules=[{"type": "requires_approval", "tool_name": "count_boats"}])
+    engine.script(call("count_boats", {"quay": "east"}, id="call_5"))
+    asked = client.agents.messages.create(agent_id=agent.id, input="How many?")
+    assert asked.stop_reason.stop_reason == "requires_approval"
+    made: Any = client.agents.import_file(file=client.agents.export_file(agent.id).encode())
+    (copy,) = made.agent_ids
+    forget(copy)
+    assert any("without an answer" in note for note in made.notes)
+    answer = client.agents.messages.create(agent_id=copy, input="Well?")
+    assert answer.messages[-1].content == "ok"
+    sent = engine.requests[-1]["messages"][1:]
+    assert [message["role"] for message in sent] == ["user", "assistant", "tool", "user"]
+    assert sent[2]["tool_call_id"] == "call_5" and "not in the agent file" in sent[2]["content"]
+
+
 @pytest.mark.parametrize(("name", "said"), [("current.af", "When is high water?"), ("legacy.af", "login")])
 def test_a_file_of_the_archived_server_is_imported_and_the_agent_answers(
     client: Letta, engine: OpenAIDouble, forget: Callable[[str], str], name: str, said: str

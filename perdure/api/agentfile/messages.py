@@ -9,13 +9,17 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, cast
 
+import msgspec
+
 from perdure.api.agentfile.places import objects, optional_text, text, wrong
 from perdure.api.to_wire import iso, wire_part
 from perdure.core.messages import (
     Approval,
+    CompactionStats,
     HiddenReasoningPart,
     ImagePart,
     Message,
+    Parked,
     Part,
     ReasoningPart,
     Role,
@@ -24,6 +28,15 @@ from perdure.core.messages import (
     ToolReturn,
 )
 from perdure.memory.times import spelt
+
+# what only we say of a message: its field, what it is when nothing is said, its type
+_OURS: dict[str, tuple[Any, Any]] = {
+    "hidden": (False, bool),
+    "calls_at": (None, int),
+    "is_err": (None, bool),
+    "parked": (None, Parked),
+    "compaction": (None, CompactionStats),
+}
 
 ROLES: frozenset[str] = frozenset({"system", "user", "assistant", "tool", "approval", "summary"})
 LOST_IMAGE = "[An image that is not in the agent file]"
@@ -54,10 +67,9 @@ def file_message(message: Message, *, agent_id: str, timezone: str) -> dict[str,
         "denial_reason": message.approvals[0].reason if message.approvals else None,
         "approvals": _approvals(message),
     }
-    if message.hidden:
-        found["hidden"] = True
-    if message.calls_at is not None:
-        found["calls_at"] = message.calls_at
+    for name, (unsaid, _) in _OURS.items():
+        if (value := getattr(message, name)) is not unsaid:
+            found[name] = msgspec.to_builtins(value)
     return found
 
 
@@ -108,12 +120,20 @@ def _return(answer: ToolReturn, message: Message, timezone: str) -> dict[str, An
         "stdout": list(answer.stdout) if answer.stdout else None,
         "stderr": list(answer.stderr) if answer.stderr else None,
         "func_response": packed,
+        **({} if answer.ran else {"ran": False}),
     }
 
 
 def _approvals(message: Message) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = [
-        {"type": "approval", "tool_call_id": item.tool_call_id, "approve": item.approve, "reason": item.reason}
+        {
+            "type": "approval",
+            "tool_call_id": item.tool_call_id,
+            "approve": item.approve,
+            "reason": item.reason,
+            **({} if item.arguments is None else {"edited_arguments": item.arguments}),
+            **({"automatic": True} if item.automatic else {}),
+        }
         for item in message.approvals
     ]
     if message.role == "approval":
@@ -128,6 +148,7 @@ def _approvals(message: Message) -> list[dict[str, Any]]:
                     "tool_return": content,
                     "stdout": list(item.stdout) if item.stdout else None,
                     "stderr": list(item.stderr) if item.stderr else None,
+                    **({} if item.ran else {"ran": False}),
                 }
             )
     return found
@@ -169,8 +190,7 @@ class MessageReader:
             group_id=optional_text(item, "group_id", where),
             batch_item_id=optional_text(item, "batch_item_id", where),
             model=optional_text(item, "model", where),
-            hidden=item.get("hidden") is True,
-            calls_at=item["calls_at"] if isinstance(item.get("calls_at"), int) else None,
+            **_ours(item, where),
         )
 
     def _parts(self, content: object, where: str) -> tuple[list[Part], list[ToolCall], list[ToolReturn]]:
@@ -268,6 +288,7 @@ class MessageReader:
             content=content,
             stdout=_lines(logs, "stdout"),
             stderr=_lines(logs, "stderr"),
+            ran=(logs or {}).get("ran") is not False,
         )
 
     def _answers(self, item: dict[str, Any], where: str) -> tuple[list[Approval], list[ToolReturn]]:
@@ -276,7 +297,13 @@ class MessageReader:
         for place, answer in objects(item, "approvals", where):
             call_id = text(answer, "tool_call_id", place)
             if answer.get("type", "approval") == "approval" and "approve" in answer:
-                approvals.append(Approval(call_id, answer["approve"] is True, optional_text(answer, "reason", place)))
+                reason, edited = (
+                    optional_text(answer, "reason", place),
+                    optional_text(answer, "edited_arguments", place),
+                )
+                approvals.append(
+                    Approval(call_id, answer["approve"] is True, reason, edited, answer.get("automatic") is True)
+                )
                 continue
             content: Any = answer.get("tool_return", answer.get("func_response"))
             if isinstance(content, list):
@@ -284,7 +311,8 @@ class MessageReader:
             status = "error" if answer.get("status") == "error" else "success"
             name = self._names.get(call_id) or optional_text(answer, "name", place) or ""
             logs = _lines(answer, "stdout"), _lines(answer, "stderr")
-            returns.append(ToolReturn(call_id, name, status, content if content is not None else "", *logs))
+            ran = answer.get("ran") is not False
+            returns.append(ToolReturn(call_id, name, status, content if content is not None else "", *logs, ran))
         asked = item.get("approval_request_id")
         if not approvals and not returns and isinstance(item.get("approve"), bool) and isinstance(asked, str):
             approvals.append(Approval(asked, item["approve"], optional_text(item, "denial_reason", where)))
@@ -297,6 +325,15 @@ class MessageReader:
         is_said = packed.get("type") == "user_message" or role == "summary"
         inner = packed.get("message")
         return [TextPart(inner)] if is_said and isinstance(inner, str) else content
+
+
+def _ours(item: dict[str, Any], where: str) -> dict[str, Any]:
+    try:
+        return {
+            name: msgspec.convert(item[name], kind) for name, (_, kind) in _OURS.items() if item.get(name) is not None
+        }
+    except msgspec.ValidationError as error:
+        raise wrong(where, str(error)) from error
 
 
 def unpacked_return(packed: str) -> tuple[str, str]:

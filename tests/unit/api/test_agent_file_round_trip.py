@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from perdure.api.agentfile.messages import MessageReader, file_message
 from perdure.core.messages import (
     Approval,
+    CompactionStats,
     HiddenReasoningPart,
     ImagePart,
     Message,
+    Parked,
     ReasoningPart,
     TextPart,
     ToolCall,
@@ -41,9 +43,9 @@ _thought = st.one_of(
 _parts = st.lists(st.one_of(st.builds(TextPart, _said, st.sampled_from([None, "sig"])), _thought), max_size=3).map(
     tuple
 )
-_calls = st.lists(
-    st.builds(ToolCall, _name, _name, _said, st.sampled_from([None, "sig"]), st.sampled_from([None, 0, 1])), max_size=2
-).map(tuple)
+_signature = st.sampled_from([None, "sig"])
+_place = st.sampled_from([None, 0, 2])
+_calls = st.lists(st.builds(ToolCall, _name, _name, _said, _signature, _place), max_size=2).map(tuple)
 _logs = st.one_of(st.none(), st.lists(_text, min_size=1, max_size=2).map(tuple))
 _returns = st.lists(
     st.builds(
@@ -54,6 +56,7 @@ _returns = st.lists(
         st.one_of(_said, st.lists(st.one_of(st.builds(TextPart, _text), _image), min_size=1, max_size=2).map(tuple)),
         _logs,
         _logs,
+        st.booleans(),
     ),
     min_size=1,
     max_size=2,
@@ -80,13 +83,38 @@ _messages = st.one_of(
         **_ids,
     ),
     st.builds(Message, role=st.just("tool"), tool_returns=_returns, **_ids),
-    st.builds(Message, role=st.just("approval"), content=_parts, tool_calls=_calls, **_ids),
     st.builds(
         Message,
         role=st.just("approval"),
-        approvals=st.lists(st.builds(Approval, _name, st.booleans(), st.one_of(st.none(), _text)), max_size=2).map(
-            tuple
+        content=_parts,
+        tool_calls=_calls,
+        parked=st.one_of(
+            st.none(), st.builds(Parked, order=st.just(("a", "b")), called=st.just((("t", "r"),)), note=_text)
         ),
+        **_ids,
+    ),
+    st.builds(
+        Message,
+        role=st.just("summary"),
+        content=st.just((TextPart("before"),)),
+        compaction=st.just(CompactionStats("t", 9, 5, 2, 100)),
+        is_err=st.sampled_from([None, True]),
+        **_ids,
+    ),
+    st.builds(
+        Message,
+        role=st.just("approval"),
+        approvals=st.lists(
+            st.builds(
+                Approval,
+                _name,
+                st.booleans(),
+                st.one_of(st.none(), _text),
+                st.sampled_from([None, "{}"]),
+                st.booleans(),
+            ),
+            max_size=2,
+        ).map(tuple),
         tool_returns=st.one_of(st.just(()), _returns),
         **_ids,
     ),
@@ -104,6 +132,25 @@ def test_a_message_is_read_as_it_was_written(message: Message) -> None:
     written = json.loads(json.dumps(file_message(message, agent_id="agent-0", timezone="Asia/Tokyo")))
     read = MessageReader(packs_users=False).message(written, "message-1", "here")
     assert read == message
+
+
+def test_every_field_of_a_message_is_written_or_is_the_servers_own() -> None:
+    """A field that is new has to find its place in a file, and in the strategies above."""
+    written = {
+        "id",
+        "role",
+        "created_us",
+        "content",
+        "tool_calls",
+        "tool_returns",
+        "approvals",
+        "otid",
+        "name",
+        "sender_id",
+    }
+    written |= {"group_id", "batch_item_id", "model", "hidden", "calls_at", "is_err", "parked", "compaction"}
+    own = {"agent_id", "conversation_id", "run_id", "step_id"}
+    assert set(Message.__struct_fields__) == written | own
 
 
 _label = st.from_regex(r"[a-z]{1,6}", fullmatch=True)
