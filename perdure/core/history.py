@@ -66,6 +66,7 @@ def joined(answer: Message | None, request: Message) -> Message:
         answer,
         tool_calls=tuple(calls[call_id] for call_id in order),
         content=(*answer.content, *request.content),
+        calls_at=parked.calls_at if request.parked is not None else answer.calls_at,
         parked=parked,
         hidden=False,
     )

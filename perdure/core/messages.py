@@ -87,11 +87,12 @@ class Approval(Struct, frozen=True, omit_defaults=True):
 class Parked(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What an approval request knows of its step beside its own calls. `order`: the ids of all calls of the step, as the model
     wrote them; `called`: the tools called before in the request, with what they returned (for the tool rules); `note`: what the
-    model must be told once the calls are answered."""
+    model must be told once the calls are answered; `calls_at`: as on a message, of the step's calls together."""
 
     order: tuple[str, ...] = ()
     called: tuple[tuple[str, str], ...] = ()
     note: str | None = None
+    calls_at: int | None = None
 
 
 class CompactionStats(Struct, frozen=True, omit_defaults=True):

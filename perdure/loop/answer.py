@@ -5,6 +5,8 @@ A delta's part index is the one the stored message's part will have (`core/expan
 
 from collections.abc import Sequence
 
+import msgspec
+
 from perdure.core.events import Event, ReasoningDelta, Said, TextDelta, ToolCallDelta
 from perdure.core.ids import preceding_id
 from perdure.core.messages import HiddenReasoningPart, Message, Part, ReasoningPart, TextPart
@@ -31,7 +33,7 @@ class Answer:
         self._next_part = 0
         self._part = 0
         self._calls_part = -1
-        self._content: list[Part] = []
+        self._said_after = 0
         self._call_ids: dict[int, str] = {}
         self._asks = asks
         self._asking: set[int] = set()
@@ -49,8 +51,8 @@ class Answer:
             unseen = type(chunk) is ReasoningChunk and not chunk.text and self._kind is not ReasoningChunk
             if not unseen and (type(chunk) is not self._kind or type(chunk) is HiddenReasoningChunk):
                 self._turn_to(chunk)
-            if self._calls_part >= 0 and type(chunk) is not ToolCallChunk:
-                self._keep(chunk)
+            if self._calls_part >= 0 and (type(chunk) is TextChunk or type(chunk) is ReasoningChunk):
+                self._said_after += len(chunk.text)
             if self.deltas and not unseen and (event := self._event(chunk)) is not None:
                 events.append(event)
         return events
@@ -78,15 +80,6 @@ class Answer:
             self._content_kind = kind
             self._part = self._content_part = self._next_part
             self._next_part += 1
-
-    def _keep(self, chunk: Chunk) -> None:
-        """Content after a tool call; what came before it is in the finished answer's own parts."""
-        if type(chunk) is TextChunk:
-            self._content.append(TextPart(chunk.text))
-        elif type(chunk) is ReasoningChunk:
-            self._content.append(ReasoningPart(chunk.text, chunk.native, chunk.signature))
-        elif type(chunk) is HiddenReasoningChunk:
-            self._content.append(HiddenReasoningPart(chunk.data))
 
     def _event(self, chunk: Chunk) -> Event | None:
         if type(chunk) is TextChunk:
@@ -134,11 +127,13 @@ class Answer:
         )
 
     def message(self, done: ModelDone, *, run_id: str, agent_id: str, conversation_id: str, model: str) -> Message:
-        """The stored form. Hidden when the model said nothing at all (its tokens may still be on record)."""
-        content, calls_at = done.content, done.calls_at if done.tool_calls else None
-        if calls_at is None and self._content and done.tool_calls:
-            content = _split_after(done.content, self._content)
-            calls_at = len(content) - len(self._content)
+        """The stored form. Hidden when the model said nothing at all (its tokens may still be on record).
+
+        Calls that wait for approval have no place among the parts, so where they came does not count.
+        """
+        content, calls_at = done.content, done.calls_at if done.tool_calls and not self._asking else None
+        if calls_at is None and self._said_after and done.tool_calls:
+            content, calls_at = _split_before(done.content, self._said_after)
         empty = not done.tool_calls and not any(_says(part) for part in content)
         return Message(
             id=self.message_id,
@@ -160,15 +155,18 @@ def _says(part: Part) -> bool:
     return isinstance(part, HiddenReasoningPart) or bool(getattr(part, "text", ""))
 
 
-def _split_after(content: tuple[Part, ...], after: list[Part]) -> tuple[Part, ...]:
-    """`content` with its end cut off where `after` (the same text, in pieces) begins, then `after` itself."""
-    tail = sum(len(getattr(part, "text", "")) for part in after)
-    kept: list[Part] = list(content)
-    while kept and tail > 0:
-        last = kept.pop()
-        text = getattr(last, "text", "")
-        if len(text) > tail:
-            head = text[: len(text) - tail]
-            kept.append(ReasoningPart(head, last.native) if isinstance(last, ReasoningPart) else TextPart(head))
-        tail -= len(text)
-    return (*kept, *after)
+def _split_before(content: tuple[Part, ...], tail: int) -> tuple[tuple[Part, ...], int]:
+    """`content`, cut in two `tail` characters before its end, and the index of the first part behind the cut."""
+    at = len(content)
+    while at > 0 and tail > 0:
+        at -= 1
+        part = content[at]
+        if not isinstance(part, TextPart | ReasoningPart):
+            continue
+        if len(part.text) > tail:
+            cut = len(part.text) - tail
+            head = msgspec.structs.replace(part, text=part.text[:cut], signature=None)
+            rest = msgspec.structs.replace(part, text=part.text[cut:])
+            return (*content[:at], head, rest, *content[at + 1 :]), at + 1
+        tail -= len(part.text)
+    return content, at

@@ -16,18 +16,15 @@ from perdure.core.errors import AgentError, ProviderError
 from perdure.core.events import Event
 from perdure.core.expand import expand
 from perdure.core.ids import new_id, now_us
-from perdure.core.messages import Message, TextPart
+from perdure.core.messages import Message
 from perdure.core.model import ModelDone, Prompt
 from perdure.core.runs import Step, StopReason
 from perdure.loop import rules, structured
 from perdure.loop.answer import Answer
+from perdure.loop.endings import ending, note
 from perdure.loop.parking import answered, called_before, park, resume, text_of, waiting_calls
 from perdure.loop.turn import StepResult, Turn
-
-UNREADABLE = (
-    "A tool call in your last answer could not be read: {why}. What you wrote: {text}\n"
-    "Write the call again, as valid JSON."
-)
+from perdure.loop.verdicts import verdicts_on
 
 
 async def run_loop(turn: Turn) -> AsyncGenerator[Sequence[Event] | StepResult]:
@@ -109,7 +106,7 @@ async def _step(turn: Turn) -> AsyncGenerator[Sequence[Event] | StepResult]:
         conversation_id=turn.run.conversation_id,
         model=turn.model_handle,
     )
-    yield await finish_step(turn, clock, message, done, constraint, started_ns)
+    yield await finish_step(turn, clock, message, done, started_ns)
 
 
 def _prompt(turn: Turn, constraint: rules.Allowed, step_id: str, message_id: str) -> Prompt:
@@ -143,33 +140,29 @@ def _prompt(turn: Turn, constraint: rules.Allowed, step_id: str, message_id: str
     )
 
 
-async def finish_step(
-    turn: Turn, clock: Step, message: Message, done: ModelDone, constraint: rules.Allowed, started_ns: int
-) -> StepResult:
+async def finish_step(turn: Turn, clock: Step, message: Message, done: ModelDone, started_ns: int) -> StepResult:
     """Run the calls of a complete answer and say what the step comes to."""
     calls = message.tool_calls
     if not turn.agent.model_settings.parallel_tool_calls and len(calls) > 1:
         calls = calls[:1]
         message = msgspec.structs.replace(message, tool_calls=calls)
-    refused: dict[str, str] = {}
-    for call in calls:
-        if not constraint.all_tools and call.name not in constraint.names:
-            refused[call.id] = rules.violation(turn.agent.tool_rules, call.name, sorted(constraint.names))
-    if turn.asks and (waiting := waiting_calls(turn, calls, refused)):
+    verdicts = verdicts_on(turn, calls)
+    if turn.asks and (waiting := waiting_calls(turn, calls, verdicts.refused)):
         clock = msgspec.structs.replace(clock, usage=done.usage, not_exact=done.not_exact, step_ns=_since(started_ns))
-        return msgspec.structs.replace(park(turn, clock, message, waiting, _unreadable(done)), done=done)
+        return park(turn, clock, message, done, waiting, verdicts)
     outcome: ToolOutcome | None = None
     tools_ns: int | None = None
     if calls:
         tools_started = time.perf_counter_ns()
         outcome = await turn.executor.execute(
-            calls, refused=refused, prefilled=constraint.prefilled, step_id=clock.id, keep={}
+            calls, refused=verdicts.refused, prefilled=verdicts.prefilled, step_id=clock.id, keep={}
         )
         tools_ns = time.perf_counter_ns() - tools_started
-    messages = [message, *_after_answer(turn, clock, message, done, outcome)]
-    stop, told, error = structured.verdict(turn, message, _stop_reason(turn, message, done, outcome, refused))
-    if told is not None:
-        messages.append(told)
+    stop, told = ending(turn, done, outcome, broken=verdicts.broken)
+    messages = [message, *_after_answer(clock, message, outcome, told)]
+    stop, correction, error = structured.verdict(turn, message, stop)
+    if correction is not None:
+        messages.append(correction)
     step = msgspec.structs.replace(
         clock,
         usage=done.usage,
@@ -184,8 +177,8 @@ async def finish_step(
         events=_events(turn, messages),
         done=done,
         outcome=outcome,
-        refused=refused,
-        prefilled=constraint.prefilled,
+        refused=verdicts.refused,
+        prefilled=verdicts.prefilled,
         stop=stop,
         calls=calls,
         error=error,
@@ -194,10 +187,6 @@ async def finish_step(
 
 def _since(started_ns: int) -> int:
     return time.perf_counter_ns() - started_ns
-
-
-def _unreadable(done: ModelDone) -> str | None:
-    return "\n\n".join(UNREADABLE.format(why=why, text=text) for text, why in done.unparsed) or None
 
 
 async def redo_tools(turn: Turn, result: StepResult, stale: set[str]) -> StepResult:
@@ -226,10 +215,8 @@ def _events(turn: Turn, messages: Sequence[Message]) -> tuple[Event, ...]:
     return tuple(events)
 
 
-def _after_answer(
-    turn: Turn, step: Step, message: Message, done: ModelDone, outcome: ToolOutcome | None
-) -> list[Message]:
-    """What follows the answer in the history: its tools' returns, and what the model must be told."""
+def _after_answer(step: Step, message: Message, outcome: ToolOutcome | None, told: str | None) -> list[Message]:
+    """What follows the answer in the history: its tools' returns, and what the model is told."""
     common: dict[str, Any] = {
         "agent_id": message.agent_id,
         "conversation_id": message.conversation_id,
@@ -241,39 +228,9 @@ def _after_answer(
         after.append(
             Message(id=new_id("message"), role="tool", created_us=now_us(), tool_returns=outcome.returns, **common)
         )
-    unreadable = _unreadable(done)
-    notes = [unreadable] if unreadable is not None else []
-    if (
-        not message.tool_calls
-        and not notes
-        and (missing := rules.missing_before_exit(turn.agent.tool_rules, turn.specs, turn.called))
-    ):
-        notes.append(f"Before you end your turn you must call: {', '.join(missing)}.")
-    if notes:
-        text = "\n\n".join(notes)
-        after.append(
-            Message(
-                id=new_id("message"), role="user", created_us=now_us(), content=(TextPart(text),), hidden=True, **common
-            )
-        )
+    if told is not None:
+        after.append(note(told, **common))
     return after
-
-
-def _stop_reason(
-    turn: Turn, message: Message, done: ModelDone, outcome: ToolOutcome | None, refused: dict[str, str]
-) -> StopReason | None:
-    """None: the loop goes on."""
-    last = turn.step_count + 1 >= turn.run.config.max_steps
-    if outcome is not None:
-        names = [answer.name for answer in outcome.returns if answer.tool_call_id not in refused]
-        if any(rules.is_terminal(turn.agent.tool_rules, name) for name in names):
-            return "tool_rule"
-        return "max_steps" if last else None
-    if done.unparsed or rules.missing_before_exit(turn.agent.tool_rules, turn.specs, turn.called):
-        if done.finish == "length":
-            return "max_tokens_exceeded"
-        return "max_steps" if last else None
-    return "max_tokens_exceeded" if done.finish == "length" else "end_turn"
 
 
 def _failed(clock: Step, error: AgentError, started_ns: int) -> StepResult:

@@ -14,9 +14,12 @@ from perdure.core.expand import expand
 from perdure.core.history import joined
 from perdure.core.ids import new_id, now_us, preceding_id
 from perdure.core.messages import Message, Parked, TextPart, ToolCall, ToolReturn
-from perdure.core.runs import ClientTool, Step, StopReason
+from perdure.core.model import ModelDone
+from perdure.core.runs import ClientTool, Step
 from perdure.loop import rules
+from perdure.loop.endings import after_calls, note, unreadable
 from perdure.loop.turn import StepResult, Turn
+from perdure.loop.verdicts import Verdicts, filled_in, verdicts_on
 from perdure.tools.registry import cut_client_return
 
 EDITED = "[The approver changed the arguments of this call; it was run with {arguments}]"
@@ -26,8 +29,9 @@ def asking_names(
     tool_rules: Iterable[rules.Rule], tools: Iterable[str], client_tools: Sequence[ClientTool]
 ) -> frozenset[str]:
     """The tools whose calls wait for an answer: those a person must approve, and the client's own."""
-    ruled = {rule["tool_name"] for rule in tool_rules if rule["type"] == "requires_approval"}
-    return frozenset(ruled & set(tools) | {tool.name for tool in client_tools})
+    tool_rules = list(tool_rules)
+    ruled = (name for name in tools if rules.requires_approval(tool_rules, name)) if tool_rules else ()
+    return frozenset((*ruled, *(tool.name for tool in client_tools)))
 
 
 def waiting_calls(turn: Turn, calls: Sequence[ToolCall], refused: Mapping[str, str]) -> frozenset[str]:
@@ -35,8 +39,10 @@ def waiting_calls(turn: Turn, calls: Sequence[ToolCall], refused: Mapping[str, s
     return frozenset(call.id for call in calls if call.name in turn.asks and call.id not in refused)
 
 
-def park(turn: Turn, step: Step, message: Message, waiting: frozenset[str], note: str | None) -> StepResult:
-    """Store the step's calls unexecuted and end the run."""
+def park(
+    turn: Turn, step: Step, message: Message, done: ModelDone, waiting: frozenset[str], verdicts: Verdicts
+) -> StepResult:
+    """Store the step's calls unexecuted and end the run. Who is asked sees the arguments that will be used."""
     calls = message.tool_calls
     answer = msgspec.structs.replace(message, tool_calls=tuple(call for call in calls if call.id not in waiting))
     if not answer.tool_calls:
@@ -46,13 +52,18 @@ def park(turn: Turn, step: Step, message: Message, waiting: frozenset[str], note
         id=preceding_id(message.id),
         role="approval",
         created_us=message.created_us,
-        tool_calls=tuple(call for call in calls if call.id in waiting),
+        tool_calls=tuple(filled_in(call, verdicts.prefilled.get(call.id)) for call in calls if call.id in waiting),
         agent_id=message.agent_id,
         conversation_id=message.conversation_id,
         run_id=message.run_id,
         step_id=message.step_id,
         model=message.model,
-        parked=Parked(order=tuple(call.id for call in calls), called=_remembered(turn.called), note=note),
+        parked=Parked(
+            order=tuple(call.id for call in calls),
+            called=_remembered(turn.called),
+            note=unreadable(done),
+            calls_at=done.calls_at,
+        ),
     )
     pending = Pending(
         request_id=request.id,
@@ -67,6 +78,7 @@ def park(turn: Turn, step: Step, message: Message, waiting: frozenset[str], note
     return StepResult(
         step=msgspec.structs.replace(step, stop_reason="requires_approval"),
         messages=(answer, request),
+        done=done,
         events=() if streams else (*expand(answer), *expand(request)),
         stop="requires_approval",
         context=(joined(answer, request),),
@@ -86,47 +98,48 @@ async def resume(turn: Turn) -> StepResult:
     given = given_returns(turn, request, answer)
     edited = {each.tool_call_id: each.arguments for each in answer.approvals if each.arguments is not None}
     calls = tuple(_edited(call, edited) for call in request.tool_calls)
+    denied = {call_id for call_id, each in given.items() if not each.ran}
     asked = {each.tool_call_id for each in (*answer.approvals, *answer.tool_returns)}
-    constraint = rules.allowed_tools(turn.agent.tool_rules, [spec.name for spec in turn.specs], turn.called)
-    refused = {
-        call.id: rules.violation(turn.agent.tool_rules, call.name, sorted(constraint.names))
-        for call in calls
-        if call.id not in asked and not constraint.all_tools and call.name not in constraint.names
-    }
+    verdicts = verdicts_on(turn, calls, denied=denied, trusted=asked)
     outcome = await turn.executor.execute(
-        calls, refused=refused, prefilled=constraint.prefilled, step_id=request.step_id, keep=given
+        calls, refused=verdicts.refused, prefilled=verdicts.prefilled, step_id=request.step_id, keep=given
     )
+    stop, told = after_calls(turn, outcome, broken=verdicts.broken)
     result = StepResult(
         step=_step_of(turn, request),
-        done=None,
         outcome=outcome,
-        refused=refused,
-        prefilled=constraint.prefilled,
+        refused=verdicts.refused,
+        prefilled=verdicts.prefilled,
         resumed=True,
         calls=calls,
-        stop=_stop(turn, outcome.returns, given),
+        # something denied, or done by the client, is for the model to answer to
+        stop=None if given and stop == "tool_rule" else stop,
+        told=told,
     )
-    return answered(turn, result, edited)
+    return answered(turn, result)
 
 
-def answered(turn: Turn, result: StepResult, edited: Mapping[str, str] | None = None) -> StepResult:
+def answered(turn: Turn, result: StepResult) -> StepResult:
     """The result with the messages and events its outcome comes to."""
     request, answer = turn.context[-1], turn.answer
     assert result.outcome is not None and answer is not None and request.parked is not None
-    if edited is None:
-        edited = {each.tool_call_id: each.arguments for each in answer.approvals if each.arguments is not None}
+    edited = {each.tool_call_id: each.arguments for each in answer.approvals if each.arguments is not None}
     common: dict[str, Any] = {
         "agent_id": turn.agent.id,
         "conversation_id": turn.run.conversation_id,
         "run_id": turn.run.id,
-        "created_us": now_us(),
     }
     returns = tuple(_with_note(each, edited.get(each.tool_call_id)) for each in result.outcome.returns)
-    tool = Message(id=new_id("message"), role="tool", tool_returns=returns, step_id=request.step_id, **common)
+    tool = Message(
+        id=new_id("message"),
+        role="tool",
+        created_us=now_us(),
+        tool_returns=returns,
+        step_id=request.step_id,
+        **common,
+    )
     after: list[Message] = [tool]
-    if request.parked.note is not None:
-        text = (TextPart(request.parked.note),)
-        after.append(Message(id=new_id("message"), role="user", content=text, hidden=True, **common))
+    after += [note(text, step_id=request.step_id, **common) for text in (request.parked.note, result.told) if text]
     after.extend(turn.later)
     return msgspec.structs.replace(result, messages=tuple(after), events=tuple(expand(tool)))
 
@@ -181,14 +194,6 @@ def _with_note(answer: ToolReturn, arguments: str | None) -> ToolReturn:
     if isinstance(answer.content, str):
         return msgspec.structs.replace(answer, content=f"{note}\n{answer.content}")
     return msgspec.structs.replace(answer, content=(TextPart(note), *answer.content))
-
-
-def _stop(turn: Turn, returns: Sequence[ToolReturn], given: Mapping[str, ToolReturn]) -> StopReason | None:
-    """A tool that ends the run does so also after an approval, unless something was denied or the client's to do."""
-    if given:
-        return None
-    ran = [each.name for each in returns if each.ran]
-    return "tool_rule" if any(rules.is_terminal(turn.agent.tool_rules, name) for name in ran) else None
 
 
 def _step_of(turn: Turn, request: Message) -> Step:

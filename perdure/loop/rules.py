@@ -25,6 +25,8 @@ __all__ = [
     "violation",
 ]
 
+NOT_YET = "\0"  # in a history, in place of what a call of the step under way is going to return
+
 Rule = Mapping[str, Any]
 History = Sequence[tuple[str, str]]
 
@@ -58,7 +60,7 @@ def allowed_tools(rules: Iterable[Rule], attached: Iterable[str], history: Histo
             prefilled = {rule["tool_name"]: dict(rule["args"]) for rule in first if rule.get("args")}
             return _allowed(frozenset(rule["tool_name"] for rule in first), every, forced=True, prefilled=prefilled)
     last = history[-1] if history else None
-    if last is not None and any(_strict_without_match(rule, last) for rule in rules):
+    if last is not None and any(_undecided(rule, last) or _strict_without_match(rule, last) for rule in rules):
         return Allowed(names=frozenset())
     names, forced = _after(rules, every, last)
     if names - spent:
@@ -175,6 +177,10 @@ def _strict_without_match(rule: Rule, last: tuple[str, str]) -> bool:
         and bool(rule.get("require_output_mapping"))
         and _mapped(rule, last[1]) is None
     )
+
+
+def _undecided(rule: Rule, last: tuple[str, str]) -> bool:
+    return rule["type"] == "conditional" and rule["tool_name"] == last[0] and last[1] == NOT_YET
 
 
 def _chosen(rule: Rule, returned: str) -> str | None:

@@ -29,7 +29,7 @@ class ToolExecutor(Protocol):
         step_id: str,
         keep: Mapping[str, ToolReturn],
     ) -> ToolOutcome:
-        """`refused`: call id -> what to tell the model instead of running it. `prefilled`: tool name -> arguments that win.
+        """`refused`: call id -> what to tell the model instead of running it. `prefilled`: call id -> arguments that win.
         `keep`: answers to calls that must not run again (a step whose commit met a changed block is run again)."""
         ...
 
@@ -74,7 +74,8 @@ class StepResult(Struct, frozen=True, kw_only=True):
     `messages`: to be stored, in order. `events`: to be published after the commit. `stop`: the run ends with this step.
     `error`: why it failed; nothing of the model's answer is stored then, unless it only had a wrong form. `context`: what the
     step adds to the context, where that is not `messages` themselves. `parked`: the calls the run stops to wait for.
-    `resumed`: the calls of a parked step were answered, the model was not called. `calls`: what `outcome` answers, as run.
+    `resumed`: the calls of a parked step were answered, the model was not called. `calls`: what `outcome`
+    answers, as run; `told`: what the model is told after it.
     """
 
     step: Step
@@ -89,4 +90,5 @@ class StepResult(Struct, frozen=True, kw_only=True):
     context: tuple[Message, ...] | None = None
     parked: Pending | None = None
     resumed: bool = False
+    told: str | None = None
     calls: tuple[ToolCall, ...] = ()

@@ -104,7 +104,7 @@ class Executor:
             return _error(call, f"Tool not found: {call.name}. Tools you can call: {names}.")
         try:
             arguments = arguments_of(call, legacy=self._agent.agent_type in LEGACY_AGENT_TYPES)
-            arguments.update(prefilled.get(call.name, {}))
+            arguments.update(prefilled.get(call.id, {}))
             schema = tool.json_schema.get("parameters", {})
             arguments = without_nulls(schema, arguments)
             if (wrong := check_arguments(schema, arguments)) is not None:

@@ -1,5 +1,6 @@
 """The answer under way: what a token stream is told, and what is stored, agree on which part is which."""
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,9 +13,13 @@ from perdure.loop.answer import Answer
 WHO = {"run_id": "run-1", "agent_id": "agent-1", "conversation_id": "conv-1", "model": "acme/m"}
 
 
+MESSAGE = "message-123e4567-e89b-42d3-8456-426614174001"
+REQUEST = "message-123e4567-e89b-42d3-8456-426614174000"
+
+
 def taken(chunks: list[Chunk], done: ModelDone) -> tuple[list[tuple[int, str]], Message]:
-    """(part, what) of every delta, joined where they are of one part; and the stored message."""
-    answer = Answer("message-1", "step-1", 1, deltas=True)
+    """(part, what) of every delta, joined where they are of one part; and the stored message. Calls of `asking` wait."""
+    answer = Answer(MESSAGE, "step-1", 1, deltas=True, asks=frozenset({"asking"}))
     told: list[tuple[int, str]] = []
     for chunk in chunks:
         for event in answer.take([chunk]):
@@ -23,6 +28,9 @@ def taken(chunks: list[Chunk], done: ModelDone) -> tuple[list[tuple[int, str]], 
                     what = ("text", event.part, event.text)
                 case ReasoningDelta():
                     what = ("reasoning", event.part, event.text)
+                case ToolCallDelta(needs_approval=True):
+                    assert event.message_id == REQUEST
+                    continue
                 case ToolCallDelta():
                     what = ("calls", event.part, event.arguments or "")
                 case Said(hidden_reasoning=str(data)):
@@ -57,7 +65,7 @@ def shown(message: Message) -> list[tuple[int, str]]:
     return found
 
 
-KINDS = st.lists(st.sampled_from(["text", "reasoning", "hidden", "call"]), min_size=1, max_size=8)
+KINDS = st.lists(st.sampled_from(["text", "reasoning", "hidden", "call", "ask"]), min_size=1, max_size=8)
 
 
 @given(kinds=KINDS, told_where=st.booleans())
@@ -78,15 +86,17 @@ def test_a_delta_and_its_stored_part_have_the_same_index(kinds: list[str], told_
             chunks.append(HiddenReasoningChunk(text))
             content.append(HiddenReasoningPart(text))
         else:
+            name = "f" if kind == "call" else "asking"
             calls_at = len(content) if calls_at is None else calls_at
-            chunks.append(ToolCallChunk(len(calls), f"call_{number}", "f", text))
-            calls.append(ToolCall(f"call_{number}", "f", text))
+            chunks.append(ToolCallChunk(len(calls), f"call_{number}", name, text))
+            calls.append(ToolCall(f"call_{number}", name, text))
     done = ModelDone(
         finish="stop", content=tuple(content), tool_calls=tuple(calls), calls_at=calls_at if told_where else None
     )
     told, message = taken(chunks, done)
+    message = msgspec.structs.replace(message, tool_calls=tuple(call for call in calls if call.name == "f"))
     after_calls = kinds[kinds.index("call") :] if "call" in kinds else []
-    if told_where or "hidden" not in after_calls:
+    if "hidden" not in after_calls or (told_where and "ask" not in kinds):
         assert told == shown(message)
 
 

@@ -34,6 +34,22 @@ from tests.doubles.models import Answer, OneModel, PlayedModel
 
 FREE, GUARDED, CLIENTS = "memory_insert", "memory_rethink", "look_around"
 RULES = ({"type": "requires_approval", "tool_name": GUARDED, "prompt_template": None},)
+MORE_RULES: tuple[dict[str, Any], ...] = (
+    {"type": "run_first", "tool_name": FREE, "args": {"new_string": "first"}},
+    {"type": "run_first", "tool_name": CLIENTS, "args": {"nothing": "of the kind"}},
+    {"type": "constrain_child_tools", "tool_name": FREE, "children": [GUARDED, CLIENTS], "child_arg_nodes": None},
+    {"type": "parent_last_tool", "tool_name": GUARDED, "children": [FREE]},
+    {
+        "type": "conditional",
+        "tool_name": CLIENTS,
+        "child_output_mapping": {"seen": GUARDED},
+        "default_child": None,
+        "require_output_mapping": True,
+    },
+    {"type": "exit_loop", "tool_name": GUARDED},
+    {"type": "required_before_exit", "tool_name": FREE},
+    {"type": "max_count_per_step", "tool_name": GUARDED, "max_count_limit": 1},
+)
 ARGUMENTS = {
     FREE: {"label": "human", "new_string": "x"},
     GUARDED: {"label": "human", "new_memory": "y"},
@@ -130,7 +146,7 @@ class World:
             conversation_id=self.agent.id,
             status="created",
             created_us=now,
-            config=RunConfig(include_pings=False, client_tools=(ClientTool(CLIENTS),)),
+            config=RunConfig(include_pings=False, max_steps=8, client_tools=(ClientTool(CLIENTS),)),
         )
         common = {"agent_id": self.agent.id, "conversation_id": self.agent.id, "run_id": run.id, "created_us": now}
         stored = tuple(msgspec.structs.replace(each, id=new_id("message"), **common) for each in inputs)
@@ -337,9 +353,9 @@ class ApprovalMachine(RuleBasedStateMachine):
         self.go(self.world.restart())
         self.settle()
 
-    @rule(required=st.booleans())
-    def change_the_rules(self, required: bool) -> None:
-        changed = msgspec.structs.replace(self.world.agent, tool_rules=RULES if required else ())
+    @rule(required=st.booleans(), more=st.lists(st.sampled_from(MORE_RULES), max_size=3))
+    def change_the_rules(self, required: bool, more: list[dict[str, Any]]) -> None:
+        changed = msgspec.structs.replace(self.world.agent, tool_rules=(*(RULES if required else ()), *more))
         self.go(self.world.store.write(lambda: agents.replace_agent(changed)))
 
     @invariant()
@@ -372,6 +388,7 @@ class ApprovalMachine(RuleBasedStateMachine):
         try:
             self.let_it_go()
             self.world.model.answers.clear()
+            self.change_the_rules(True, [])
             if (pending := self.go(self.world.pending())) is not None:
                 self.go(self.world.runner.cancel(pending.run_id))
             run_id = self.send(user())
