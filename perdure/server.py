@@ -17,6 +17,8 @@ from perdure.api.services import Services
 from perdure.config import Settings, SettingsError
 from perdure.providers.registry import Registry, providers_from_config, providers_from_env
 from perdure.providers.web import Web
+from perdure.rollouts.driver import Rollouts
+from perdure.rollouts.rewards import Scoring
 from perdure.runs.runner import Runner
 from perdure.store.base import Store
 from perdure.store.migrate import migrate_postgres, migrate_sqlite
@@ -43,10 +45,12 @@ class Server:
         if self.services.sandbox.warning is not None:
             log.warning("%s", self.services.sandbox.warning)
         await self.services.runner.start()
+        await self.services.rollouts.start()
         self._checking = asyncio.create_task(self.services.store.check_after_crash())
 
     async def stop(self) -> None:
         """Let running runs end or hand them over, then close everything in the order it depends on each other."""
+        await self.services.rollouts.stop()
         await self.services.runner.stop()
         if self._checking is not None:
             await asyncio.wait([self._checking], timeout=5)
@@ -97,7 +101,10 @@ def build(settings: Settings) -> Server:
         approval_expiry_s=settings.approval_expiry_s,
         max_agent_depth=settings.max_agent_depth,
     )
-    services = Services(settings=settings, store=store, registry=registry, sandbox=sandbox, runner=runner, web=web)
+    rollouts = Rollouts(store, runner, Scoring(sandbox, web))
+    services = Services(
+        settings=settings, store=store, registry=registry, sandbox=sandbox, runner=runner, web=web, rollouts=rollouts
+    )
     return Server(settings, services, create_app(services))
 
 

@@ -28,7 +28,7 @@ def fork_conversation(source_id: str, *, message_id: str | None = None, hidden: 
     """`message_id`: the last message the fork is to have. NotFound for a conversation or message that is not there."""
     source = yield from conversation_by_id(source_id)
     state = yield from conversation_state(source_id)
-    shared = yield from _shared(state, message_id)
+    shared = yield from shared_context(state, message_id)
     now = now_us()
     last_id = shared[-1].message.id if shared else None
     forked = Conversation(
@@ -58,7 +58,7 @@ def fork_conversation(source_id: str, *, message_id: str | None = None, hidden: 
     return (yield from conversation_view(forked.id))
 
 
-def _shared(state: ConversationState, message_id: str | None) -> Tx[Sequence[Placed]]:
+def shared_context(state: ConversationState, message_id: str | None) -> Tx[Sequence[Placed]]:
     """The messages to go on from, without the other's system message: its context, up to `message_id`."""
     ids = (yield from contexts([state.id]))[state.id]
     context = yield from placed_messages(state.id, ids)

@@ -34,6 +34,8 @@ COLLECTION_ROOTS = frozenset(
         "messages",
         "models",
         "ready",
+        "rewards",
+        "rollouts",
         "runs",
         "steps",
         "tags",
@@ -91,6 +93,7 @@ def _routers() -> list[APIRouter]:
         health,
         models,
         passages,
+        rollouts,
         runs,
         steps,
         tags,
@@ -98,7 +101,7 @@ def _routers() -> list[APIRouter]:
     )
 
     of_agents = (agent_files, agents, agent_blocks, agent_tools, archives, passages, conversations)
-    modules = (health, *of_agents, blocks, tools, models, runs, steps, tags, absent)
+    modules = (health, *of_agents, blocks, tools, models, runs, rollouts, steps, tags, absent)
     return [module.router for module in modules]
 
 

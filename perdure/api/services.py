@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from perdure.config import Settings
     from perdure.providers.registry import Registry
     from perdure.providers.web import Web
+    from perdure.rollouts.driver import Rollouts
     from perdure.runs.runner import Runner
     from perdure.store.base import Store
     from perdure.tools.sandbox import Sandbox
@@ -22,6 +23,7 @@ class Services:
     sandbox: "Sandbox"
     runner: "Runner"
     web: "Web"
+    rollouts: "Rollouts"
 
 
 def services(request: Request) -> Services:

@@ -77,13 +77,22 @@ class Web:
 
     async def post(self, url: str, body: bytes, headers: dict[str, str], *, timeout_s: float = 10.0) -> int:
         """Send, once, and answer the status; redirects are not followed. Invalid if there was no answer."""
+        return (await self.exchange(url, body, headers, Limits(max_bytes=0, timeout_s=timeout_s)))[0]
+
+    async def exchange(
+        self, url: str, body: bytes, headers: dict[str, str], limits: Limits = Limits()
+    ) -> tuple[int, bytes]:
+        """POST once: the status and the body, up to the limit. Invalid if there was no answer."""
         import aiohttp
+
+        timeout_s = limits.timeout_s
 
         self._check(url)
         try:
             async with asyncio.timeout(timeout_s):
                 async with self._open().post(url, data=body, headers=headers, allow_redirects=False) as response:
-                    return response.status
+                    body = b"" if limits.max_bytes == 0 else await response.content.read(limits.max_bytes)
+                    return response.status, body
         except TimeoutError as error:
             raise Invalid(f"{shown(url)} did not answer within {timeout_s:g} s") from error
         except aiohttp.ClientConnectorDNSError as error:

@@ -4,31 +4,58 @@ A record is of one moment: everything it is made from is read in one snapshot.
 """
 
 import asyncio
+import hashlib
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+from msgspec import Struct
+
 from perdure.core.errors import Invalid, NotFound
 from perdure.core.messages import Message
+from perdure.core.rollouts import RewardGiven, Task
 from perdure.core.tokens import Segment, TokenCall
 from perdure.store import agents, conversations, ledger, message_reads
+from perdure.store import rollouts as rollout_store
 from perdure.store.base import Query, Store, Tx
 from perdure.store.runs import run_by_id
-from perdure.tokens.record import Status
-from perdure.tokens.trajectory import rollouts_of
+from perdure.tokens.record import Reward, Status
+from perdure.tokens.trajectory import Given, rollouts_of
 
-Ledger = tuple[list[Segment], list[TokenCall], list[Message], Status, str | None]
+Ledger = tuple[list[Segment], list[TokenCall], list[Message], Status, str | None, Given]
+
+
+class Wanted(Struct, frozen=True, kw_only=True):
+    """Which of a job's rollouts, in the order of tasks and groups. `after`: the rollout that the last page ended with."""
+
+    group_id: str | None = None
+    statuses: tuple[str, ...] = ()
+    min_reward: float | None = None
+    max_reward: float | None = None
+    after: str | None = None
+    limit: int | None = None
 
 
 async def rollouts(
-    store: Store, *, agent_id: str | None = None, run_id: str | None = None, conversation_id: str | None = None
+    store: Store,
+    *,
+    agent_id: str | None = None,
+    run_id: str | None = None,
+    conversation_id: str | None = None,
+    job_id: str | None = None,
+    wanted: Wanted | None = None,
 ) -> AsyncIterator[dict[str, Any]]:
-    """One rollout a conversation, or the run's alone; exactly one of the three is given, else Invalid.
+    """One rollout a conversation, or the run's alone; exactly one of the four is given, else Invalid. `wanted`: of a job.
 
     NotFound for an id nobody has. Nothing comes for what an engine without token ids answered.
     """
-    if [agent_id, run_id, conversation_id].count(None) != 2:
-        raise Invalid("Give exactly one of agent_id, run_id and conversation_id.", status=422)
-    for conversation in await store.scan(lambda: _conversations(agent_id, run_id, conversation_id)):
+    if [agent_id, run_id, conversation_id, job_id].count(None) != 3:
+        raise Invalid("Give exactly one of agent_id, run_id, conversation_id and job_id.", status=422)
+    if job_id is not None:
+        found = await store.scan(lambda: _conversations_of_job(job_id, wanted or Wanted()))
+    else:
+        found = await store.scan(lambda: _conversations(agent_id, run_id, conversation_id))
+    for conversation in found:
         read = await store.scan(lambda held=conversation: _ledger(held, run_id))
         made = await asyncio.to_thread(_assembled, read, run_id)
         for rollout in made:
@@ -37,17 +64,47 @@ async def rollouts(
 
 async def rollouts_of_either(store: Store, wanted: str) -> AsyncIterator[dict[str, Any]]:
     """As `rollouts`, the kind of thing told from its id."""
-    names = {"run": "run_id", "agent": "agent_id", "conv": "conversation_id", "conversation": "conversation_id"}
-    name = names.get(wanted.partition("-")[0])
-    if name is None:
-        raise Invalid(f"{wanted!r} is the id of no agent, run or conversation: it begins with agent-, run- or conv-.")
-    async for rollout in rollouts(store, **{name: wanted}):
+    match wanted.partition("-")[0]:
+        case "run":
+            made = rollouts(store, run_id=wanted)
+        case "agent":
+            made = rollouts(store, agent_id=wanted)
+        case "conv" | "conversation":
+            made = rollouts(store, conversation_id=wanted)
+        case "job":
+            made = rollouts(store, job_id=wanted)
+        case _:
+            raise Invalid(
+                f"{wanted!r} is the id of no agent, run, conversation or rollout job: it begins with agent-, run-, conv- or job-."
+            )
+    async for rollout in made:
         yield rollout
 
 
 def _assembled(read: Ledger, run_id: str | None) -> list[dict[str, Any]]:
-    segments, calls, said, status, stop_reason = read
-    return rollouts_of(segments, calls, said, run_id=run_id, status=status, stop_reason=stop_reason)
+    segments, calls, said, status, stop_reason, given = read
+    return rollouts_of(segments, calls, said, run_id=run_id, status=status, stop_reason=stop_reason, given=given)
+
+
+def _conversations_of_job(job_id: str, wanted: Wanted) -> Tx[list[str]]:
+    yield from rollout_store.job_by_id(job_id)
+    attempts = yield from rollout_store.attempts_of(job_id)
+    if wanted.after is not None:
+        at = next((at for at, attempt in enumerate(attempts) if attempt.id == wanted.after), None)
+        if at is None:
+            raise NotFound(f"after: job {job_id} has no rollout {wanted.after}")
+        attempts = attempts[at + 1 :]
+    found = [
+        attempt.agent_id
+        for attempt in attempts
+        if attempt.agent_id is not None
+        and attempt.status != "pending"
+        and (wanted.group_id is None or attempt.group_id == wanted.group_id)
+        and (not wanted.statuses or attempt.status in wanted.statuses)
+        and (wanted.min_reward is None or (attempt.reward is not None and attempt.reward >= wanted.min_reward))
+        and (wanted.max_reward is None or (attempt.reward is not None and attempt.reward <= wanted.max_reward))
+    ]
+    return found[: wanted.limit]
 
 
 def _conversations(agent_id: str | None, run_id: str | None, conversation_id: str | None) -> Tx[list[str]]:
@@ -68,10 +125,82 @@ def _ledger(conversation_id: str, run_id: str | None) -> Tx[Ledger]:
     said = yield from message_reads.list_messages(conversation_id=conversation_id, limit=None)
     if run_id is not None:
         run = yield from run_by_id(run_id)
-        return segments, calls, said, status_of(run.status, run.stop_reason), run.stop_reason
+        given = yield from _given(conversation_id, run_id, said)
+        return segments, calls, said, status_of(run.status, run.stop_reason), run.stop_reason, given
     rows = yield Query("newest_run_of_conversation", {"conversation_id": conversation_id})
     status, reason = rows[0] if rows else ("completed", None)
-    return segments, calls, said, status_of(status, reason), reason
+    given = yield from _given(conversation_id, None, said)
+    return segments, calls, said, status_of(status, reason), reason, given
+
+
+def _given(conversation_id: str, run_id: str | None, said: list[Message]) -> Tx[Given]:
+    """Whose attempt it was, and its rewards: those that were given, then what people said of steps and of tool calls.
+
+    A person's signal has a weight of its own only where a trainer gives it one: it is 0 here.
+    """
+    attempt = yield from rollout_store.attempt_of_agent(conversation_id)
+    rewards = [
+        _reward(given)
+        for given in (yield from rollout_store.rewards_of(conversation_id))
+        if run_id is None or given.run_id in (None, run_id)
+    ]
+    rows = yield Query("feedback_of_conversation", {"conversation_id": conversation_id})
+    rewards += [
+        Reward(
+            name="feedback",
+            value=1.0 if feedback == "positive" else -1.0,
+            weight=0.0,
+            scope="call",
+            target_id=step_id,
+            source="person",
+        )
+        for step_id, of_run, feedback in rows
+        if run_id is None or of_run == run_id
+    ]
+    rewards += [
+        Reward(
+            name="approval",
+            value=1.0 if approval.approve else -1.0,
+            weight=0.0,
+            scope="call",
+            target_id=approval.tool_call_id,
+            source="person",
+            at=message.created_us,
+        )
+        for message in said
+        for approval in message.approvals
+        if run_id is None or message.run_id == run_id
+    ]
+    if attempt is None:
+        return Given(rewards=tuple(rewards))
+    job = yield from rollout_store.job_by_id(attempt.job_id)
+    task = job.spec.tasks[attempt.task_index]
+    return Given(
+        rollout_id=attempt.id,
+        group_id=attempt.group_id,
+        group_index=attempt.group_index,
+        group_size=job.spec.group_size,
+        task={"id": task.id, "hash": task_hash(task), "metadata": task.metadata},
+        rewards=tuple(rewards),
+    )
+
+
+def task_hash(task: Task) -> str:
+    """SHA-256 of what the agent is asked, so that groups of one task are told from groups of another of the same name."""
+    return hashlib.sha256(json.dumps(task.turns, ensure_ascii=False).encode()).hexdigest()
+
+
+def _reward(given: RewardGiven) -> Reward:
+    target = given.step_id or given.run_id
+    return Reward(
+        name=given.name,
+        value=given.value,
+        weight=given.weight,
+        scope="call" if given.step_id is not None else "rollout",
+        target_id=target,
+        source=given.source,
+        at=given.created_us,
+    )
 
 
 def status_of(status: str, stop_reason: str | None) -> Status:

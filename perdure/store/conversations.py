@@ -107,6 +107,22 @@ def create_conversation(
     )
 
 
+def begin_context(conversation_id: str, head_ids: tuple[str, ...], *, compiled_revision: int, now: int) -> Tx[None]:
+    """What a conversation without tokens of its own begins with."""
+    tail_from = yield from next_position()
+    yield Query(
+        "set_context",
+        {
+            "id": conversation_id,
+            "head_ids": _json(head_ids),
+            "tail_from": tail_from,
+            "compiled_revision": compiled_revision,
+            "break_cause": None,
+            "now": now,
+        },
+    )
+
+
 def set_context(
     conversation_id: str, head_ids: tuple[str, ...], *, cause: str, compiled_revision: int, now: int
 ) -> Tx[None]:

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
+from msgspec import Struct
 
 from perdure.core.errors import StoreError
 from perdure.core.messages import Message, TextPart
@@ -25,6 +26,7 @@ from perdure.tokens.record import (
     FinishRef,
     MessageRef,
     Model,
+    Reward,
     Rollout,
     SegmentRecord,
     Status,
@@ -32,6 +34,17 @@ from perdure.tokens.record import (
     WeightSpan,
 )
 from perdure.tokens.seal import seal
+
+
+class Given(Struct, frozen=True, kw_only=True):
+    """What is known of a rollout beside its tokens: whose attempt at what it was, and how it was scored."""
+
+    rollout_id: str | None = None
+    group_id: str | None = None
+    group_index: int | None = None
+    group_size: int | None = None
+    task: dict[str, Any] | None = None
+    rewards: tuple[Reward, ...] = ()
 
 
 def rollouts_of(
@@ -42,6 +55,7 @@ def rollouts_of(
     run_id: str | None = None,
     status: Status = "completed",
     stop_reason: str | None = None,
+    given: Given | None = None,
 ) -> list[dict[str, Any]]:
     """One sealed record a conversation, in the order the segments come; `calls` in the order they were made.
 
@@ -59,7 +73,7 @@ def rollouts_of(
         held, own = _cut(sorted(held, key=lambda segment: segment.index), own, run_id)
         if own:
             builder = _Builder(held, own, said, run_id=run_id, trains=status != "incomplete")
-            rollouts.append(seal(builder.rollout(status, stop_reason)))
+            rollouts.append(seal(builder.rollout(status, stop_reason, given or Given())))
     return rollouts
 
 
@@ -111,14 +125,20 @@ class _Builder:
         for call in calls:
             self._add(call)
 
-    def rollout(self, status: Status, stop_reason: str | None) -> Rollout:
+    def rollout(self, status: Status, stop_reason: str | None, given: Given) -> Rollout:
         streams = list(self._streams.values())
         first = streams[0].segment
         calls = self._calls
         runs = list(dict.fromkeys(call.run_id for call in calls)) if self._run_id is None else [self._run_id]
         own = [call for call in calls if call.run_id in runs]
         return Rollout(
-            rollout_id=f"rollout-{self._run_id or first.conversation_id}",
+            rollout_id=given.rollout_id or f"rollout-{self._run_id or first.conversation_id}",
+            group_id=given.group_id,
+            group_index=given.group_index,
+            group_size=given.group_size,
+            task=given.task,
+            rewards=list(given.rewards),
+            reward=sum(each.value * each.weight for each in given.rewards) if given.rewards else None,
             agent_id=first.agent_id,
             agent_snapshot_sha256=_snapshot(first),
             conversation_id=first.conversation_id,

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import ASGIApp
@@ -15,22 +16,45 @@ from perdure.api.errors import json_response
 from perdure.api.services import services
 from perdure.core.errors import Invalid
 from perdure.providers.token_exact import TokenExactModel
-from perdure.runs.trajectories import rollouts
+from perdure.runs.trajectories import Wanted, rollouts
 from perdure.tokens.export import dump_jsonl
 
 NDJSON = "application/x-ndjson"
-_WANTED = ("agent_id", "run_id", "conversation_id")
+_WANTED = ("agent_id", "run_id", "conversation_id", "job_id")
 
 
 async def export(request: Request) -> ASGIApp:
-    """`GET /v1/trajectories?agent_id=|run_id=|conversation_id=`: one rollout a line, as each is read."""
-    wanted = {name: value for name in _WANTED if (value := request.query_params.get(name))}
-    made = rollouts(services(request).store, **wanted)
+    """`GET /v1/trajectories?agent_id=|run_id=|conversation_id=|job_id=`: one rollout a line, as each is read.
+
+    A job's can be sifted by group_id, status, min_reward and max_reward, and paged with after and limit.
+    """
+    query = request.query_params
+    wanted = {name: value for name in _WANTED if (value := query.get(name))}
+    made = rollouts(services(request).store, **wanted, wanted=_sifted(query))
     # the first is read before the answer begins, so that what is wrong still has a status of its own
     first = await anext(made, None)
     if first is None:
         return Response(b"", media_type=NDJSON)
     return StreamingResponse(_lines(first, made), media_type=NDJSON)
+
+
+def _sifted(query: QueryParams) -> Wanted:
+    def number(name: str, kind: Any) -> Any:
+        if (text := query.get(name)) is None:
+            return None
+        try:
+            return kind(text)
+        except ValueError as error:
+            raise Invalid(f"{name}: {text!r} is not a number", status=422) from error
+
+    return Wanted(
+        group_id=query.get("group_id"),
+        statuses=tuple(query.getlist("status")),
+        min_reward=number("min_reward", float),
+        max_reward=number("max_reward", float),
+        after=query.get("after"),
+        limit=number("limit", int),
+    )
 
 
 async def _lines(first: dict[str, Any], rest: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:

@@ -33,6 +33,7 @@ async def connect(store: SqliteStore, tmp_path: Path) -> AsyncIterator[Connect]:
             sandbox=cast(Any, SimpleNamespace(isolation="strict", warning=None)),
             runner=cast(Any, None),
             web=Web(),
+            rollouts=cast(Any, None),
         )
         app = create_app(parts, extra_routes=routes)
         client = httpx.AsyncClient(

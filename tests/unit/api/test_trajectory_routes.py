@@ -54,6 +54,7 @@ def client(store: SqliteStore, tmp_path: Path) -> httpx.AsyncClient:
         sandbox=cast(Any, SimpleNamespace(isolation="strict", warning=None)),
         runner=cast(Any, None),
         web=Web(),
+        rollouts=cast(Any, None),
     )
     app = create_app(parts, extra_routes=[*routes, *messages.routes])
     return httpx.AsyncClient(transport=httpx.ASGITransport(cast(Any, app)), base_url="http://test")

@@ -1,0 +1,1 @@
+"""Rollouts: an agent tried many times at tasks, each time from a copy of its whole state, scored and exported."""

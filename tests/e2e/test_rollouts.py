@@ -1,0 +1,227 @@
+"""Rollouts driven over HTTP: groups of attempts from one agent's state, scored, exported and verified."""
+
+import json
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from letta_client import Letta
+
+from perdure.providers.scripted import Completion
+from perdure.tokens.verify import verify_bytes
+from tests.doubles.sglang import SGLangDouble
+from tests.doubles.tokenizers import small_tokenizer, small_tokenizer_folder
+from tests.e2e.conftest import ServerProcess
+
+REMEMBER = (
+    '<tool_call>\n{"name": "memory_insert", "arguments": {"label": "human", "new_string": "likes %s"}}\n</tool_call>'
+)
+LENGTH = """
+def reward(rollout):
+    return {"words": len(rollout["answer"].split()), "steps": sum(run["steps"] for run in rollout["runs"])}
+"""
+
+
+@pytest.fixture
+def engine_with_ids() -> Iterator[SGLangDouble]:
+    double = SGLangDouble(small_tokenizer())
+    yield double
+    double.close()
+
+
+@pytest.fixture
+def rollout_server(
+    own_server: Callable[..., ServerProcess], engine_with_ids: SGLangDouble, tmp_path: Path
+) -> ServerProcess:
+    folder = small_tokenizer_folder(tmp_path / "tokenizers")
+    return own_server(SGLANG_BASE_URL=engine_with_ids.base_url, PERDURE_TOKENIZERS=str(folder))
+
+
+def ask(server: ServerProcess, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(
+        server.url + path, data=data, method=method, headers={"Content-Type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())
+
+
+def lines(server: ServerProcess, query: str) -> bytes:
+    with urllib.request.urlopen(f"{server.url}/v1/trajectories?{query}", timeout=30) as answer:
+        return answer.read()
+
+
+def ended(server: ServerProcess, job_id: str, within_s: float = 40.0) -> Any:
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        _, job = ask(server, "GET", f"/v1/rollouts/{job_id}")
+        if job["status"] != "running":
+            return job
+        time.sleep(0.05)
+    raise AssertionError(f"the job did not end: {job}")
+
+
+def new_agent(client: Letta, **fields: Any) -> Any:
+    return client.agents.create(
+        model="sglang/tiny",
+        memory_blocks=[{"label": "human", "value": "Ann"}],
+        include_base_tools=False,
+        tools=["memory_insert"],
+        **fields,
+    )
+
+
+def test_groups_are_run_from_the_agents_own_state_and_leave_it_alone(
+    rollout_server: ServerProcess, engine_with_ids: SGLangDouble
+) -> None:
+    client = Letta(base_url=rollout_server.url, max_retries=0)
+    agent = new_agent(client)
+    engine_with_ids.script("Hello Ann.")
+    client.agents.messages.create(agent.id, input="I am here.")
+    for _ in range(4):
+        engine_with_ids.script(REMEMBER % "tea", "I wrote it down now.")
+    status, job = ask(
+        rollout_server,
+        "POST",
+        "/v1/rollouts",
+        {
+            "agent_id": agent.id,
+            "tasks": [{"id": "tea", "input": "I like tea."}, {"id": "too", "input": "Tea, please."}],
+            "group_size": 2,
+            "max_concurrency": 1,
+            "rewards": [{"name": "length", "weight": 0.5, "source_code": LENGTH}],
+        },
+    )
+    assert status == 201, job
+    job = ended(rollout_server, job["id"])
+    assert job["counts"] == {"completed": 4}, job
+    assert [(r["task_id"], r["group_index"], r["reward"]) for r in job["rollouts"]] == [
+        ("tea", 0, 3.5),
+        ("tea", 1, 3.5),
+        ("too", 0, 3.5),
+        ("too", 1, 3.5),
+    ]
+    assert len({r["group_id"] for r in job["rollouts"]}) == 2
+    assert client.agents.blocks.retrieve("human", agent_id=agent.id).value == "Ann"
+    assert [a.id for a in client.agents.list().items] == [agent.id]
+    for rollout in job["rollouts"]:
+        assert "likes tea" in client.agents.blocks.retrieve("human", agent_id=rollout["agent_id"]).value
+    prompt = engine_with_ids.requests[1]["input_ids"]
+    shown = small_tokenizer().decode(prompt)
+    assert "I am here." in shown and "Hello Ann." in shown
+
+    data = lines(rollout_server, f"job_id={job['id']}")
+    report = verify_bytes(data)
+    assert report.ok, report.problems
+    records = [json.loads(line) for line in data.splitlines()]
+    assert [record["rollout_id"] for record in records] == [r["id"] for r in job["rollouts"]]
+    assert {record["group_size"] for record in records} == {2}
+    assert records[0]["task"]["id"] == "tea"
+    assert [(r["name"], r["value"], r["weight"]) for r in records[0]["rewards"]] == [
+        ("words", 5.0, 0.5),
+        ("steps", 2.0, 0.5),
+    ]
+    assert records[0]["reward"] == 3.5
+    only = lines(rollout_server, f"job_id={job['id']}&group_id={job['rollouts'][2]['group_id']}&limit=1")
+    assert json.loads(only)["rollout_id"] == job["rollouts"][2]["id"]
+    assert lines(rollout_server, f"job_id={job['id']}&min_reward=4") == b""
+
+
+def test_a_reward_may_be_given_days_later(rollout_server: ServerProcess, engine_with_ids: SGLangDouble) -> None:
+    client = Letta(base_url=rollout_server.url, max_retries=0)
+    agent = new_agent(client)
+    engine_with_ids.script("Hello Ann.")
+    answer = client.agents.messages.create(agent.id, input="Hi")
+    step_id = answer.messages[0].step_id
+    status, given = ask(rollout_server, "POST", "/v1/rewards", {"step_id": step_id, "name": "kind", "value": 1.0})
+    assert status == 201, given
+    client.steps.feedback.create(step_id, feedback="negative")
+    record = json.loads(lines(rollout_server, f"agent_id={agent.id}"))
+    assert [(r["name"], r["value"], r["weight"], r["target_id"]) for r in record["rewards"]] == [
+        ("kind", 1.0, 1.0, step_id),
+        ("feedback", -1.0, 0.0, step_id),
+    ]
+    assert record["reward"] == 1.0
+    status, error = ask(rollout_server, "POST", "/v1/rewards", {"name": "x", "value": 1.0})
+    assert status == 422 and "exactly one of" in json.dumps(error)
+    status, _ = ask(rollout_server, "POST", "/v1/rewards", {"name": "x", "value": 1.0, "run_id": "run-none"})
+    assert status == 404
+
+
+def test_a_job_goes_on_after_the_server_died(rollout_server: ServerProcess, engine_with_ids: SGLangDouble) -> None:
+    client = Letta(base_url=rollout_server.url, max_retries=0)
+    agent = new_agent(client)
+    engine_with_ids.engine.default = Completion(text="One two three.", batch=1, pause_s=0.05)
+    _, job = ask(
+        rollout_server,
+        "POST",
+        "/v1/rollouts",
+        {
+            "agent_id": agent.id,
+            "tasks": [{"turns": ["First.", "Second."]}],
+            "group_size": 12,
+            "max_concurrency": 4,
+            "rewards": [{"name": "r", "source_code": "def reward(rollout):\n    return len(rollout['runs'])"}],
+        },
+    )
+    time.sleep(1.0)
+    rollout_server.kill()
+    rollout_server.start()
+    job = ended(rollout_server, job["id"], 60)
+    assert job["counts"] == {"completed": 12}, job
+    assert all(len(set(r["run_ids"])) == 2 and r["reward"] == 2.0 for r in job["rollouts"])
+    report = verify_bytes(lines(rollout_server, f"job_id={job['id']}"))
+    assert report.ok, report.problems
+
+
+def test_a_reward_that_fails_is_an_error_and_never_a_zero(
+    rollout_server: ServerProcess, engine_with_ids: SGLangDouble
+) -> None:
+    client = Letta(base_url=rollout_server.url, max_retries=0)
+    agent = new_agent(client)
+    body = {
+        "agent_id": agent.id,
+        "tasks": [{"input": "Hi"}],
+        "rewards": [{"name": "broken", "source_code": "def reward(rollout):\n    return 1 / 0"}],
+    }
+    _, job = ask(rollout_server, "POST", "/v1/rollouts", body)
+    (rollout,) = ended(rollout_server, job["id"])["rollouts"]
+    assert rollout["status"] == "failed" and rollout["reward"] is None
+    assert "ZeroDivisionError" in rollout["error"]
+
+
+def test_a_job_is_cancelled(rollout_server: ServerProcess, engine_with_ids: SGLangDouble) -> None:
+    client = Letta(base_url=rollout_server.url, max_retries=0)
+    agent = new_agent(client)
+    engine_with_ids.engine.default = Completion(text="Slow " * 50, batch=1, pause_s=0.2)
+    body = {"agent_id": agent.id, "tasks": [{"input": "Hi"}], "group_size": 6, "max_concurrency": 2}
+    _, job = ask(rollout_server, "POST", "/v1/rollouts", body)
+    time.sleep(0.7)
+    status, job = ask(rollout_server, "POST", f"/v1/rollouts/{job['id']}/cancel")
+    assert status == 200
+    assert (job["status"], job["counts"]) == ("cancelled", {"cancelled": 6})
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        ({"tasks": []}, "tasks"),
+        ({"tasks": [{"input": "a", "turns": ["b"]}]}, "tasks"),
+        ({"group_size": 0}, "group_size"),
+        ({"model_settings": {"temprature": 1}}, "model_settings.temprature"),
+        ({"rewards": [{"name": "x"}]}, "rewards"),
+    ],
+)
+def test_a_wrong_job_is_refused_by_name(rollout_server: ServerProcess, change: dict[str, Any], where: str) -> None:
+    agent = new_agent(Letta(base_url=rollout_server.url, max_retries=0))
+    status, error = ask(
+        rollout_server, "POST", "/v1/rollouts", {"agent_id": agent.id, "tasks": [{"input": "a"}], **change}
+    )
+    assert status == 422
+    assert where in json.dumps(error)
