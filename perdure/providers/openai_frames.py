@@ -54,6 +54,19 @@ _FINISH: dict[str, Finish] = {
 _BROKEN = frozenset({"error", "network_error", "insufficient_system_resource"})
 
 
+class _OpenPart:
+    __slots__ = ("kind", "pieces", "signature")
+
+    def __init__(self, kind: type[TextPart | ReasoningPart]) -> None:
+        self.kind = kind
+        self.pieces: list[str] = []
+        self.signature: str | None = None
+
+    def part(self) -> Part:
+        text = "".join(self.pieces)
+        return TextPart(text) if self.kind is TextPart else ReasoningPart(text, signature=self.signature)
+
+
 class _OpenCall:
     __slots__ = ("arguments", "extra", "id", "index", "name", "wire_id")
 
@@ -81,9 +94,8 @@ class ChatAnswer:
         self.any_output = False
         self.failure: ProviderError | None = None
         self._provider = provider
-        self._parts: list[tuple[type[TextPart | ReasoningPart], list[str]]] = []
-        self._kind: type[TextPart | ReasoningPart] | None = None
-        self._pieces: list[str] = []
+        self._parts: list[_OpenPart] = []
+        self._open: _OpenPart | None = None
         self._tags = ThinkTags() if think_tags else None
         self._details: Details | None = None
         self._calls: list[_OpenCall] = []
@@ -140,6 +152,7 @@ class ChatAnswer:
         if self._tags is not None:
             for kind, text in self._tags.finish():
                 self._say(ReasoningPart if kind == "thinking" else TextPart, text, chunks)
+        self._close(chunks)
         return chunks
 
     def done(self, *, complete: bool, request: bytes = b"", response: bytes | None = None) -> ModelDone:
@@ -163,7 +176,7 @@ class ChatAnswer:
         finish = self._finish or "stop"
         if finish in ("stop", "tool_calls"):
             finish = "tool_calls" if calls else "stop"
-        content: tuple[Part, ...] = tuple(kind("".join(pieces)) for kind, pieces in self._parts)
+        content = tuple(part.part() for part in self._parts)
         if self._details is not None and (details := self._details.signature()):
             content, calls = signed(content, calls, details)
         usage = usage_of(self._usage)
@@ -213,12 +226,19 @@ class ChatAnswer:
             self._logprobs += [token_logprob(token) for token in choice.logprobs.content]
 
     def _say(self, kind: type[TextPart | ReasoningPart], text: str, chunks: list[Chunk]) -> None:
-        if self._kind is not kind:
-            self._kind = kind
-            self._pieces = []
-            self._parts.append((kind, self._pieces))
-        self._pieces.append(text)
+        if self._open is None or self._open.kind is not kind:
+            self._close(chunks)
+            self._open = _OpenPart(kind)
+            self._parts.append(self._open)
+        self._open.pieces.append(text)
         chunks.append(TextChunk(text) if kind is TextPart else ReasoningChunk(text))
+
+    def _close(self, chunks: list[Chunk]) -> None:
+        """The open part is whole. Thinking carries the details that came with it."""
+        part, self._open = self._open, None
+        if part is not None and part.kind is ReasoningPart and self._details is not None:
+            part.signature, self._details = self._details.signature(), None
+            chunks.append(ReasoningChunk("", signature=part.signature))
 
     def _take_details(self, pieces: list[Any], thinking: str | None) -> str | None:
         """Kept as they are; they are the thinking where no other field tells it."""
@@ -231,7 +251,7 @@ class ChatAnswer:
         """A call is announced once its name is known; arguments that came before it go along."""
         name = (piece.function.name if piece.function else None) or ""
         arguments = (piece.function.arguments if piece.function else None) or ""
-        call = self._call_of(piece, name)
+        call = self._call_of(piece, name, chunks)
         call.extra = piece.extra_content or call.extra
         if arguments:
             call.arguments.append(arguments)
@@ -245,23 +265,25 @@ class ChatAnswer:
         elif arguments:
             chunks.append(ToolCallChunk(call.index, arguments=arguments))
 
-    def _call_of(self, piece: CallPiece, name: str) -> _OpenCall:
+    def _call_of(self, piece: CallPiece, name: str, chunks: list[Chunk]) -> _OpenCall:
         """The call a piece belongs to. By its index; where there is none, or every call has the same, by id and name."""
         last = self._calls[-1] if self._calls else None
         if piece.index is None:
             same = next((call for call in self._calls if call.id == piece.id), None) if piece.id else None
             if same is not None:
                 return same
-            return last if last is not None and not piece.id and not (name and last.name) else self._new_call(None)
+            goes_on = last is not None and not piece.id and not (name and last.name)
+            return last if last is not None and goes_on else self._new_call(None, chunks)
         call = self._by_index.get(piece.index)
         if call is None or (name and call.name and piece.id and piece.id != call.wire_id):
-            call = self._new_call(piece.index)
+            call = self._new_call(piece.index, chunks)
             call.wire_id = piece.id
         return call
 
-    def _new_call(self, index: int | None) -> _OpenCall:
+    def _new_call(self, index: int | None, chunks: list[Chunk]) -> _OpenCall:
         if not self._calls:
-            self._calls_at, self._kind = len(self._parts), None
+            self._close(chunks)
+            self._calls_at = len(self._parts)
         call = _OpenCall(len(self._calls))
         self._calls.append(call)
         if index is not None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from perdure.core.messages import HiddenReasoningPart, Message, Part, ReasoningPart, TextPart, ToolCall
+from perdure.core.messages import HiddenReasoningPart, Message, Part, TextPart, ToolCall
 
 _JOINED = ("text", "summary")
 
@@ -46,13 +46,12 @@ def text_in(pieces: list[Any]) -> str:
 def signed(
     content: tuple[Part, ...], calls: tuple[ToolCall, ...], signature: str
 ) -> tuple[tuple[Part, ...], tuple[ToolCall, ...]]:
-    """An answer with its details on the first part or call that can carry them."""
-    for kind in (ReasoningPart, TextPart):
-        for at, part in enumerate(content):
-            if isinstance(part, kind):
-                return (*content[:at], msgspec.structs.replace(part, signature=signature), *content[at + 1 :]), calls
-        if kind is ReasoningPart and calls and calls[0].signature is None:
-            return content, (msgspec.structs.replace(calls[0], signature=signature), *calls[1:])
+    """An answer with details that came with no thinking on the first call or text that can carry them."""
+    if calls and calls[0].signature is None:
+        return content, (msgspec.structs.replace(calls[0], signature=signature), *calls[1:])
+    for at, part in enumerate(content):
+        if isinstance(part, TextPart):
+            return (*content[:at], msgspec.structs.replace(part, signature=signature), *content[at + 1 :]), calls
     return (*content, HiddenReasoningPart(signature)), calls
 
 

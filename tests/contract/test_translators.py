@@ -30,6 +30,7 @@ from tests.contract.conversations import CONVERSATIONS, OWN, Conversation
 from tests.contract.speakers import Outcome, Speaker, Wraps, expected_calls, expected_content, expected_usage, play
 from tests.contract.translators.anthropic_messages import AnthropicSpeaker
 from tests.contract.translators.clouds import BedrockSpeaker, VertexSpeaker
+from tests.contract.translators.dialects import MinimaxSpeaker, MistralSpeaker, OllamaSpeaker, OpenRouterSpeaker
 from tests.contract.translators.gemini import GeminiSpeaker
 from tests.contract.translators.openai_chat import OpenAIChatSpeaker
 from tests.contract.translators.openai_responses import OpenAIResponsesSpeaker
@@ -42,6 +43,10 @@ SPEAKERS: tuple[Speaker, ...] = (
     BedrockSpeaker(),
     VertexSpeaker(),
     GeminiSpeaker(),
+    OpenRouterSpeaker(),
+    MistralSpeaker(),
+    MinimaxSpeaker(),
+    OllamaSpeaker(),
 )
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"

@@ -39,12 +39,12 @@ def failure(status: int, body: Any = None, headers: dict[str, str] | None = None
 
 
 class OpenAIDouble:
-    """`turns` are answered in order, then `default`. A turn may carry: reasoning, pieces (how text is cut), delay_s,
-    die_after (frames before the connection drops), garbage, finish, status/body (an error answer)."""
+    """`turns` are answered in order, then `default`. A turn may carry: reasoning, details (`reasoning_details`), pieces (how
+    text is cut), delay_s, die_after (frames before the connection drops), garbage, finish, status/body (an error answer)."""
 
     def __init__(self, models: tuple[str, ...] = ("gpt-test",)) -> None:
         self.models = models
-        self.turns: deque[Turn] = deque()
+        self.turns: deque[Turn | Callable[[dict[str, Any]], Turn]] = deque()
         self.default: Turn | Callable[[dict[str, Any]], Turn] = text("ok")
         self.requests: list[dict[str, Any]] = []
         self.gate: threading.Event | None = None
@@ -118,6 +118,8 @@ class OpenAIDouble:
         message: dict[str, Any] = {"role": "assistant", "content": turn.get("content") or None}
         if turn.get("reasoning"):
             message["reasoning_content"] = turn["reasoning"]
+        if turn.get("details"):
+            message["reasoning_details"] = turn["details"]
         if turn.get("tool_calls"):
             message["tool_calls"] = [
                 {"id": c["id"], "type": "function", "function": {"name": c["name"], "arguments": c["arguments"]}}
@@ -168,6 +170,8 @@ class OpenAIDouble:
         deltas: list[tuple[dict[str, Any], str | None]] = [({"role": "assistant", "content": ""}, None)]
         for piece in cut(turn.get("reasoning") or "", turn.get("pieces", 3)):
             deltas.append(({"reasoning_content": piece}, None))
+        if turn.get("details"):
+            deltas.append(({"reasoning_details": turn["details"]}, None))
         for piece in cut(turn.get("content") or "", turn.get("pieces", 3)):
             deltas.append(({"content": piece}, None))
         for index, item in enumerate(turn.get("tool_calls") or []):

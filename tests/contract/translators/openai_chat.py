@@ -7,40 +7,45 @@ from typing import Any
 from perdure.core.model import Chunk, ModelDone
 from perdure.parsing.sse import SseParser
 from perdure.providers.base import Model
+from perdure.providers.dialects import CHAT
 from perdure.providers.http import Endpoint, Http
 from perdure.providers.openai_chat import OpenAIChat
 from perdure.providers.openai_frames import ChatAnswer
-from tests.contract.conversations import Call, Need, Refusal, Said, Thinking
+from tests.contract.conversations import Call, Hidden, Need, Refusal, Said, Text, Thinking
 
 HEAD = {"id": "chatcmpl-1", "created": 1, "model": "gpt-test"}
 
 
 class _Translator:
-    def __init__(self) -> None:
+    def __init__(self, kind: str) -> None:
         self._parser = SseParser()
-        self._answer = ChatAnswer("openai")
+        self._answer = ChatAnswer(kind, think_tags=CHAT[kind].think_tags is not None)
 
     def feed(self, data: bytes) -> list[Chunk]:
         return self._answer.feed(self._parser.feed(data))
 
     def finish(self) -> tuple[list[Chunk], ModelDone]:
-        last = self._answer.feed(self._parser.finish())
+        last = self._answer.feed(self._parser.finish()) + self._answer.finish()
         return last, self._answer.done(complete=self._parser.done)
 
 
 class OpenAIChatSpeaker:
+    """`kind`: whose dialect it is; those that differ in how they answer are in dialects.py."""
+
     name = "openai_chat"
+    kind = "openai"
     handle = "openai/gpt-test"
     can: frozenset[Need] = frozenset({"reasoning", "refusals", "content_filter", "errors_in_stream", "cut_calls"})
     keeps_call_ids = True
     usage_fields = frozenset({"cached_input_tokens", "cache_write_tokens", "reasoning_tokens"})
     stream_type = "text/event-stream"
+    whole_calls = False
 
     def model(self, http: Http, url: str, *, stream: bool) -> Model:
-        return OpenAIChat(http, Endpoint("openai", f"{url}/v1"), "gpt-test", stream=stream)
+        return OpenAIChat(http, Endpoint(self.kind, f"{url}/v1"), "gpt-test", CHAT[self.kind], stream=stream)
 
     def translator(self) -> _Translator:
-        return _Translator()
+        return _Translator(self.kind)
 
     def streamed(self, said: Said) -> bytes:
         frames = [{**HEAD, "object": "chat.completion.chunk", **frame} for frame in self._frames(said)]
@@ -62,15 +67,15 @@ class OpenAIChatSpeaker:
             if isinstance(item, Call):
                 function = {"name": item.name, "arguments": ""}
                 head = {"index": index, "id": item.id, "type": "function", "function": function}
+                if self.whole_calls:
+                    function["arguments"] = "".join(item.pieces)
                 yield frame(tool_calls=[head])
-                for piece in item.pieces:
+                for piece in () if self.whole_calls else item.pieces:
                     yield frame(tool_calls=[{"index": index, "function": {"arguments": piece}}])
                 index += 1
                 continue
-            assert not hasattr(item, "data")
-            field = {Thinking: "reasoning_content", Refusal: "refusal"}.get(type(item), "content")
-            for piece in item.pieces:
-                yield frame(**{field: piece})
+            for fields in self.deltas(item):
+                yield frame(**fields)
         if said.failure is None and not said.cut:
             yield frame(said.finish)
             yield {"choices": [], "usage": _usage(said)}
@@ -84,12 +89,19 @@ class OpenAIChatSpeaker:
                 function = {"name": item.name, "arguments": "".join(item.pieces)}
                 message.setdefault("tool_calls", []).append({"id": item.id, "type": "function", "function": function})
             else:
-                assert not hasattr(item, "data")
-                field = {Thinking: "reasoning_content", Refusal: "refusal"}.get(type(item), "content")
-                message[field] = (message.get(field) or "") + "".join(item.pieces)
+                for fields in self.deltas(item):
+                    for field, value in fields.items():
+                        message[field] = value if message.get(field) is None else message[field] + value
         choice = {"index": 0, "message": message, "finish_reason": said.finish}
         body = {**HEAD, "object": "chat.completion", "choices": [choice], "usage": _usage(said)}
         return 200, json.dumps(body, ensure_ascii=False).encode()
+
+    def deltas(self, item: Text | Thinking | Refusal | Hidden) -> Iterator[dict[str, Any]]:
+        """What the frames of one thing said hold; in a whole answer the same, joined."""
+        assert not isinstance(item, Hidden)
+        field = {Thinking: "reasoning_content", Refusal: "refusal"}.get(type(item), "content")
+        for piece in item.pieces:
+            yield {field: piece}
 
     def shown(self, body: Any) -> Any:
         return body
