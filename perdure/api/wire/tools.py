@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from perdure.api.paging import Limit, PageQuery
 from perdure.core.agents import DEFAULT_RETURN_CHAR_LIMIT
@@ -72,7 +72,8 @@ class RunTool(BaseModel):
 
 
 class SetApproval(BaseModel):
-    requires_approval: bool
+    # the npm SDK sends the name of its own parameter, `body_requires_approval`
+    requires_approval: bool = Field(validation_alias=AliasChoices("requires_approval", "body_requires_approval"))
 
 
 class SearchTools(BaseModel):

@@ -25,5 +25,8 @@ VALUES (:conversation_id, :key, :digest, :run_id, :now)
 ON CONFLICT (conversation_id, key) DO UPDATE SET digest = excluded.digest, run_id = excluded.run_id,
    created_us = excluded.created_us
 
+-- name: forget_request_key
+DELETE FROM request_keys WHERE conversation_id = :conversation_id AND run_id = :run_id
+
 -- name: delete_old_request_keys
 DELETE FROM request_keys WHERE created_us < :before
