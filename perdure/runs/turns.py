@@ -68,11 +68,7 @@ def turns_of_run(
     beginning). `messages`: the run's stored messages in order.
     """
     by_step: dict[str, dict[str, Any]] = {}
-    said = {
-        message.step_id: message
-        for message in messages
-        if message.role in ("assistant", "approval") and message.step_id
-    }
+    said = {message.step_id: message for message in messages if message.role == "assistant" and message.step_id}
     for calls in segment_calls:
         stream: array[int] = array("i")
         for call in calls:

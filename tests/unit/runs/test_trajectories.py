@@ -3,23 +3,27 @@
 from array import array
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 
 from perdure.agents.builtin_tools import ensure_builtin_tools
 from perdure.agents.conversations import ConversationSpec, create_conversation
+from perdure.agents.edit_tools import attach_tool, set_approval
 from perdure.agents.fork import fork_conversation
 from perdure.agents.recompile import first_system_message
 from perdure.core.agents import Agent, AgentBundle, Block
 from perdure.core.errors import Invalid, NotFound
 from perdure.core.ids import new_id, now_us
-from perdure.core.messages import Message, TextPart
+from perdure.core.messages import Approval, Message, TextPart
 from perdure.core.runs import Run, RunConfig
 from perdure.providers.scripted import Completion, ScriptedEngine
 from perdure.providers.token_exact import TokenExactModel, restore
 from perdure.providers.token_plan import common_prefix
 from perdure.runs.runner import Runner
 from perdure.runs.trajectories import rollouts, rollouts_of_either, status_of
+from perdure.runs.turns import stored_turns
 from perdure.store import agents, ledger
+from perdure.store.conversations import conversation_state
 from perdure.store.sqlite import SqliteStore
 from perdure.store.tools import find_tool
 from perdure.tokens.export import dump_jsonl
@@ -47,19 +51,23 @@ class World:
         model = TokenExactModel(
             self.engine, Qwen3Renderer(tokenizer), provider_name="sglang", model_name="m", handle="sglang/m"
         )
-        self.runner = Runner(store, OneModel(model), None)  # type: ignore[arg-type]
+        self.registry = OneModel(model)
+        self.runner = Runner(store, self.registry, None)  # type: ignore[arg-type]
 
     async def send(self, text: str, conversation_id: str | None = None) -> str:
+        said = Message(id=new_id("message"), role="user", created_us=0, content=(TextPart(text),))
+        return await self.submit(said, conversation_id)
+
+    async def submit(self, message: Message, conversation_id: str | None = None) -> str:
         now, agent_id = now_us(), self.agent.id
         conversation_id = conversation_id or agent_id
         run = Run(
             id=new_id("run"), agent_id=agent_id, conversation_id=conversation_id, status="created", created_us=now,
             config=RunConfig(include_pings=False),
         )  # fmt: skip
-        message = Message(
-            id=new_id("message"), role="user", created_us=now, content=(TextPart(text),), agent_id=agent_id,
-            conversation_id=conversation_id, run_id=run.id,
-        )  # fmt: skip
+        message = msgspec.structs.replace(
+            message, created_us=now, agent_id=agent_id, conversation_id=conversation_id, run_id=run.id
+        )
         submitted = await self.runner.submit(run, (message,), (), wait=True)
         async for _ in self.runner.follow(submitted.run_id):
             pass
@@ -199,3 +207,39 @@ async def test_a_conversation_without_tokens_gives_nothing(world: World) -> None
 )
 def test_a_runs_end_is_the_rollouts(status: str, reason: str | None, wanted: str) -> None:
     assert status_of(status, reason) == wanted
+
+
+async def test_a_step_that_waited_for_approval_verifies_and_its_segment_goes_on(world: World) -> None:
+    """Also where another process carries the answer out: what the model wrote is one turn, however it is stored."""
+    search = '<tool_call>\n{"name": "conversation_search", "arguments": {"query": "tea"}}\n</tool_call>'
+    found = await world.store.read(lambda: find_tool("conversation_search"))
+    assert found is not None
+    await world.store.write(lambda: attach_tool(world.agent.id, found.id))
+    await world.store.write(lambda: set_approval(world.agent.id, "memory_insert", True))
+    asked = Completion(text=f"<think>\nhm\n</think>\n\nLet me.\n{search}\n{INSERT}\n{INSERT}")
+    world.engine.completions.extend([asked, Completion(text="Noted."), Completion(text="Bye.")])
+    run_id = await world.send("I like tea")
+    pending = (await world.store.read(lambda: conversation_state(world.agent.id))).pending
+    assert pending is not None and [call.asks for call in pending.calls] == [False, True, True]
+    await world.runner.stop()
+    world.runner = Runner(world.store, world.registry, None)  # type: ignore[arg-type]
+    await world.runner.start()
+    answers = tuple(Approval(call_id, approve) for call_id, approve in zip(pending.asked, (True, False), strict=True))
+    resumed = await world.submit(Message(id=new_id("message"), role="approval", created_us=0, approvals=answers))
+    report = world.verified(await world.export(agent_id=world.agent.id))
+    assert report.violations == []
+    assert (report.rollouts, report.calls, report.segments) == (1, 2, 1)
+    first, second = (request.ids for request in world.engine.requests)
+    assert second[: len(first)] == first
+    turns = [await world.store.read(lambda held=held: stored_turns(held)) for held in (run_id, resumed)]
+    assert [(turn["role"], turn["tool_name"]) for turn in turns[1]] == [
+        ("tool", "conversation_search"),
+        ("tool", "memory_insert"),
+        ("tool", "memory_insert"),
+        ("assistant", None),
+    ]
+    assert [turn["content"].strip() for turn in turns[0]] == ["Let me."]
+    await world.send("bye")
+    report = world.verified(await world.export(agent_id=world.agent.id))
+    assert report.violations == []
+    assert (report.calls, report.segments) == (3, 2)  # the block was edited
