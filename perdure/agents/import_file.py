@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from perdure.agents.create import base_tool_names, check_labels, check_timezone, new_bundle
 from perdure.agents.edit_blocks import new_block
 from perdure.agents.edit_tools import put_tool
 from perdure.agents.file_history import compiled_message, context_of
 from perdure.agents.file_values import AgentFile, FileAgent, FileTool, Imported, ImportOptions
 from perdure.agents.models import ChosenModel, choose_model
 from perdure.agents.names import checked_name, made_up_name
+from perdure.agents.parts import base_tool_names, check_labels, check_timezone, new_bundle
 from perdure.agents.recompile import first_system_message
 from perdure.agents.spec import AgentSpec, BlockSpec
 from perdure.core.agents import Block, Tool
@@ -171,7 +171,10 @@ def _tools_of(
 ) -> Tx[tuple[Tool, ...]]:
     """Those of the file, then those it names as the server's."""
     held = {tool.name: tool for key in agent.tool_ids if (tool := tools[key]) is not None}
-    for name in dict.fromkeys((*base_tool_names(spec), *spec.tools)):
+    alone = msgspec.structs.replace(
+        spec, enable_sleeptime=None
+    )  # a file brings no sleeptime agent to leave the memory to
+    for name in dict.fromkeys((*base_tool_names(alone), *spec.tools)):
         if name in held:
             continue
         found = yield from find_tool(name)

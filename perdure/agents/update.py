@@ -6,9 +6,9 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
-from perdure.agents.create import check_labels, check_timezone
 from perdure.agents.models import ChosenModel, choose_model
 from perdure.agents.names import checked_name
+from perdure.agents.parts import check_labels, check_timezone
 from perdure.agents.recompile import recompile_agents
 from perdure.agents.spec import AgentChange
 from perdure.core.agents import Agent, Block, ModelSettings

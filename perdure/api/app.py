@@ -29,6 +29,7 @@ COLLECTION_ROOTS = frozenset(
         "blocks",
         "conversations",
         "folders",
+        "groups",
         "health",
         "mcp-servers",
         "messages",
@@ -90,6 +91,7 @@ def _routers() -> list[APIRouter]:
         archives,
         blocks,
         conversations,
+        groups,
         health,
         models,
         passages,
@@ -100,7 +102,7 @@ def _routers() -> list[APIRouter]:
         tools,
     )
 
-    of_agents = (agent_files, agents, agent_blocks, agent_tools, archives, passages, conversations)
+    of_agents = (agent_files, agents, agent_blocks, agent_tools, archives, passages, conversations, groups)
     modules = (health, *of_agents, blocks, tools, models, runs, rollouts, steps, tags, absent)
     return [module.router for module in modules]
 

@@ -20,6 +20,7 @@ AgentId = Annotated[str, _id("agent")]
 BlockId = Annotated[str, _id("block")]
 ToolId = Annotated[str, _id("tool")]
 ArchiveId = Annotated[str, _id("archive")]
+GroupId = Annotated[str, _id("group")]
 PassageId = Annotated[str, _id("passage")]
 StepId = Annotated[str, _id("step")]
 
@@ -61,9 +62,10 @@ class Relations(BaseModel):
     tags: bool = False
     secrets: bool = False
     pending: bool = False
+    group: bool = False
 
 
-EVERYTHING = Relations(blocks=True, tools=True, tags=True, secrets=True)
+EVERYTHING = Relations(blocks=True, tools=True, tags=True, secrets=True, group=True)
 _OLD_CLIENT = re.compile(r"letta-client/(\d+)\.")
 
 
@@ -79,6 +81,7 @@ def relations(request: Request, include: list[str], include_relationships: list[
         tags=blocks or "tags" in wanted,
         secrets=bool(wanted & {"secrets", "tool_exec_environment_variables"}),
         pending="pending_approval" in wanted,
+        group=bool(wanted & {"managed_group", "multi_agent_group"}),
     )
 
 

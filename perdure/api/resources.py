@@ -6,6 +6,7 @@ from perdure.api.model_settings import llm_config, shown_settings
 from perdure.api.paging import EVERYTHING, Relations
 from perdure.api.to_wire import iso, letta_messages
 from perdure.core.agents import Agent, Block, Tool
+from perdure.core.groups import Group, Progress
 from perdure.core.ids import DEFAULT_USER_ID
 from perdure.providers.base import ModelInfo
 from perdure.store.agents import AgentView
@@ -19,6 +20,7 @@ def agent_state(view: AgentView, shown: Relations = EVERYTHING) -> dict[str, Any
     blocks = [block_json(block) for block in view.bundle.blocks] if shown.blocks else []
     secrets = [_secret(agent, key, value) for key, value in agent.secrets.items()] if shown.secrets else []
     settings = shown_settings(agent)
+    group = group_json(view.bundle.group, view.progress) if shown.group and view.bundle.group is not None else None
     return {
         "id": agent.id,
         "name": agent.name,
@@ -51,8 +53,8 @@ def agent_state(view: AgentView, shown: Relations = EVERYTHING) -> dict[str, Any
         "identity_ids": [],
         "identities": [],
         "pending_approval": _pending(view) if shown.pending else None,
-        "managed_group": None,
-        "multi_agent_group": None,
+        "managed_group": group,
+        "multi_agent_group": group,
         "message_buffer_autoclear": agent.message_buffer_autoclear,
         "enable_sleeptime": agent.enable_sleeptime,
         "last_run_completion": iso(agent.last_run_completed_us),
@@ -92,6 +94,30 @@ def _secret(agent: Agent, key: str, value: str) -> dict[str, Any]:
         "created_at": iso(agent.created_us),
         "updated_at": iso(agent.updated_us),
         **MINE,
+    }
+
+
+def group_json(group: Group, progress: Progress | None = None) -> dict[str, Any]:
+    """`progress` None: it was not looked up, as within an agent."""
+    return {
+        "id": group.id,
+        "manager_type": group.manager_type,
+        "agent_ids": list(group.agent_ids),
+        "description": group.description,
+        "project_id": group.project_id,
+        "template_id": None,
+        "base_template_id": None,
+        "deployment_id": None,
+        "shared_block_ids": list(group.shared_block_ids),
+        "manager_agent_id": group.manager_agent_id,
+        "termination_token": group.termination_token,
+        "max_turns": group.max_turns,
+        "sleeptime_agent_frequency": group.frequency,
+        "turns_counter": progress.turns if progress is not None and group.manager_type == "sleeptime" else None,
+        "last_processed_message_id": progress.last_message_id if progress is not None else None,
+        "max_message_buffer_length": group.max_buffer,
+        "min_message_buffer_length": group.min_buffer,
+        "hidden": group.hidden,
     }
 
 

@@ -337,7 +337,7 @@ def usage(event: UsageReported) -> dict[str, Any]:
         "prompt_tokens": counts.prompt_tokens,
         "total_tokens": counts.total_tokens,
         "step_count": event.step_count,
-        "run_ids": None,
+        "run_ids": list(event.run_ids) if event.run_ids else None,
         "cached_input_tokens": counts.cached_input_tokens,
         "cache_write_tokens": counts.cache_write_tokens,
         "reasoning_tokens": counts.reasoning_tokens,

@@ -4,6 +4,8 @@ from typing import Any, Literal
 
 from msgspec import Struct, field
 
+from perdure.core.groups import Group
+
 AgentType = Literal[
     "memgpt_agent",
     "memgpt_v2_agent",
@@ -137,9 +139,10 @@ class Agent(Struct, frozen=True, kw_only=True):
 
 
 class AgentBundle(Struct, frozen=True, kw_only=True):
-    """An agent with everything a run of it needs, read at one moment."""
+    """An agent with everything a run of it needs, read at one moment. `group`: the one it manages."""
 
     agent: Agent
     blocks: tuple[Block, ...] = ()
     tools: tuple[Tool, ...] = ()
     tags: tuple[str, ...] = ()
+    group: Group | None = None

@@ -125,6 +125,10 @@ class StaleBlock(StoreError):
         self.block_id = block_id
 
 
+class StaleGroup(StoreError):
+    """A group went on since its turn was counted: count again."""
+
+
 @contextmanager
 def boundary(error: type[AgentError], where: str) -> Generator[None]:
     """Classify what crosses here: an AgentError passes unchanged, anything else becomes `error`, cause kept."""

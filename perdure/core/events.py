@@ -98,13 +98,14 @@ class RunStopped(Struct, frozen=True, tag="run_stopped"):
 
 class UsageReported(Struct, frozen=True, tag="usage_reported"):
     """The run's sums; `context_tokens` are the last step's. `logprobs` (of the last call, as the wire has them) and `turns`
-    (the run's token record, turn by turn) are there when the request asked for them."""
+    (the run's token record, turn by turn) are there when the request asked for them. `run_ids`: the sleeptime runs it began."""
 
     usage: Usage
     step_count: int
     context_tokens: int | None = None
     logprobs: dict[str, Any] | None = None
     turns: list[dict[str, Any]] | None = None
+    run_ids: tuple[str, ...] | None = None
 
 
 class LogEnded(Struct, frozen=True, tag="log_ended"):

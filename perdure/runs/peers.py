@@ -6,23 +6,26 @@ is on record in it: the first bounds how far messages go, and nobody is asked wh
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
 
-from perdure.core.agents import Agent
+from perdure.core.agents import AgentBundle
 from perdure.core.conversations import Conversation
 from perdure.core.errors import AgentError, Conflict, NotFound, ToolError
 from perdure.core.events import Event, RunFailed, RunStopped, Said
+from perdure.core.groups import Group
 from perdure.core.ids import new_id, new_otid, now_us
 from perdure.core.messages import Message, TextPart
 from perdure.core.runs import Run, RunConfig
 from perdure.runs.context import Contexts, system_message
+from perdure.runs.discussion import DISCUSSION_TURNS, Discussion
 from perdure.runs.worker import shielded
 from perdure.store.agents import agent_bundle, agents_tagged, check_agent
 from perdure.store.base import Store, Tx
 from perdure.store.conversations import create_conversation
+from perdure.store.groups import add_conversation, conversation_in, members
 from perdure.tools.base import PeerAnswer
 
 MOST_ASKED = 100
@@ -42,14 +45,18 @@ class Runs(Protocol):
 class RunPeers:
     """The other agents as one run reaches them. Implements `tools.base.Peers`."""
 
-    def __init__(self, runs: Runs, store: Store, contexts: Contexts, run: Run, agent: Agent, *, max_depth: int) -> None:
+    def __init__(
+        self, runs: Runs, store: Store, contexts: Contexts, run: Run, bundle: AgentBundle, *, max_depth: int
+    ) -> None:
         self._runs = runs
         self._store = store
         self._contexts = contexts
         self._run = run
-        self._agent = agent
+        self._agent = agent = bundle.agent
+        self._group = bundle.group
         self._max_depth = max_depth
         before = run.metadata or {}
+        self._discussion = Discussion(agent.name)
         self._callers = (*before.get("callers", ()), agent.id)
         self._waiting = (*before.get("waiting", ()), agent.id)
 
@@ -84,6 +91,61 @@ class RunPeers:
         except AgentError as error:
             raise ToolError(f"Agent {agent_id} could not be reached: {error.message}") from error
         await submitted.durable
+
+    async def ask_group(self, message: str) -> Sequence[PeerAnswer]:
+        group = self._led()
+        self._check_depth()
+        names = await self._store.read(lambda: members(group.id))
+        self._discussion.say(message)
+        if group.manager_type == "round_robin":
+            ids = list(names)
+            turns = range(group.max_turns or len(ids)) if ids else range(0)
+            return [await self._try_speak(group, ids[turn % len(ids)], names) for turn in turns]
+        return await together([lambda id=id: self._try_speak(group, id, names) for id in names])
+
+    async def ask_member(self, agent_id: str, message: str | None) -> PeerAnswer:
+        group = self._led()
+        self._check_depth()
+        names = await self._store.read(lambda: members(group.id))
+        if agent_id not in names:
+            known = ", ".join(f"{id} ({name})" for id, name in names.items())
+            raise ToolError(f"{agent_id!r} is no member of your group. Its members: {known or 'none'}.")
+        self._discussion.check_open(group.max_turns or DISCUSSION_TURNS)
+        if message is not None:
+            self._discussion.say(message)
+        elif self._discussion.empty:
+            raise ToolError("message is missing: begin by telling the group what the discussion is about.")
+        answer = await self._speak(group, agent_id, names)
+        token = group.termination_token
+        if token is not None and any(token in text for text in answer.said):
+            self._discussion.over = f"{names[agent_id]} said {token}"
+        return answer
+
+    def _led(self) -> Group:
+        if self._group is None or self._group.rests:
+            raise ToolError("You lead no group that could be spoken to.")
+        return self._group
+
+    async def _try_speak(self, group: Group, agent_id: str, names: Mapping[str, str]) -> PeerAnswer:
+        try:
+            return await self._speak(group, agent_id, names)
+        except ToolError as error:
+            return PeerAnswer(agent_id=agent_id, error=error.message)
+
+    async def _speak(self, group: Group, agent_id: str, names: Mapping[str, str]) -> PeerAnswer:
+        """A member's turn, in its conversation of the group; in a new one where that is busy."""
+        self._check_not_waiting(agent_id)
+        text = self._discussion.news_for(agent_id)
+        known = await self._store.read(lambda: conversation_in(group.id, agent_id))
+        try:
+            if known is None:
+                raise Conflict("The member has not spoken in this group yet.")
+            answer = await self._outcome(*self._made(agent_id, known, text, group_id=group.id))
+        except Conflict:
+            new = await self._new_conversation(agent_id, f"Group of {self._agent.name}", group_id=group.id)
+            answer = await self._outcome(*self._made(agent_id, new, text, group_id=group.id))
+        self._discussion.heard(agent_id, names[agent_id], answer.said)
+        return answer
 
     async def _try(self, agent_id: str, text: str) -> PeerAnswer:
         try:
@@ -132,7 +194,7 @@ class RunPeers:
         return await self._outcome(*self._made(agent_id, conversation_id, text))
 
     def _made(
-        self, agent_id: str, conversation_id: str, text: str, *, background: bool = False
+        self, agent_id: str, conversation_id: str, text: str, *, background: bool = False, group_id: str | None = None
     ) -> tuple[Run, tuple[Message, ...]]:
         now = now_us()
         run = Run(
@@ -148,6 +210,7 @@ class RunPeers:
                 "parent_run_id": self._run.id,
                 "callers": list(self._callers),
                 "waiting": [] if background else list(self._waiting),
+                **({"group_id": group_id} if group_id is not None else {}),
             },
         )
         message = Message(
@@ -157,6 +220,7 @@ class RunPeers:
             content=(TextPart(text),),
             otid=new_otid(),
             sender_id=self._agent.id,
+            group_id=group_id,
             agent_id=agent_id,
             conversation_id=conversation_id,
             run_id=run.id,
@@ -183,7 +247,7 @@ class RunPeers:
         if submitting.exception() is None:
             await self._runs.cancel(run_id)
 
-    async def _new_conversation(self, agent_id: str, summary: str) -> str:
+    async def _new_conversation(self, agent_id: str, summary: str, *, group_id: str | None = None) -> str:
         bundle = await self._store.read(lambda: agent_bundle(agent_id))
         now = now_us()
         conversation = Conversation(
@@ -195,6 +259,8 @@ class RunPeers:
         def tx() -> Tx[None]:
             yield from check_agent(agent_id)
             yield from create_conversation(conversation, system, bundle.agent.revision)
+            if group_id is not None:
+                yield from add_conversation(group_id, agent_id, conversation.id)
 
         await self._store.write(tx)
         return conversation.id

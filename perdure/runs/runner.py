@@ -183,10 +183,14 @@ class Runner:
         if accepted.lease is not None:
             self._start(run, accepted, accepted.admitted.inputs if accepted.fresh else None, write.committed)
         else:
-            self._waiting[run.conversation_id] = self._waiting.get(run.conversation_id, 0) + 1
-            if not any(job.conversation_id == run.conversation_id for job in self._jobs.values()):
-                self._spawn(self._claim(run.conversation_id))  # it was released between our two looks at it
+            self._queued(run.conversation_id)
         return Submitted(run.id, False, write.committed)
+
+    def _queued(self, conversation_id: str) -> None:
+        """A run waits for this conversation, which may be free."""
+        self._waiting[conversation_id] = self._waiting.get(conversation_id, 0) + 1
+        if not any(job.conversation_id == conversation_id for job in self._jobs.values()):
+            self._spawn(self._claim(conversation_id))
 
     def _keep(self, runlog: RunLog) -> RunLog:
         self._logs[runlog.run_id] = runlog
@@ -264,6 +268,7 @@ class Runner:
             runlog,
             trace_limit=self._trace_limit,
             on_commit=self._remote.committed,
+            on_queued=self._queued,
             admitted=accepted.admitted,
             approval_expiry_us=self._approval_expiry_us,
         )
@@ -308,7 +313,7 @@ class Runner:
             sandbox=self._sandbox,
             web=self._web,
             search=StoreSearch(self._store, agent.id),
-            peers=RunPeers(self, self._store, self.contexts, run, agent, max_depth=self._max_agent_depth),
+            peers=RunPeers(self, self._store, self.contexts, run, bundle, max_depth=self._max_agent_depth),
             run_id=run.id,
             conversation_id=run.conversation_id,
         )

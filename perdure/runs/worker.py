@@ -16,12 +16,12 @@ from perdure.core.agents import Block
 from perdure.core.approvals import INTERRUPTED, Pending, closing
 from perdure.core.archives import Passage
 from perdure.core.conversations import bundle_in
-from perdure.core.errors import AgentError, Conflict, Invalid, NotFound, ProviderError, StaleBlock
+from perdure.core.errors import AgentError, Conflict, Invalid, NotFound, ProviderError, StaleBlock, StaleGroup
 from perdure.core.events import Event, LogEnded, RunFailed, RunStarted, RunStopped, UsageReported
 from perdure.core.ids import now_us
 from perdure.core.messages import Message
 from perdure.core.model import ModelDone
-from perdure.core.runs import Run, StopReason, status_of
+from perdure.core.runs import COMPLETED, Run, StopReason, status_of
 from perdure.core.tokens import bytes_to_ids
 from perdure.loop.loop import committed, redo_tools, run_loop
 from perdure.loop.turn import StepResult, Turn
@@ -30,6 +30,7 @@ from perdure.providers.token_exact import extend
 from perdure.runs.context import Context
 from perdure.runs.held import HeldEvents
 from perdure.runs.log import RunLog
+from perdure.runs.rest import Rest, next_rest
 from perdure.runs.turns import assistant_turn, tool_turns
 from perdure.store import agents
 from perdure.store import events as event_store
@@ -61,11 +62,14 @@ class Worker:
         *,
         trace_limit: int,
         on_commit: Callable[[str], None] = lambda _: None,
+        on_queued: Callable[[str], None] = lambda _: None,
         admitted: Admission = Admission(),
         approval_expiry_us: int | None = None,
     ) -> None:
         self._store = store
         self._on_commit = on_commit
+        self._on_queued = on_queued
+        self._rest: Rest | None = None
         self.run = run
         self.lease = lease
         self.log = runlog
@@ -107,9 +111,12 @@ class Worker:
         self._count(turn, result)
         await self._take_held()
         for _ in range(MAX_STALE_RETRIES):
+            self._rest = await self._rest_after(context, result)
             commit = self._step_commit(context, result)
             try:
                 await self._write(commit)
+            except StaleGroup:
+                continue  # another conversation's turn was counted meanwhile
             except StaleBlock:
                 executor.blocks = await self._fresh_blocks(context)
                 result = await redo_tools(turn, result, _memory_calls(result))
@@ -118,6 +125,18 @@ class Worker:
         else:
             raise AgentError("A memory block keeps being changed by others while this agent edits it. Send again.")
         self._after_commit(turn, context, executor, result)
+        for queued in commit.queued:
+            self._on_queued(queued.run.conversation_id)
+
+    async def _rest_after(self, context: Context, result: StepResult) -> Rest | None:
+        """What the end of this turn means to the agent's sleeptime group, if it has one."""
+        group, stop = context.bundle.group, result.stop
+        if group is None or not group.rests or stop not in COMPLETED or stop == "requires_approval":
+            return None
+        agent = context.bundle.agent
+        # the run's input may not be committed yet, so a reader would not see it
+        looked = self._store.begin_write(lambda: next_rest(group, agent, self.run.id, result.messages), lazy=True)
+        return await looked.executed
 
     async def _take_held(self) -> None:
         if self._held is not None:
@@ -204,6 +223,8 @@ class Worker:
                 if isinstance(effect, PassageInsert)
             ),
             isolated=context.own.isolated,
+            turn=self._rest.turn if self._rest else None,
+            queued=self._rest.runs if self._rest else (),
             end=end,
         )
 
@@ -246,6 +267,7 @@ class Worker:
                     self._context_tokens,
                     logprobs=self._logprobs if config.return_logprobs else None,
                     turns=self._turns if config.return_token_ids else None,
+                    run_ids=tuple(queued.run.id for queued in self._rest.runs) or None if self._rest else None,
                 )
             )
         last.append(LogEnded())

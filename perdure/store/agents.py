@@ -10,6 +10,7 @@ from msgspec import Struct
 from perdure.core.agents import Agent, AgentBundle, Block, Tool
 from perdure.core.conversations import Conversation
 from perdure.core.errors import Conflict, NotFound
+from perdure.core.groups import Progress
 from perdure.core.ids import now_us
 from perdure.core.messages import Message
 from perdure.store.approvals import pending_request
@@ -19,6 +20,7 @@ from perdure.store.blocks import block_by_id, blocks_of_agent, blocks_of_agents
 from perdure.store.codec import AGENT_COLUMNS, agent_from_row, agent_params, block_params
 from perdure.store.conversation_reads import contexts
 from perdure.store.conversations import create_conversation
+from perdure.store.groups import delete_group, group_of_manager, groups_of_managers, leave_groups, progress
 from perdure.store.listing import Filters, Page, Source, contains, list_rows
 from perdure.store.messages import insert_messages
 from perdure.store.tags import add_tags, filter_by_tags, tags_of
@@ -30,11 +32,12 @@ _AGENTS_OF_BLOCK = Source(AGENT_COLUMNS.format("a"), "agents", "a", "JOIN agent_
 
 class AgentView(Struct, frozen=True, kw_only=True):
     """An agent as a client is shown it. `message_ids`: the context of its default conversation. `pending`: the approval
-    request that waits for an answer, where it was asked for."""
+    request that waits for an answer, where it was asked for. `progress`: how far the group it manages has come."""
 
     bundle: AgentBundle
     message_ids: tuple[str, ...] = ()
     pending: Message | None = None
+    progress: Progress | None = None
 
 
 class AgentFilter(Struct, frozen=True, kw_only=True):
@@ -131,7 +134,8 @@ def agent_bundle(agent_id: str) -> Tx[AgentBundle]:
     blocks = yield from blocks_of_agent(agent_id)
     tools = yield from tools_of_agent(agent_id)
     tags = yield from tags_of("agent", agent_id)
-    return AgentBundle(agent=agent, blocks=blocks, tools=tools, tags=tags)
+    group = yield from group_of_manager(agent_id)
+    return AgentBundle(agent=agent, blocks=blocks, tools=tools, tags=tags, group=group)
 
 
 def agent_view(agent_id: str, *, pending: bool = False) -> Tx[AgentView]:
@@ -139,7 +143,8 @@ def agent_view(agent_id: str, *, pending: bool = False) -> Tx[AgentView]:
     context = yield from contexts([agent_id])
     message_ids = context[agent_id]
     waiting = (yield from pending_request(agent_id, now_us())) if pending else None
-    return AgentView(bundle=bundle, message_ids=message_ids, pending=waiting)
+    done = (yield from progress(bundle.group.id)) if bundle.group is not None else None
+    return AgentView(bundle=bundle, message_ids=message_ids, pending=waiting, progress=done)
 
 
 def replace_agent(agent: Agent) -> Tx[int]:
@@ -180,17 +185,32 @@ _OF_AN_AGENT = (
 
 
 def delete_agent(agent_id: str) -> Tx[None]:
-    """Delete the agent and what only it has. Its blocks and tools stay, and the steps' counts, which hold no content."""
+    """Delete the agent and what only it has: its sleeptime agents too, and the group it manages. Its blocks and tools stay,
+    and the steps' counts, which hold no content."""
+    now = now_us()
     if not (yield Query("delete_agent", {"id": agent_id})):
         raise NotFound("Agent not found")
-    yield from delete_archives_of_agent(agent_id, now_us())
+    group = yield from group_of_manager(agent_id)
+    if group is not None:
+        yield from delete_group(group.id, now)
+        for member in group.agent_ids if group.own_members else ():
+            yield from delete_agent(member)
+    yield from leave_groups(agent_id, now)
+    yield from delete_archives_of_agent(agent_id, now)
     for name in _OF_AN_AGENT:
         yield Query(name, {"id": agent_id})
     yield Query("delete_tags", {"kind": "agent", "entity_id": agent_id})
 
 
 def list_agents(
-    wanted: AgentFilter, page: Page, *, blocks: bool, tools: bool, tags: bool, pending: bool = False
+    wanted: AgentFilter,
+    page: Page,
+    *,
+    blocks: bool,
+    tools: bool,
+    tags: bool,
+    pending: bool = False,
+    groups: bool = False,
 ) -> Tx[list[AgentView]]:
     """One page; the links that were not asked for are left empty."""
     filters = Filters()
@@ -212,10 +232,12 @@ def list_agents(
         filters.add("ab.block_id = :block_id", block_id=wanted.block_id)
     rows = yield from list_rows(source, filters, page, what="Agent")
     agents = [agent_from_row(row) for row in rows]
-    return (yield from _views(agents, blocks=blocks, tools=tools, tags=tags, pending=pending))
+    return (yield from _views(agents, blocks=blocks, tools=tools, tags=tags, pending=pending, groups=groups))
 
 
-def _views(agents: Sequence[Agent], *, blocks: bool, tools: bool, tags: bool, pending: bool) -> Tx[list[AgentView]]:
+def _views(
+    agents: Sequence[Agent], *, blocks: bool, tools: bool, tags: bool, pending: bool, groups: bool
+) -> Tx[list[AgentView]]:
     ids = [agent.id for agent in agents]
     if not ids:
         return []
@@ -226,6 +248,7 @@ def _views(agents: Sequence[Agent], *, blocks: bool, tools: bool, tags: bool, pe
     if tags:
         for agent_id in ids:
             of_tags[agent_id] = yield from tags_of("agent", agent_id)
+    managed = (yield from groups_of_managers(ids)) if groups else {}
     waiting: dict[str, Message | None] = {}
     if pending:
         for agent_id in ids:
@@ -237,6 +260,7 @@ def _views(agents: Sequence[Agent], *, blocks: bool, tools: bool, tags: bool, pe
                 blocks=tuple(of_blocks.get(agent.id, ())),
                 tools=tuple(of_tools.get(agent.id, ())),
                 tags=of_tags.get(agent.id, ()),
+                group=managed.get(agent.id),
             ),
             message_ids=shown.get(agent.id, ()),
             pending=waiting.get(agent.id),

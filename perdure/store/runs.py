@@ -21,9 +21,11 @@ from perdure.store.base import Many, Query, Row, Tx
 from perdure.store.blocks import attach_block, create_block
 from perdure.store.codec import block_params
 from perdure.store.conversations import ConversationState, conversation_state, run_view
+from perdure.store.groups import GroupTurn, count_turn
 from perdure.store.messages import insert_messages
 from perdure.store.passages import file_for_agent
 from perdure.store.private_blocks import add_private_blocks, remove_private_block
+from perdure.store.run_queue import QueuedRun, queue_run
 
 _json = msgspec.json.Encoder().encode
 _pack = msgspec.msgpack.Encoder().encode
@@ -97,6 +99,7 @@ class StepCommit(Struct, frozen=True, kw_only=True):
     """Everything one step leaves behind; all of it is written or none.
 
     `isolated`: the labels whose blocks the conversation has for itself.
+    `turn`: a turn of a group's manager that ends with it; `queued`: the runs that begin because of it.
     `parked`: what the conversation waits for from now on; `settled`: what it waited for is answered.
     """
 
@@ -121,6 +124,8 @@ class StepCommit(Struct, frozen=True, kw_only=True):
     blocks: tuple[BlockWrite, ...] = ()
     passages: tuple[Passage, ...] = ()
     isolated: tuple[str, ...] = ()
+    turn: GroupTurn | None = None
+    queued: tuple[QueuedRun, ...] = ()
     end: RunEnd | None = None
 
 
@@ -279,7 +284,7 @@ def claim_next(conversation_id: str, *, owner: str, until: int, now: int, dead_o
 
 
 def commit_step(commit: StepCommit, *, again: bool = False) -> Tx[None]:
-    """Write a step. LeaseLost if the fence is void, StaleBlock if a block changed under an edit.
+    """Write a step. LeaseLost if the fence is void, StaleBlock if a block changed under an edit, StaleGroup if a turn did.
 
     `again`: the answer to an earlier attempt was lost, which may have been committed; then there is nothing left to do.
     """
@@ -300,6 +305,10 @@ def commit_step(commit: StepCommit, *, again: bool = False) -> Tx[None]:
     )
     if not held:
         raise LeaseLost(f"Run {lease.run_id} is not ours any more: another worker took over its conversation.")
+    if commit.turn is not None:
+        yield from count_turn(commit.turn)
+        for queued in commit.queued:
+            yield from queue_run(queued)
     yield from insert_messages(commit.messages)
     if commit.parked is not None or commit.settled:
         yield from set_pending(lease.conversation_id, commit.parked)

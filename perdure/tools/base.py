@@ -91,6 +91,14 @@ class Peers(Protocol):
         """Leave a message; nobody waits for what the agent says to it."""
         ...
 
+    async def ask_group(self, message: str) -> Sequence[PeerAnswer]:
+        """Ask the members of the group that the agent manages: one after the other where they take turns, else together."""
+        ...
+
+    async def ask_member(self, agent_id: str, message: str | None) -> PeerAnswer:
+        """Let a member of the group speak next, knowing what the others said since it last did."""
+        ...
+
 
 @dataclass(slots=True, kw_only=True)
 class ToolContext:

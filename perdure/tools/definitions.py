@@ -239,6 +239,29 @@ _MULTI_AGENT = [
     ),
 ]
 
+_GROUP = [
+    Definition(
+        name="send_message_to_all_agents_in_group",
+        tool_type="letta_multi_agent_core",
+        description="Send a message to all members of your group and get what they say.",
+        properties={"message": _text("The message.")},
+        required=("message",),
+    ),
+    Definition(
+        name="choose_next_participant",
+        tool_type="letta_multi_agent_core",
+        description=(
+            "Let a member of your group speak next, and get what it says. It is told what the others said since it spoke "
+            "last. When the discussion is done, answer instead."
+        ),
+        properties={
+            "next_speaker_agent_id": _text("The id of the member, agent-..."),
+            "message": _text("What you say first, to it and to all who speak later; may be left out."),
+        },
+        required=("next_speaker_agent_id",),
+    ),
+]
+
 BUILTIN_TOOLS: dict[str, Definition] = {
-    definition.name: definition for definition in (*_CORE, *_MEMORY, *_SLEEPTIME, *_MULTI_AGENT)
+    definition.name: definition for definition in (*_CORE, *_MEMORY, *_SLEEPTIME, *_MULTI_AGENT, *_GROUP)
 }

@@ -25,6 +25,16 @@ async def _tell(context: ToolContext, message: str, other_agent_id: str) -> str:
     return "Successfully sent message"
 
 
+async def _ask_group(context: ToolContext, message: str) -> str:
+    answers = await _peers(context).ask_group(_said(message))
+    return str([_shown(answer) for answer in answers])
+
+
+async def _choose_next(context: ToolContext, next_speaker_agent_id: str, message: str | None = None) -> str:
+    said = message if message and message.strip() else None
+    return str(_shown(await _peers(context).ask_member(next_speaker_agent_id.strip(), said)))
+
+
 def _said(message: str) -> str:
     if not message.strip():
         raise ToolError("message is empty: there is nothing to send.")
@@ -47,4 +57,6 @@ TOOLS: Mapping[str, Callable[..., Awaitable[str]]] = {
     "send_message_to_agent_and_wait_for_reply": _ask,
     "send_message_to_agents_matching_tags": _ask_tagged,
     "send_message_to_agent_async": _tell,
+    "send_message_to_all_agents_in_group": _ask_group,
+    "choose_next_participant": _choose_next,
 }

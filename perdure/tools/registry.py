@@ -9,6 +9,7 @@ from perdure.tools.definitions import BUILTIN_TOOLS, Definition
 
 __all__ = [
     "BUILTIN_TOOLS",
+    "GROUP_TOOLS",
     "Definition",
     "approval_rules_for",
     "arguments_of",
@@ -23,6 +24,13 @@ MULTI_AGENT_TOOLS = (
     "send_message_to_agents_matching_tags",
     "send_message_to_agent_async",
 )
+
+# What the manager of a group leads it with, by the kind of the group.
+GROUP_TOOLS = {
+    "supervisor": "send_message_to_all_agents_in_group",
+    "round_robin": "send_message_to_all_agents_in_group",
+    "dynamic": "choose_next_participant",
+}
 
 _V1 = ("conversation_search", "memory_replace", "memory_insert")
 _MEMGPT = (

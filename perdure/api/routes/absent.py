@@ -18,7 +18,6 @@ router = APIRouter(tags=["absent"])
 
 _LISTS = {
     "folders": "list_folders",
-    "groups": "list_groups",
     "identities": "list_identities",
     "jobs": "list_jobs",
     "jobs/active": "list_active_jobs",
@@ -28,10 +27,9 @@ _LISTS = {
     "sandbox-config": "list_sandbox_configs",
     "sources": "list_sources",
 }
-_COUNTS = {"folders/count": "count_folders", "identities/count": "count_identities", "groups/count": "count_groups"}
+_COUNTS = {"folders/count": "count_folders", "identities/count": "count_identities"}
 _CREATE = {
     "folders": "create_folder",
-    "groups": "create_group",
     "identities": "create_identity",
     "mcp-servers": "mcp_create_mcp_server",
     "messages/batches": "create_batch",
@@ -39,7 +37,6 @@ _CREATE = {
 _OF_AN_AGENT = {
     "folders": "list_folders_for_agent",
     "sources": "list_sources_for_agent",
-    "groups": "list_groups_for_agent",
     "identities": "list_identities_for_agent",
 }
 

@@ -81,7 +81,13 @@ async def list_agents(request: Request, query: Annotated[ListAgentsQuery, Query(
     )
     views = await services(request).store.scan(
         lambda: agent_store.list_agents(
-            wanted, page, blocks=shown.blocks, tools=shown.tools, tags=shown.tags, pending=shown.pending
+            wanted,
+            page,
+            blocks=shown.blocks,
+            tools=shown.tools,
+            tags=shown.tags,
+            pending=shown.pending,
+            groups=shown.group,
         )
     )
     return json_response([agent_state(view, shown) for view in views])

@@ -46,6 +46,12 @@ class FakePeers:
     async def tell(self, agent_id: str, message: str) -> None:
         return None
 
+    async def ask_group(self, message: str) -> Sequence[PeerAnswer]:
+        return [PeerAnswer(agent_id="agent-2")]
+
+    async def ask_member(self, agent_id: str, message: str | None) -> PeerAnswer:
+        return PeerAnswer(agent_id=agent_id, said=(message or "",))
+
 
 def context(search: Any = None, **blocks: str) -> ToolContext:
     return ToolContext(
@@ -110,6 +116,8 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "send_message_to_agent_and_wait_for_reply": {"message": "x", "other_agent_id": "agent-2"},
     "send_message_to_agents_matching_tags": {"message": "x", "match_all": ["t"], "match_some": []},
     "send_message_to_agent_async": {"message": "x", "other_agent_id": "agent-2"},
+    "send_message_to_all_agents_in_group": {"message": "x"},
+    "choose_next_participant": {"next_speaker_agent_id": "agent-2"},
 }
 
 

@@ -28,6 +28,8 @@ WIRE_ARGUMENTS = {
     "send_message_to_agent_and_wait_for_reply": ["message", "other_agent_id"],
     "send_message_to_agents_matching_tags": ["message", "match_all", "match_some"],
     "send_message_to_agent_async": ["message", "other_agent_id"],
+    "send_message_to_all_agents_in_group": ["message"],
+    "choose_next_participant": ["next_speaker_agent_id", "message"],
 }
 
 
