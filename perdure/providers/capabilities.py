@@ -81,7 +81,7 @@ def _rows(profile: ProviderProfile) -> Iterator[Capabilities]:
             logprobs=False,
             seed=False,
         )
-    elif profile.api == "gemini":
+    elif profile.api == "gemini":  # by Google's own address or in its cloud
         yield Capabilities(
             provider=kind,
             api=_APIS["gemini"],

@@ -129,7 +129,7 @@ def _from_table(name: str, table: Any, env: Mapping[str, str]) -> ProviderConfig
     if profile is not None and profile.cloud:
         cloud = _cloud(profile, options, env)
         if cloud is None:
-            raise Invalid(f"{where}: {_CLOUD_NEEDS[profile.messages_api or '']}")
+            raise Invalid(f"{where}: {_CLOUD_NEEDS[profile.messages_api or 'vertex']}")
     base_url = section.base_url
     if base_url is None and profile is not None:
         base_url = _cloud_url(profile, cloud) or profile.base_url

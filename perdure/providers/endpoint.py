@@ -4,6 +4,7 @@ Invariant: what all models of a provider share (connection settings, encoded mes
 """
 
 import time
+from typing import Any
 from urllib.parse import quote
 
 from perdure.core.errors import ProviderError
@@ -134,11 +135,12 @@ class ChatProvider:
         below = f"/deployments/{quote(deployment, safe='')}" if deployment else ""
         return f"{below}{path}?api-version={version}"
 
-    def _gemini(self, name: str, stream: bool) -> Model:
+    def _gemini(self, name: str, stream: bool, **place: Any) -> Model:
+        """`place`: where its models are called, and by which right, if not below the base URL by its key."""
         traits = traits_of(name)
         stand_in = traits.call_signature
         encoder = self._contents.setdefault(stand_in, ContentEncoder(self.name, stand_in=stand_in))
-        return Gemini(self.http, self.endpoint, name, encoder=encoder, traits=traits, stream=stream)
+        return Gemini(self.http, self.endpoint, name, encoder=encoder, traits=traits, stream=stream, **place)
 
     def wire_api(self, name: str, asked: WireApi | None = None) -> WireApi:
         """The API a model is called by: what the agent asks for, the configuration, or the profile's rule for its own address."""

@@ -5,7 +5,7 @@ drops the connection, and with it the generation.
 """
 
 import re
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -39,7 +39,9 @@ _BUDGETS = {"none": 0, "minimal": 1_024, "low": 1_024, "medium": 8_192, "high": 
 
 
 class Gemini:
-    """A Model. `encoder`: shared by a provider's models; `stream` false: ask for whole answers. `path` is below the base URL."""
+    """A Model. `encoder`: shared by a provider's models; `stream` false: ask for whole answers. `path` is below the base URL;
+    `headers`: what each call needs beside the endpoint's own (a token that runs out).
+    """
 
     def __init__(
         self,
@@ -51,12 +53,14 @@ class Gemini:
         traits: ModelTraits | None = None,
         stream: bool = True,
         path: str = "/models/",
+        headers: Callable[[], Awaitable[Mapping[str, str]]] | None = None,
     ) -> None:
         self._http = http
         self._endpoint = endpoint
         self._traits = traits or traits_of(model)
         self._encoder = encoder or ContentEncoder(endpoint.name, stand_in=self._traits.call_signature)
         self._stream = stream
+        self._headers = headers
         self._path = f"{path}{model}:{'streamGenerateContent?alt=sse' if stream else 'generateContent'}"
 
     async def stream(
@@ -80,14 +84,15 @@ class Gemini:
     async def _open(self, prompt: Prompt) -> tuple[Answer, bytes]:
         """The answer and the request it answers. Signatures that are refused (another account's) are asked without."""
         body = self.body(prompt)
+        headers = await self._headers() if self._headers is not None else None
         try:
-            return await self._http.open(self._endpoint, self._path, body), body
+            return await self._http.open(self._endpoint, self._path, body, headers=headers), body
         except ProviderError as error:
             if error.status != 400 or not _FOREIGN.search(error.message):
                 raise
         plain = ContentEncoder(self._endpoint.name, stand_in=self._traits.call_signature, signatures=False)
         body = self.body(prompt, plain)
-        return await self._http.open(self._endpoint, self._path, body), body
+        return await self._http.open(self._endpoint, self._path, body, headers=headers), body
 
     def body(self, prompt: Prompt, encoder: ContentEncoder | None = None) -> bytes:
         """The request as sent."""

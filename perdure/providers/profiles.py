@@ -48,6 +48,16 @@ class ProviderProfile(Struct, frozen=True, kw_only=True):
     chat: ChatProfile = ChatProfile()
 
 
+# What Google Cloud is known to serve of its own; windows by their names (`model_traits.py`).
+_GEMINI = (
+    "gemini-3.1-pro-preview",
+    "gemini-3-flash-preview",
+    "gemini-2.5-pro",
+    "gemini-2.5-flash",
+    "gemini-2.5-flash-lite",
+    "gemini-2.0-flash-001",
+)
+
 # Z.ai has no list of models.
 _GLM = (
     ("glm-5.3", 1_048_576),
@@ -270,6 +280,15 @@ PROFILES: dict[str, ProviderProfile] = {
             version="v1beta",
             api="gemini",
             models="gemini",
+        ),
+        ProviderProfile(
+            kind="google_vertex",
+            url_env=("GOOGLE_VERTEX_BASE_URL",),
+            lists_all=False,
+            models="listed",
+            known=tuple((name, None) for name in _GEMINI),
+            api="gemini",
+            cloud=True,
         ),
         ProviderProfile(
             kind="local", listed_as="openai", models="llamacpp", token_api="llamacpp", chat=CHAT["llamacpp"]

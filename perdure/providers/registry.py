@@ -27,6 +27,7 @@ from perdure.providers.engines import EngineProvider, LocalProvider, Places, pla
 from perdure.providers.http import Http
 from perdure.providers.profiles import WireApi, profile_of
 from perdure.providers.vertex import VertexProvider
+from perdure.providers.vertex_gemini import VertexGeminiProvider
 
 __all__ = [
     "ProviderConfig",
@@ -71,6 +72,8 @@ def _provider(config: ProviderConfig, http: Http, places: Places) -> AnyProvider
     profile = profile_of(config.kind)
     if profile.token_api is not None:
         return EngineProvider(config, http, places)
+    if profile.api == "gemini" and profile.cloud:
+        return VertexGeminiProvider(config, http)
     match profile.messages_api:
         case "anthropic":
             return AnthropicProvider(config, http)
