@@ -16,7 +16,7 @@ from perdure.tools.json_schema import unsupported
 
 _PROVIDER_TYPES = """
 anthropic azure baseten bedrock cerebras chatgpt_oauth deepseek fireworks google_ai google_vertex groq hugging-face letta
-lmstudio_openai minimax mistral ollama openai openrouter sglang together vllm xai zai
+lmstudio_openai minimax mistral moonshot ollama openai openrouter sglang together vllm xai zai zai_coding
 """
 
 
