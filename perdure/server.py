@@ -15,6 +15,8 @@ from perdure.agents.builtin_tools import ensure_builtin_tools
 from perdure.api.app import create_app
 from perdure.api.services import Services
 from perdure.config import Settings, SettingsError
+from perdure.observe.metrics import Metrics
+from perdure.observe.setup import Exports, exports
 from perdure.providers.registry import Registry, providers_from_config, providers_from_env
 from perdure.providers.web import Web
 from perdure.rollouts.driver import Rollouts
@@ -37,6 +39,7 @@ class Server:
     settings: Settings
     services: Services
     app: ASGIApp
+    exports: Exports
     _checking: "asyncio.Task[None] | None" = None
 
     async def start(self) -> None:
@@ -58,6 +61,7 @@ class Server:
         await self.services.registry.close()
         await self.services.web.close()
         await self.services.store.close()
+        await asyncio.to_thread(self.exports.close)
 
 
 def open_store(settings: Settings) -> tuple[Store, list[Path]]:
@@ -101,11 +105,26 @@ def build(settings: Settings) -> Server:
         approval_expiry_s=settings.approval_expiry_s,
         max_agent_depth=settings.max_agent_depth,
     )
+    metrics = Metrics(
+        {
+            "perdure_runs_active": ("Runs this process drives now", lambda: runner.active),
+            "perdure_runs_waiting": ("Runs accepted here that wait for their conversation", lambda: runner.waiting),
+        }
+    )
+    told = exports(settings.env)
+    runner.observers += [metrics.committed, *told.observers]
     rollouts = Rollouts(store, runner, Scoring(sandbox, web))
     services = Services(
-        settings=settings, store=store, registry=registry, sandbox=sandbox, runner=runner, web=web, rollouts=rollouts
+        settings=settings,
+        store=store,
+        registry=registry,
+        sandbox=sandbox,
+        runner=runner,
+        web=web,
+        rollouts=rollouts,
+        metrics=metrics.text,
     )
-    return Server(settings, services, create_app(services))
+    return Server(settings, services, create_app(services), told)
 
 
 @contextlib.asynccontextmanager

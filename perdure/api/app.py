@@ -70,7 +70,7 @@ def create_app(services: Services, *, extra_routes: Sequence[BaseRoute] | None =
 
 
 def _hot_routes() -> list[BaseRoute]:
-    from perdure.api.routes import chat_completions, conversation_messages, messages, streams, trajectories
+    from perdure.api.routes import chat_completions, conversation_messages, messages, metrics, streams, trajectories
 
     return [
         *messages.routes,
@@ -78,6 +78,7 @@ def _hot_routes() -> list[BaseRoute]:
         *conversation_messages.routes,
         *trajectories.routes,
         *chat_completions.routes,
+        *metrics.routes,
     ]
 
 

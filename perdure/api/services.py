@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, cast
 from starlette.requests import Request
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from perdure.config import Settings
     from perdure.providers.registry import Registry
     from perdure.providers.web import Web
@@ -24,6 +26,7 @@ class Services:
     runner: "Runner"
     web: "Web"
     rollouts: "Rollouts"
+    metrics: "Callable[[], bytes]"
 
 
 def services(request: Request) -> Services:

@@ -39,6 +39,11 @@ def matches(prefix: str, value: str) -> bool:
     return re.fullmatch(rf"{re.escape(prefix)}-{_UUID4}", value) is not None
 
 
+def trace_id_of(run_id: str) -> str:
+    """A run's trace id: its own uuid, as 32 hex digits."""
+    return run_id.partition("-")[2].replace("-", "")
+
+
 def part_otid(message_id: str, index: int) -> str:
     """The otid of a message's part: its uuid with the lowest 7 bits replaced by the part's index (0 to 127)."""
     lowest = (int(message_id[-2:], 16) & 0x80) | (index & 0x7F)

@@ -15,7 +15,7 @@ from perdure.core.effects import ToolOutcome
 from perdure.core.errors import AgentError, ProviderError
 from perdure.core.events import Event
 from perdure.core.expand import expand
-from perdure.core.ids import new_id, now_us
+from perdure.core.ids import new_id, now_us, trace_id_of
 from perdure.core.messages import Message
 from perdure.core.model import ModelDone, Prompt
 from perdure.core.runs import Step, StopReason
@@ -81,6 +81,7 @@ async def _step(turn: Turn) -> AsyncGenerator[Sequence[Event] | StepResult]:
     clock = Step(
         id=step_id,
         run_id=turn.run.id,
+        trace_id=trace_id_of(turn.run.id),
         agent_id=turn.agent.id,
         conversation_id=turn.run.conversation_id,
         created_us=started_us,

@@ -33,7 +33,7 @@ from perdure.runs.log import RunLog
 from perdure.runs.peers import RunPeers
 from perdure.runs.remote import Remote
 from perdure.runs.search import StoreSearch
-from perdure.runs.worker import Worker, shielded
+from perdure.runs.worker import Observer, Worker, shielded
 from perdure.store import events as event_store
 from perdure.store import runs as run_store
 from perdure.store.approvals import cancel_parked
@@ -111,6 +111,7 @@ class Runner:
         self._waiting: dict[str, int] = {}
         self._background: set[asyncio.Task[Any]] = set()
         self._stopping = False
+        self.observers: list[Observer] = []
         self._remote = Remote(
             store.signals,
             logs=self._logs,
@@ -269,6 +270,7 @@ class Runner:
             trace_limit=self._trace_limit,
             on_commit=self._remote.committed,
             on_queued=self._queued,
+            observers=self.observers,
             admitted=accepted.admitted,
             approval_expiry_us=self._approval_expiry_us,
         )
@@ -482,6 +484,16 @@ class Runner:
         async for _, batch in self.follow(run_id):
             found.extend(batch)
         return found
+
+    @property
+    def active(self) -> int:
+        """Runs this process drives now."""
+        return len(self._jobs)
+
+    @property
+    def waiting(self) -> int:
+        """Runs accepted here that wait for their conversation."""
+        return sum(self._waiting.values())
 
     async def run(self, run_id: str) -> Run:
         """The run as stored. NotFound."""

@@ -6,7 +6,7 @@ The last events of a step are published after its commit; a worker whose lease i
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -44,6 +44,7 @@ from perdure.tools.executor import Executor
 
 log = logging.getLogger(__name__)
 
+Observer = Callable[[Run, StepCommit], None]
 MAX_STALE_RETRIES = 100  # each means that another conversation's edit was committed, so there is always progress
 
 
@@ -63,6 +64,7 @@ class Worker:
         trace_limit: int,
         on_commit: Callable[[str], None] = lambda _: None,
         on_queued: Callable[[str], None] = lambda _: None,
+        observers: Sequence[Observer] = (),
         admitted: Admission = Admission(),
         approval_expiry_us: int | None = None,
     ) -> None:
@@ -70,6 +72,7 @@ class Worker:
         self._on_commit = on_commit
         self._on_queued = on_queued
         self._rest: Rest | None = None
+        self._observers = observers
         self.run = run
         self.lease = lease
         self.log = runlog
@@ -152,6 +155,11 @@ class Worker:
 
         await self._store.write(tx, repeatable=True)
         self._on_commit(self.run.id)
+        for observer in self._observers:
+            try:
+                observer(self.run, commit)
+            except Exception:  # whoever looks on must not be able to end a run
+                log.exception("an observer of run %s failed", self.run.id)
 
     def _count(self, turn: Turn, result: StepResult) -> None:
         if result.resumed:

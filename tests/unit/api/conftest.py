@@ -34,6 +34,7 @@ async def connect(store: SqliteStore, tmp_path: Path) -> AsyncIterator[Connect]:
             runner=cast(Any, None),
             web=Web(),
             rollouts=cast(Any, None),
+            metrics=bytes,
         )
         app = create_app(parts, extra_routes=routes)
         client = httpx.AsyncClient(

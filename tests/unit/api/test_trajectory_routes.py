@@ -55,6 +55,7 @@ def client(store: SqliteStore, tmp_path: Path) -> httpx.AsyncClient:
         runner=cast(Any, None),
         web=Web(),
         rollouts=cast(Any, None),
+        metrics=bytes,
     )
     app = create_app(parts, extra_routes=[*routes, *messages.routes])
     return httpx.AsyncClient(transport=httpx.ASGITransport(cast(Any, app)), base_url="http://test")
