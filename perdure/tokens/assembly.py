@@ -47,6 +47,11 @@ class Assembly:
         if text:
             self._runs.append(_Run(text, message_id, owner, True))
 
+    def detail(self, text: str, message_id: str, owner: int) -> None:
+        """What the template writes of a message beside its text (a tool's name, a call's id): no control token either."""
+        if text:
+            self._runs.append(_Run(text, message_id, owner, False))
+
     def synthesize(self, text: str, why: str) -> None:
         """Template text that stands for what the model did not write."""
         self._flush()

@@ -30,36 +30,34 @@ class HarmonyRenderer(NativeRenderer):
             template=template,
         )
         self._end = "<|end|>"
-        names = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>")
-        self._start_id, self._channel_id, self._message_id, self._end_id = (
-            tokenizer.special_id(name) or -1 for name in names
+        names = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|call|>")
+        self._start_id, self._channel_id, self._message_id, self._end_id, self._call_id = (
+            -1 if (found := tokenizer.special_id(name)) is None else found for name in names
         )
         self._analysis = tokenizer.encode("analysis")
         self._closing = frozenset((*self.stop_token_ids, self._end_id))
 
     def _has_thoughts(self, ids: Sequence[int]) -> bool:
-        at = self._next_analysis(ids, 0)
+        at = find(ids, self._channel_id, 0)
         while at >= 0:
-            body = find(ids, self._message_id, at)
-            if body < 0 or body + 1 >= len(ids) or ids[body + 1] != self._end_id:
-                return True
-            at = self._next_analysis(ids, body)
+            body = find(ids, self._message_id, at) if self._is_analysis(ids, at) else -1
+            if body >= 0:
+                end = find(ids, self._end_id, body)
+                if self.tokenizer.decode(ids[body + 1 : body + 8 if end < 0 else min(end, body + 8)]).strip():
+                    return True
+            at = find(ids, self._channel_id, at + 1)
         return False
 
-    def _next_analysis(self, ids: Sequence[int], start: int) -> int:
-        at = find(ids, self._channel_id, start)
-        while at >= 0 and list(ids[at + 1 : at + 1 + len(self._analysis)]) != self._analysis:
-            at = find(ids, self._channel_id, at + 1)
-        return at
+    def _is_analysis(self, ids: Sequence[int], channel_at: int) -> bool:
+        begin = channel_at + 1
+        return list(ids[begin : begin + len(self._analysis)]) == self._analysis
 
     def _ends_thinking(self, ids: Sequence[int], start: int) -> bool:
         begin = rfind(ids, self._channel_id, start)
-        if begin < 0 or list(ids[begin + 1 : begin + 1 + len(self._analysis)]) != self._analysis:
+        if begin < 0 or not self._is_analysis(ids, begin):
             return False
-        # a stop other than a call's ends the turn inside the thinking
-        last = ids[-1]
-        inside = all(one not in (self._end_id, self._start_id) for one in ids[begin:])
-        return inside and (last not in self._closing or last == self.tokenizer.special_id("<|return|>"))
+        ended = any(one in (self._end_id, self._start_id, self._call_id) for one in ids[begin:])
+        return not ended
 
     def _start(self, assembly: Assembly, opening: Opening) -> int:
         message_id = opening.message_id
@@ -89,10 +87,10 @@ class HarmonyRenderer(NativeRenderer):
             elif turn.role == "tool":
                 name = turn.tool_name or called.get(turn.call_id, "tool")
                 assembly.template("<|start|>functions.", turn.message_id, TOOL)
-                assembly.content(name, turn.message_id, TOOL)
-                assembly.template(" to=assistant<|channel|>commentary<|message|>", turn.message_id, TOOL)
-                assembly.content(to_json(turn.text), turn.message_id, TOOL)
-                assembly.template("<|end|>", turn.message_id, TOOL)
+                assembly.detail(name, turn.message_id, TOOL)
+                assembly.template(' to=assistant<|channel|>commentary<|message|>"', turn.message_id, TOOL)
+                assembly.content(to_json(turn.text)[1:-1], turn.message_id, TOOL)
+                assembly.template('"<|end|>', turn.message_id, TOOL)
             else:
                 role = "developer" if turn.role == "system" else "user"
                 assembly.template(f"<|start|>{role}<|message|>", turn.message_id, turn.owner)

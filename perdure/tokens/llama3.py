@@ -66,7 +66,9 @@ class Llama3Renderer(NativeRenderer):
             role = "ipython" if turn.role == "tool" else turn.role
             assembly.template(_header(role), turn.message_id, turn.owner)
             if turn.role == "tool":
-                assembly.content(to_json(turn.text), turn.message_id, turn.owner)
+                assembly.template('"', turn.message_id, turn.owner)
+                assembly.content(to_json(turn.text)[1:-1], turn.message_id, turn.owner)
+                assembly.template('"', turn.message_id, turn.owner)
             elif turn.calls:
                 self._calls(assembly, turn)
             else:

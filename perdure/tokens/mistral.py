@@ -96,7 +96,7 @@ class MistralRenderer(NativeRenderer):
         }[turn.role]
         assembly.template(before, turn.message_id, turn.owner)
         if turn.role == "tool" and self._form == "v11":
-            assembly.content(short_id(turn.call_id), turn.message_id, TOOL)
+            assembly.detail(short_id(turn.call_id), turn.message_id, TOOL)
             assembly.template("[TOOL_CONTENT]", turn.message_id, TOOL)
         assembly.content(turn.text, turn.message_id, turn.owner)
         assembly.template(after, turn.message_id, turn.owner)

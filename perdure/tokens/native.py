@@ -99,7 +99,8 @@ class NativeRenderer(ABC):
         return turn.role == "user"
 
     def _has_thoughts(self, ids: Sequence[int]) -> bool:
-        return has_thoughts(self.tokenizer, self.dialect, ids)
+        ended = bool(ids) and ids[-1] in self._closing
+        return has_thoughts(self.tokenizer, self.dialect, ids[:-1] if ended else ids)
 
     def _ends_thinking(self, ids: Sequence[int], start: int) -> bool:
         return ends_thinking(self.dialect, ids, start)
@@ -158,9 +159,9 @@ def has_thoughts(tokenizer: Tokenizer, dialect: OutputDialect, ids: Sequence[int
     at = find(ids, opened, 0)
     while at >= 0:
         end = find(ids, closed, at)
-        if end < 0 or tokenizer.decode(ids[at + 1 : min(end, at + 8)]).strip():
+        if tokenizer.decode(ids[at + 1 : at + 8 if end < 0 else min(end, at + 8)]).strip():
             return True
-        at = find(ids, opened, end)
+        at = find(ids, opened, end) if end >= 0 else -1
     return False
 
 

@@ -6,6 +6,7 @@ Text is checked only where a tokenizer is given; what was not checked is noted, 
 import hashlib
 import json
 import math
+import re
 from typing import Any
 
 from perdure.core.tokens import ROLES, TokenizerInfo
@@ -16,6 +17,9 @@ from perdure.tokens.verify_report import Findings
 
 FILLER = -9000.0
 SLACK = 1e-6
+
+
+_ESCAPE = re.compile(r'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})')
 
 
 def check_calls(rollout: Rollout, found: Findings, tokenizer: Tokenizer | None) -> None:
@@ -233,10 +237,20 @@ def _check_messages(
             continue
         said = _squeezed(tokenizer.decode(ids))
         # a family may show text inside JSON
-        same = said in (_squeezed(text), "") or _squeezed(text) in said or _squeezed(json.dumps(text)[1:-1]) in said
+        same = not said or _squeezed(text) in said or _bare(text) in _bare(_unescaped(said))
         first = segment.message_index.index(index, call.delta_start, call.start) if not same else None
         message = f"message {rollout.messages[index].id} is shown as {said[:80]!r}"
         found.expect("X4", same, message, segment=segment.index, position=first, call_id=call.call_id)
+
+
+def _unescaped(text: str) -> str:
+    """What the insides of JSON strings say."""
+    return _ESCAPE.sub(lambda found: json.loads(f'"{found[0]}"'), text)
+
+
+def _bare(text: str) -> str:
+    """Without white space, and without quotes: one token may hold a text's own and the one that closes it."""
+    return _squeezed(text).replace('"', "")
 
 
 def _squeezed(text: str) -> str:
