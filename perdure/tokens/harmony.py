@@ -38,6 +38,7 @@ class HarmonyRenderer(NativeRenderer):
         self._closing = frozenset((*self.stop_token_ids, self._end_id))
 
     def _has_thoughts(self, ids: Sequence[int]) -> bool:
+        ids = ids[:-1] if ids and ids[-1] in self._closing else ids
         at = find(ids, self._channel_id, 0)
         while at >= 0:
             body = find(ids, self._message_id, at) if self._is_analysis(ids, at) else -1
