@@ -41,7 +41,7 @@ class Rollout:
         self._tokens = TokenStream()
         self._context: list[Message] = []
         self._system = self._text()
-        self._tools: Sequence[ToolSpec] = TOOLS
+        self._tools: Sequence[ToolSpec] = self.random.choice(((), (), TOOLS))
         self._retention = self.random.choice(("all", "tool_cycle"))
         self._thinking = self.random.choice((None, None, True, False))
         self._thought = False
@@ -68,7 +68,7 @@ class Rollout:
                 self._system += "."
                 return {"memory_rewrite"}
             case 1:
-                self._tools = MORE_TOOLS if self._tools is TOOLS else TOOLS
+                self._tools = MORE_TOOLS if self._tools is TOOLS else TOOLS  # others than before
                 return {"tools_change"}
             case 2:
                 self._context = []
