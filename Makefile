@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test setup check test-all serve bench fmt clean
+.PHONY: demo test setup check test-all fuzz serve bench fmt clean
 
 demo: $(STAMP)
 	@$(BIN)/perdure demo
@@ -33,6 +33,9 @@ fmt: $(STAMP)
 
 test-all: $(STAMP)
 	@bash scripts/test_all.sh
+
+fuzz: $(STAMP)
+	PERDURE_FUZZ_ROLLOUTS=10000 $(BIN)/python -m pytest tests/contract/renderers/test_rollouts.py -v --timeout 7200
 
 serve: $(STAMP)
 	$(BIN)/perdure serve

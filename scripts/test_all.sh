@@ -19,7 +19,8 @@ part() { # part NAME SECONDS COMMAND...: run it if it fits
     "$@" || failed=1
 }
 
-part "real tokenizers" 30 bash scripts/fetch_tokenizers.sh
+part "real tokenizers" 60 bash scripts/fetch_tokenizers.sh
+part "renderers beside the models' own templates" 120 .venv/bin/python -m pytest tests/contract/renderers
 part "slow tests" 120 .venv/bin/python -m pytest tests -m "slow and not engine"
 if command -v npm >/dev/null; then
     part "TypeScript SDK" 90 bash scripts/test_typescript.sh

@@ -83,17 +83,21 @@ def bench(
 
 @app.command()
 def parsers(as_json: AsJson = False) -> None:
-    """Measure what reading a streamed token costs in each provider's wire format, beside the budget of the whole way.
+    """Measure what reading a streamed token costs in each provider's wire format and each form of tool calls in text,
+    beside the budget of the whole way.
 
     No server is started. Exits with status 1 when a format takes more than a token may cost altogether.
     """
     import msgspec
 
     from perdure.bench.report import BUDGETS
+    from perdure.bench.text_calls import measure_form
     from perdure.bench.translators import FORMATS, measure
     from perdure.cli.show import print_json, print_table
+    from perdure.core.dialect import TOOL_FORMATS
 
     costs = [measure(name, wire) for name, wire in FORMATS.items()]
+    costs += [measure_form(tool_format) for tool_format in TOOL_FORMATS]
     ahead, alone = (BUDGETS[name].limit or 0.0 for name in ("stream.burst_cpu", "stream.alone_cpu"))
     if as_json:
         print_json(msgspec.to_builtins(costs))

@@ -56,7 +56,7 @@ class GenericRenderer:
     ) -> None:
         self.tokenizer = tokenizer
         self._template = ChatTemplate(template, model_name, special)
-        self.info = RendererInfo("generic", "1", sha256(to_json(dict(special), sort_keys=True)), sha256(template))
+        self.info = RendererInfo("generic", "2", sha256(to_json(dict(special), sort_keys=True)), sha256(template))
         self.shape = self._find_shape(tokenizer)
         self.dialect = dialect_of(self.shape.calls or "hermes_json", tokenizer)
         self._end = self._turn_end()

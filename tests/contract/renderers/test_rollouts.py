@@ -1,9 +1,8 @@
 """Whole rollouts on every native renderer: no break without a cause on record, and the checker passes them all.
 
-PERDURE_FUZZ_ROLLOUTS sets how many a renderer; the slow form runs 10,000.
+PERDURE_FUZZ_ROLLOUTS sets how many a renderer; `make fuzz` runs 10,000.
 """
 
-import asyncio
 import os
 
 import pytest
@@ -14,8 +13,7 @@ from tests.contract.renderers.renderers import RENDERERS
 from tests.doubles.rollouts import Rollout
 
 NATIVE = [name for name in RENDERERS if name not in ("generic", "smollm2")]
-FEW = int(os.environ.get("PERDURE_FUZZ_ROLLOUTS", "40"))
-MANY = 10_000
+COUNT = int(os.environ.get("PERDURE_FUZZ_ROLLOUTS", "40"))
 
 
 async def _run(name: str, seeds: range) -> None:
@@ -37,11 +35,4 @@ async def _run(name: str, seeds: range) -> None:
 
 @pytest.mark.parametrize("name", NATIVE)
 async def test_rollouts_break_only_for_causes_on_record_and_pass_the_checker(name: str) -> None:
-    await _run(name, range(FEW))
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-@pytest.mark.parametrize("name", NATIVE)
-def test_ten_thousand_rollouts(name: str) -> None:
-    asyncio.run(_run(name, range(MANY)))
+    await _run(name, range(COUNT))
