@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from perdure.bench.translators import FORMATS, WireFormat, measure
 from perdure.cli.main import app
+from perdure.core.dialect import TOOL_FORMATS
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -25,4 +26,5 @@ def test_a_stream_that_is_not_what_was_asked_for_is_no_measurement() -> None:
 def test_the_command() -> None:
     ran = CliRunner().invoke(app, ["bench", "parsers", "--json"])
     assert ran.exit_code in (0, 1), ran.output
-    assert [cost["name"] for cost in json.loads(ran.output)] == list(FORMATS)
+    forms = [f"calls: {tool_format}" for tool_format in TOOL_FORMATS]
+    assert [cost["name"] for cost in json.loads(ran.output)] == [*FORMATS, *forms]
