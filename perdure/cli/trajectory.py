@@ -13,8 +13,9 @@ import typer
 
 from perdure.cli.client import Client, ClientError, connect
 from perdure.cli.options import BaseUrl, new_app
-from perdure.cli.show import paint, print_fields, print_json, print_table, progress, use_colour
+from perdure.cli.show import is_terminal, paint, print_fields, print_json, print_table, progress, use_colour
 from perdure.core.errors import AgentError
+from perdure.rollouts.export import FORMATS, JSONL, PARQUET
 
 if TYPE_CHECKING:
     from perdure.tokens.base import Tokenizer
@@ -27,19 +28,37 @@ EXACT_ONLY = "Only engines that take and give token ids (SGLang, vLLM, llama.cpp
 
 @app.command("export")
 def export_trajectory(
-    target: Annotated[str, typer.Argument(metavar="AGENT|RUN", help="An agent's id or name, or a run's id.")],
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="AGENT|RUN|JOB", help="An agent's id or name, or the id of a run, conversation or rollout job."
+        ),
+    ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write there, not to standard output.")
     ] = None,
+    format_name: Annotated[
+        str, typer.Option("--format", metavar="FORMAT", help=f"One of {', '.join(FORMATS)}.")
+    ] = JSONL,
     base_url: BaseUrl = None,
     database: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Read this SQLite file, without a server.", show_default=False)
     ] = None,
 ) -> None:
-    """Write every rollout as one line of JSON (schema traj/1). The same record gives the same bytes."""
+    """Write every rollout on record: as a line of JSON (traj/1), as Parquet, or in the shape a trainer reads.
+
+    The same record gives the same bytes.
+    """
+    if format_name not in FORMATS:
+        raise ClientError(f"--format: {format_name!r} is not known; use {', '.join(FORMATS)}.")
+    if format_name == PARQUET and output is None and is_terminal():
+        raise ClientError("Parquet is not for a terminal. Give a file with --output.")
     if base_url is not None and database is not None:
         raise ClientError("Give --base-url or --database, not both.")
-    data = _from_database(database, target) if database is not None else _from_server(connect(base_url), target)
+    if database is not None:
+        data = _from_database(database, target, format_name)
+    else:
+        data = _from_server(connect(base_url), target, format_name)
     if not data:
         raise ClientError(f"{target} has no token record. {EXACT_ONLY}")
     if output is None:
@@ -53,26 +72,34 @@ def export_trajectory(
         partial.replace(output)
     except OSError as error:
         raise ClientError(f"{output} cannot be written: {error.strerror}.") from error
-    print(f"{output}: {data.count(bytes([10]))} rollouts, {len(data):,} bytes", file=sys.stderr)
+    counted = {JSONL: "rollouts, ", PARQUET: ""}.get(format_name, "rows, ")
+    number = f"{data.count(bytes([10]))} " if counted else ""
+    print(f"{output}: {number}{counted}{len(data):,} bytes", file=sys.stderr)
 
 
-def _from_server(client: Client, target: str) -> bytes:
-    if target.startswith("run-"):
-        return client.get_bytes("/v1/trajectories", run_id=target)
-    if target.startswith("conv-"):
-        return client.get_bytes("/v1/trajectories", conversation_id=target)
+def _from_server(client: Client, target: str, format_name: str) -> bytes:
+    wanted = None if format_name == JSONL else format_name
+    return client.get_bytes("/v1/trajectories", **which(client, target), format=wanted)
+
+
+def which(client: Client, target: str) -> dict[str, str]:
+    """The query that names a run, a conversation, a rollout job or an agent."""
+    kind = target.partition("-")[0]
+    names = {"run": "run_id", "conv": "conversation_id", "job": "job_id"}
+    if kind in names and target != kind:
+        return {names[kind]: target}
     from perdure.cli.agents import find_agent
 
-    return client.get_bytes("/v1/trajectories", agent_id=find_agent(client, target)["id"])
+    return {"agent_id": find_agent(client, target)["id"]}
 
 
-def _from_database(file: Path, target: str) -> bytes:
+def _from_database(file: Path, target: str, format_name: str) -> bytes:
     import asyncio
 
+    from perdure.rollouts.export.formats import dump
     from perdure.runs.trajectories import rollouts_of_either
     from perdure.store.migrate import sqlite_is_current
     from perdure.store.sqlite import SqliteStore
-    from perdure.tokens.export import dump_jsonl
 
     if not file.is_file():
         raise ClientError(
@@ -86,7 +113,8 @@ def _from_database(file: Path, target: str) -> bytes:
     async def read() -> bytes:
         store = SqliteStore(file, readers=1)
         try:
-            return dump_jsonl([rollout async for rollout in rollouts_of_either(store, target)])
+            found = [rollout async for rollout in rollouts_of_either(store, target)]
+            return dump(found, format_name) if found else b""
         finally:
             await store.close()
 

@@ -1,8 +1,9 @@
 """The token record over HTTP: `traj/1` lines of an agent, a conversation or a run, and rescoring by the engine itself."""
 
+import asyncio
 from array import array
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct
@@ -16,26 +17,37 @@ from perdure.api.errors import json_response
 from perdure.api.services import services
 from perdure.core.errors import Invalid
 from perdure.providers.token_exact import TokenExactModel
+from perdure.rollouts.export import JSONL, PARQUET
+from perdure.rollouts.export.formats import check_format, lines
 from perdure.runs.trajectories import Wanted, rollouts
-from perdure.tokens.export import dump_jsonl
+
+if TYPE_CHECKING:
+    from perdure.rollouts.export.parquet import ParquetWriter
 
 NDJSON = "application/x-ndjson"
+PARQUET_TYPE = "application/vnd.apache.parquet"
 _WANTED = ("agent_id", "run_id", "conversation_id", "job_id")
 
 
 async def export(request: Request) -> ASGIApp:
     """`GET /v1/trajectories?agent_id=|run_id=|conversation_id=|job_id=`: one rollout a line, as each is read.
 
-    A job's can be sifted by group_id, status, min_reward and max_reward, and paged with after and limit.
+    A job's can be sifted by group_id, status, min_reward and max_reward, and paged with after and limit. `format`: `parquet`
+    for the record in columns, or a trainer's shape, for lines of that shape.
     """
     query = request.query_params
+    name = check_format(query.get("format", JSONL))
     wanted = {name: value for name in _WANTED if (value := query.get(name))}
     made = rollouts(services(request).store, **wanted, wanted=_sifted(query))
     # the first is read before the answer begins, so that what is wrong still has a status of its own
     first = await anext(made, None)
     if first is None:
         return Response(b"", media_type=NDJSON)
-    return StreamingResponse(_lines(first, made), media_type=NDJSON)
+    if name == PARQUET:
+        from perdure.rollouts.export.parquet import ParquetWriter
+
+        return StreamingResponse(_columns(ParquetWriter(), first, made), media_type=PARQUET_TYPE)
+    return StreamingResponse(_lines(name, first, made), media_type=NDJSON)
 
 
 def _sifted(query: QueryParams) -> Wanted:
@@ -57,10 +69,22 @@ def _sifted(query: QueryParams) -> Wanted:
     )
 
 
-async def _lines(first: dict[str, Any], rest: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:
-    yield dump_jsonl([first])
+async def _lines(name: str, first: dict[str, Any], rest: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:
+    """Written in a thread: a long rollout's line takes a while."""
+    yield await asyncio.to_thread(lines, first, name)
     async for rollout in rest:
-        yield dump_jsonl([rollout])
+        yield await asyncio.to_thread(lines, rollout, name)
+
+
+async def _columns(
+    writer: "ParquetWriter", first: dict[str, Any], rest: AsyncIterator[dict[str, Any]]
+) -> AsyncIterator[bytes]:
+    await asyncio.to_thread(writer.write, first)
+    yield writer.take()
+    async for rollout in rest:
+        await asyncio.to_thread(writer.write, rollout)
+        yield writer.take()
+    yield await asyncio.to_thread(writer.close)
 
 
 class RescoreRequest(Struct, frozen=True):

@@ -20,9 +20,12 @@ from perdure.providers.registry import Resolved
 from perdure.providers.scripted import ScriptedEngine
 from perdure.providers.token_exact import TokenExactModel
 from perdure.providers.web import Web
+from perdure.rollouts.export import FORMATS
+from perdure.rollouts.export.formats import dump
 from perdure.store import agents
 from perdure.store.base import Query, Tx
 from perdure.store.sqlite import SqliteStore
+from perdure.tokens.export import load_jsonl
 from perdure.tokens.qwen3 import Qwen3Renderer
 from perdure.tokens.verify import verify_bytes
 from tests.doubles.tokenizers import small_tokenizer
@@ -94,6 +97,18 @@ async def test_an_agents_record_comes_as_lines_and_verifies(client: httpx.AsyncC
         assert report.violations == [] and report.calls == 4
 
 
+@pytest.mark.parametrize("name", FORMATS)
+async def test_an_agents_record_comes_in_every_format(client: httpx.AsyncClient, store: SqliteStore, name: str) -> None:
+    agent_id = await recorded(store)
+    record = load_jsonl((await client.get("/v1/trajectories", params={"agent_id": agent_id})).content)
+    answer = await client.get("/v1/trajectories", params={"agent_id": agent_id, "format": name})
+    assert answer.status_code == 200
+    assert answer.content == dump(record, name)
+    assert answer.headers["content-type"] == (
+        "application/vnd.apache.parquet" if name == "parquet" else "application/x-ndjson"
+    )
+
+
 async def test_nothing_on_record_is_an_empty_answer(client: httpx.AsyncClient, store: SqliteStore) -> None:
     agent = Agent(id=new_id("agent"), name="test", model="openai/small")
     system = first_system_message(AgentBundle(agent=agent))
@@ -107,6 +122,7 @@ async def test_nothing_on_record_is_an_empty_answer(client: httpx.AsyncClient, s
     [
         ({}, 422),
         ({"agent_id": "a", "run_id": "b"}, 422),
+        ({"agent_id": "a", "format": "csv"}, 422),
         ({"agent_id": "agent-00000000-0000-4000-8000-000000000000"}, 404),
         ({"run_id": "run-00000000-0000-4000-8000-000000000000"}, 404),
         ({"conversation_id": "conv-00000000-0000-4000-8000-000000000000"}, 404),

@@ -151,6 +151,21 @@ def test_a_run_is_exported_from_the_server(tmp_path: Path, server: FakeServer, e
     assert run("export", RUN, "--base-url", server.url).stdout_bytes == export
 
 
+@pytest.mark.parametrize(
+    ("target", "query"), [("job-7", "job_id=job-7"), ("conv-7", "conversation_id=conv-7"), (RUN, f"run_id={RUN}")]
+)
+def test_an_export_asks_for_its_format(server: FakeServer, export: bytes, target: str, query: str) -> None:
+    server.answers["GET", "/v1/trajectories"] = export
+    assert run("export", target, "--format", "verl", "--base-url", server.url).exit_code == 0
+    assert server.asked[-1][1] == f"/v1/trajectories?{query}&format=verl"
+
+
+def test_a_format_nobody_knows_is_an_error_with_the_names_there_are(server: FakeServer) -> None:
+    done = run("export", RUN, "--format", "csv", "--base-url", server.url)
+    assert isinstance(done.exception, ClientError)
+    assert "verl" in done.exception.message and server.asked == []
+
+
 def test_no_record_is_an_error_that_says_why(server: FakeServer) -> None:
     server.answers["GET", "/v1/trajectories"] = b""
     done = run("export", RUN, "--base-url", server.url)
