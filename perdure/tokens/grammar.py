@@ -7,9 +7,9 @@ right keys and types of values; or as an answer that is JSON, likewise.
 import json
 import re
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from perdure.core.dialect import THINK_TAGS, OutputDialect
+from perdure.core.dialect import THINK_TAGS, OutputDialect, ToolFormat
 from perdure.core.model import ToolSpec
 
 _JSON_RULES = {
@@ -91,23 +91,25 @@ def tool_grammar(
     """The grammar of one call to an engine, or None where none is wanted or the engine cannot keep it exactly.
 
     Only llama.cpp matches special tokens by their text. Other engines' grammars would spell `<tool_call>` out in ordinary
-    tokens, which is not how these models write it, so there a required tool is asked for and not forced.
+    tokens, which is not how these models write it, so there a required tool is asked for and not forced. So it is for calls
+    with tagged text and gpt-oss's channels.
     """
-    if engine != "llamacpp" or not tools or tool_choice == "none" or dialect.tool_format != "hermes_json":
+    written = dialect.tool_format
+    if engine != "llamacpp" or not tools or tool_choice == "none" or written not in _FRAMES:
         return None
     if tool_choice == "auto":
+        if not (trigger := _FRAMES[written].trigger):
+            return None
         return {
             "kind": "gbnf_lazy",
-            "grammar": gbnf(tools, parallel=parallel),
-            "rest": gbnf(tools, parallel=parallel, opened=True),
-            "triggers": ["<tool_call>"],
+            "grammar": gbnf(tools, parallel=parallel, written=written),
+            "rest": gbnf(tools, parallel=parallel, opened=True, written=written),
+            "triggers": [trigger],
         }
     named = [tool for tool in tools if tool.name == tool_choice] or list(tools)
-    thinks = _thinks(dialect)
-    return {
-        "kind": "gbnf",
-        "grammar": gbnf(named, parallel=parallel, thought="open" if reasoning_open else "may" if thinks else ""),
-    }
+    thinks = _thinks(dialect) and dialect.reasoning_open == THINK_TAGS[0]
+    thought = "open" if reasoning_open else "may" if thinks else ""
+    return {"kind": "gbnf", "grammar": gbnf(named, parallel=parallel, thought=thought, written=written)}
 
 
 def gbnf(
@@ -117,27 +119,32 @@ def gbnf(
     thought: str = "",
     opened: bool = False,
     form: dict[str, Any] | None = None,
+    written: ToolFormat = "hermes_json",
 ) -> str:
     """A grammar of one or more calls, as llama.cpp and xgrammar read it. `thought`: "may" come first, or stands "open".
 
-    `opened`: the first call's `<tool_call>` has been written, maybe with the line end after it. `form`: the schema of JSON
-    that may stand instead of calls, or alone where there are no tools.
+    `opened`: what triggers a lazy grammar has been written, maybe with the line end after it. `form`: the schema of JSON that
+    may stand instead of calls, or alone where there are no tools. `written`: the form of the calls.
     """
+    frame = _FRAMES[written]
     rules = _Rules()
     calls: list[str] = []
     firsts: list[str] = []
     for at, tool in enumerate(tools):
         arguments = rules.schema({"type": "object"} | tool.parameters, f"arguments-{at}", tool.parameters, 0)
-        head = '{"name": ' + json.dumps(tool.name, ensure_ascii=False) + ', "arguments": '
-        tail = f"{arguments} {literal('}' + chr(10) + '</tool_call>')}"
-        calls.append(rules.add(f"call-{at}", f"{literal('<tool_call>' + chr(10) + head)} {tail}"))
+        head = (json.dumps(tool.name, ensure_ascii=False) if frame.quotes else tool.name) + frame.after_name
+        tail = f"{arguments} {literal(frame.after)}"
+        calls.append(rules.add(f"call-{at}", f"{literal(frame.before + head)} {tail}"))
         if opened:
-            firsts.append(rules.add(f"first-{at}", f"[\\n]? {literal(head)} {tail}"))
+            begun = (frame.begin + frame.before).removeprefix(frame.trigger)
+            line = "[\\n]? " if begun.startswith("\n") else ""
+            firsts.append(rules.add(f"first-{at}", f"{line}{literal(begun.removeprefix(chr(10)) + head)} {tail}"))
     body = ""
     if calls:
         rules.add("call", " | ".join(calls))
-        first = rules.add("first", " | ".join(firsts)) if opened else "call"
-        body = f"{first} ( {literal(chr(10))} call )*" if parallel else first
+        first = rules.add("first", " | ".join(firsts)) if opened else f"{literal(frame.begin)} call"
+        body = f"{first} ( {literal(frame.between)} call )*" if parallel else first
+        body = f"{body} {literal(frame.end)}"
     if form is not None:
         answer = rules.schema(form, "answer", form, 1)
         body = f"( {answer} | {body} )" if body else answer
@@ -145,6 +152,37 @@ def gbnf(
         rules.add("thought", '( [^<] | "<" [^/] | "</" [^t] | "</t" [^h] )* "</think>" [\\n]{0,2}')
         body = f"thought {body}" if thought == "open" else f'( "<think>" thought )? {body}'
     return rules.text(body)
+
+
+class _Frame(NamedTuple):
+    """What stands around a call's name and its JSON. `trigger`: the text from which on a lazy grammar holds; "" if none."""
+
+    before: str
+    after_name: str
+    after: str
+    between: str
+    trigger: str = ""
+    begin: str = ""
+    end: str = ""
+    quotes: bool = False
+
+
+_FRAMES: dict[ToolFormat, _Frame] = {
+    "hermes_json": _Frame(
+        '<tool_call>\n{"name": ', ', "arguments": ', "}\n</tool_call>", "\n", "<tool_call>", quotes=True
+    ),
+    "llama3_json": _Frame('{"name": ', ', "parameters": ', "}", "; ", quotes=True),
+    "mistral": _Frame("[TOOL_CALLS]", "[ARGS]", "", "", "[TOOL_CALLS]"),
+    "deepseek": _Frame(
+        "<｜tool▁call▁begin｜>",
+        "<｜tool▁sep｜>",
+        "<｜tool▁call▁end｜>",
+        "",
+        "<｜tool▁calls▁begin｜>",
+        begin="<｜tool▁calls▁begin｜>",
+        end="<｜tool▁calls▁end｜>",
+    ),
+}
 
 
 class _Rules:

@@ -1,6 +1,7 @@
 """A real llama.cpp server: the embedded engine with the small model it comes with."""
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -18,6 +19,7 @@ from perdure.core.agents import ModelSettings
 from perdure.core.dialect import OutputDialect
 from perdure.core.errors import ProviderError
 from perdure.core.model import ToolSpec
+from perdure.parsing.output import OutputParser
 from perdure.providers.base import TokenBatch, TokenDone, TokenRequest
 from perdure.providers.engines import Places, find_renderer
 from perdure.providers.http import Http
@@ -138,6 +140,20 @@ async def test_a_lazy_grammar_holds_from_its_trigger_on(engine: LocalEngine) -> 
     logprobs = [logprob for batch in batches for logprob in batch.logprobs]
     again = await engine.score("", array("i", ids + sampled), len(ids), VOCABULARY)
     assert logprobs == pytest.approx(again, abs=1e-4)
+
+
+@pytest.mark.parametrize("written", ["hermes_json", "llama3_json", "mistral", "deepseek"])
+async def test_a_required_tool_is_called_in_every_form(engine: LocalEngine, written: Any) -> None:
+    renderer = await find_renderer("smollm2", None, str(engine.model.gguf), Places())
+    tool = ToolSpec("ping", "", {"type": "object", "properties": {"at": {"type": "boolean"}}, "required": ["at"]})
+    dialect = OutputDialect(tool_format=written)
+    grammar = tool_grammar("llamacpp", dialect, [tool], "required", parallel=False, reasoning_open=False)
+    ids, _, _ = await collect(engine, request(temperature=0, max_tokens=300, grammar=grammar))
+    parser = OutputParser(dialect, renderer.tokenizer, tools=[tool], stop_token_ids=renderer.stop_token_ids)
+    parser.feed(ids)
+    output = parser.finish()
+    assert [call.name for call in output.tool_calls] == ["ping"], output
+    assert isinstance(json.loads(output.tool_calls[0].arguments)["at"], bool)
 
 
 async def test_ten_turns_only_ever_grow(engine: LocalEngine) -> None:

@@ -331,3 +331,52 @@ def _match(node: Any, text: str, at: int, rules: dict[str, Any]) -> Iterator[int
                 count += 1
                 if count >= low:
                     yield from reached
+
+
+WRITTEN = {
+    "llama3_json": ("", '{"name": "find", "parameters": ', "}", "; ", ""),
+    "mistral": ("", "[TOOL_CALLS]find[ARGS]", "", "", "[TOOL_CALLS]"),
+    "deepseek": (
+        "<｜tool▁calls▁begin｜>",
+        "<｜tool▁call▁begin｜>find<｜tool▁sep｜>",
+        "<｜tool▁call▁end｜>",
+        "",
+        "<｜tool▁calls▁begin｜>",
+    ),
+}
+
+
+@pytest.mark.parametrize("written", WRITTEN)
+@given(arguments=fitting())
+@settings(max_examples=20, deadline=None)
+def test_other_families_calls_pass_and_are_read(written: Any, arguments: dict[str, Any]) -> None:
+    begin, before, after, between, trigger = WRITTEN[written]
+    end = "<｜tool▁calls▁end｜>" if begin else ""
+    call = f"{before}{json.dumps(arguments, ensure_ascii=False)}{after}"
+    text = f"{begin}{call}{between}{call}{end}"
+    assert accepts(gbnf([TOOL], parallel=True, written=written), text)
+    assert not accepts(gbnf([TOOL], parallel=False, written=written), text)
+    assert not accepts(gbnf([TOOL], parallel=True, written=written), called(arguments))
+    if trigger:
+        assert accepts(gbnf([TOOL], parallel=True, opened=True, written=written), text.removeprefix(trigger))
+
+    class NoTokens:
+        def token_bytes(self, token_id: int) -> bytes:
+            raise AssertionError
+
+    parser = OutputParser(OutputDialect(tool_format=written), NoTokens(), tools=[TOOL])
+    parser.feed_text(text)
+    made = parser.finish().tool_calls
+    assert [(one.name, json.loads(one.arguments)) for one in made] == [("find", arguments)] * 2
+
+
+def test_which_form_of_calls_is_forced() -> None:
+    def kind(written: Any, choice: str) -> str | None:
+        dialect = OutputDialect(tool_format=written)
+        made = tool_grammar("llamacpp", dialect, [TOOL], choice, parallel=True, reasoning_open=False)
+        return made and made["kind"]
+
+    assert [kind("llama3_json", choice) for choice in ("auto", "required")] == [None, "gbnf"]
+    assert [kind("mistral", choice) for choice in ("auto", "required")] == ["gbnf_lazy", "gbnf"]
+    assert [kind("deepseek", choice) for choice in ("auto", "required")] == ["gbnf_lazy", "gbnf"]
+    assert [kind(written, "required") for written in ("qwen_xml", "glm_xml", "harmony", "none")] == [None] * 4
