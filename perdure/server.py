@@ -22,6 +22,7 @@ from perdure.providers.web import Web
 from perdure.rollouts.driver import Rollouts
 from perdure.rollouts.rewards import Scoring
 from perdure.runs.runner import Runner
+from perdure.runs.schedules import Schedules
 from perdure.store.base import Store
 from perdure.store.migrate import migrate_postgres, migrate_sqlite
 from perdure.store.postgres import PostgresStore
@@ -40,6 +41,7 @@ class Server:
     services: Services
     app: ASGIApp
     exports: Exports
+    schedules: Schedules
     _checking: "asyncio.Task[None] | None" = None
 
     async def start(self) -> None:
@@ -49,10 +51,12 @@ class Server:
             log.warning("%s", self.services.sandbox.warning)
         await self.services.runner.start()
         await self.services.rollouts.start()
+        await self.schedules.start()
         self._checking = asyncio.create_task(self.services.store.check_after_crash())
 
     async def stop(self) -> None:
         """Let running runs end or hand them over, then close everything in the order it depends on each other."""
+        await self.schedules.stop()
         await self.services.rollouts.stop()
         await self.services.runner.stop()
         if self._checking is not None:
@@ -124,7 +128,7 @@ def build(settings: Settings) -> Server:
         rollouts=rollouts,
         metrics=metrics.text,
     )
-    return Server(settings, services, create_app(services), told)
+    return Server(settings, services, create_app(services), told, Schedules(store, runner))
 
 
 @contextlib.asynccontextmanager

@@ -98,12 +98,13 @@ def _routers() -> list[APIRouter]:
         passages,
         rollouts,
         runs,
+        schedules,
         steps,
         tags,
         tools,
     )
 
-    of_agents = (agent_files, agents, agent_blocks, agent_tools, archives, passages, conversations, groups)
+    of_agents = (schedules, agent_files, agents, agent_blocks, agent_tools, archives, passages, conversations, groups)
     modules = (health, *of_agents, blocks, tools, models, runs, rollouts, steps, tags, absent)
     return [module.router for module in modules]
 

@@ -181,6 +181,8 @@ _OF_AN_AGENT = (
     "delete_agent_events",
     "delete_agent_traces",
     "delete_agent_runs",
+    "delete_agent_ticks",
+    "delete_agent_schedules",
 )
 
 
