@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import msgspec
 
 from perdure.agents.edit_blocks import new_block
-from perdure.agents.models import choose_model
+from perdure.agents.models import check_summarizer, choose_model
 from perdure.agents.names import checked_name, made_up_name
 from perdure.agents.parts import check_labels, check_timezone, linked, new_bundle, own_rules
 from perdure.agents.recompile import first_system_message
@@ -34,6 +34,7 @@ async def create_agent(
     chosen = await choose_model(
         registry, spec.model, default=default_model, context_window_limit=spec.context_window_limit
     )
+    await check_summarizer(registry, spec.compaction_settings)
     tools, blocks = await store.read(lambda: linked(spec))
     now = now_us()
     made = tuple(

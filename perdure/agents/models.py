@@ -4,14 +4,16 @@ from typing import Any
 
 from msgspec import Struct
 
-from perdure.core.errors import Invalid
+from perdure.core.agents import CompactionSettings
+from perdure.core.errors import Invalid, NotFound
 from perdure.providers.registry import Registry, Resolved
 
 FALLBACK_CONTEXT_WINDOW = 32_768
 
 
 class ChosenModel(Struct, frozen=True):
-    """`facts` (provider_name, endpoint_type, endpoint) let an agent be shown without asking its provider."""
+    """`facts` (provider_name, endpoint_type, endpoint) let an agent be shown without asking its provider. `assumed_window` is
+    among them where nobody said how long a context the model takes: then nothing is decided by it."""
 
     handle: str
     context_window: int
@@ -31,7 +33,20 @@ async def choose_model(
         raise Invalid(
             f"context_window_limit: {context_window_limit} is more than the {largest} tokens {handle} can take. Lower it."
         )
-    return ChosenModel(handle, context_window_limit or largest or FALLBACK_CONTEXT_WINDOW, _facts(resolved))
+    facts = _facts(resolved)
+    if context_window_limit is None and largest is None:
+        facts["assumed_window"] = True
+    return ChosenModel(handle, context_window_limit or largest or FALLBACK_CONTEXT_WINDOW, facts)
+
+
+async def check_summarizer(registry: Registry, settings: CompactionSettings | None) -> None:
+    """NotFound that names the field for a summarizer nobody serves."""
+    if settings is None or settings.model is None:
+        return
+    try:
+        await registry.resolve(settings.model)
+    except NotFound as error:
+        raise NotFound(f"compaction_settings.model: {error.message}") from error
 
 
 def _facts(resolved: Resolved) -> dict[str, Any]:

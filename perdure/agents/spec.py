@@ -10,6 +10,7 @@ from msgspec import UNSET, Struct, UnsetType, field
 from perdure.core.agents import (
     DEFAULT_BLOCK_LIMIT,
     AgentType,
+    CompactionSettings,
     MemoryRendering,
     ModelSettings,
     ThinkingRetention,
@@ -67,7 +68,7 @@ class AgentSpec(Struct, frozen=True, kw_only=True):
     tags: tuple[str, ...] = ()
     secrets: dict[str, str] = field(default_factory=dict)
     timezone: str = "UTC"
-    compaction_settings: dict[str, Any] | None = None
+    compaction_settings: CompactionSettings | None = None
     message_buffer_autoclear: bool = False
     enable_sleeptime: bool | None = None
     hidden: bool | None = None
@@ -98,7 +99,7 @@ class AgentChange(Struct, frozen=True, kw_only=True):
     tags: tuple[str, ...] | UnsetType = UNSET
     secrets: dict[str, str] | UnsetType = UNSET
     timezone: str | UnsetType = UNSET
-    compaction_settings: dict[str, Any] | UnsetType | None = UNSET
+    compaction_settings: CompactionSettings | UnsetType | None = UNSET
     message_buffer_autoclear: bool | UnsetType = UNSET
     enable_sleeptime: bool | UnsetType | None = UNSET
     hidden: bool | UnsetType | None = UNSET

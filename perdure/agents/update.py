@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
-from perdure.agents.models import ChosenModel, choose_model
+from perdure.agents.models import ChosenModel, check_summarizer, choose_model
 from perdure.agents.names import checked_name
 from perdure.agents.parts import check_labels, check_timezone
 from perdure.agents.recompile import recompile_agents
@@ -48,6 +48,8 @@ async def update_agent(store: Store, registry: Registry, agent_id: str, change: 
         checked_name(change.name)
     if change.timezone is not UNSET:
         check_timezone(change.timezone)
+    if change.compaction_settings is not UNSET:
+        await check_summarizer(registry, change.compaction_settings)
     rules = validate_rules(change.tool_rules) if change.tool_rules is not UNSET else None
     agent = await store.read(lambda: agent_store.agent_by_id(agent_id))
     chosen = await _chosen(registry, agent, change)
@@ -59,7 +61,7 @@ async def _chosen(registry: Registry, agent: Agent, change: AgentChange) -> Chos
         return None
     handle = agent.model if change.model is UNSET else change.model
     limit = None if change.context_window_limit is UNSET else change.context_window_limit
-    if limit is None and handle == agent.model:
+    if limit is None and handle == agent.model and not agent.extra.get("model", {}).get("assumed_window"):
         limit = agent.context_window
     return await choose_model(registry, handle, default=None, context_window_limit=limit)
 

@@ -91,6 +91,7 @@ def _routers() -> list[APIRouter]:
         agents,
         archives,
         blocks,
+        compaction,
         conversations,
         groups,
         health,
@@ -105,7 +106,7 @@ def _routers() -> list[APIRouter]:
     )
 
     of_agents = (schedules, agent_files, agents, agent_blocks, agent_tools, archives, passages, conversations, groups)
-    modules = (health, *of_agents, blocks, tools, models, runs, rollouts, steps, tags, absent)
+    modules = (health, *of_agents, blocks, tools, models, runs, rollouts, steps, tags, compaction, absent)
     return [module.router for module in modules]
 
 

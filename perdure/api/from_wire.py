@@ -5,6 +5,7 @@ from typing import Any, cast
 from perdure.agents.edit_tools import ToolChange, ToolSpec
 from perdure.agents.spec import AgentChange, AgentSpec, BlockChange, BlockSpec
 from perdure.agents.update import with_settings
+from perdure.api.compaction_settings import compaction_settings
 from perdure.api.model_settings import check_response_format, model_settings
 from perdure.api.wire.agents import CreateAgent, LLMConfig, UpdateAgent
 from perdure.api.wire.blocks import TEMPLATE_FIELDS, CreateBlock, UpdateBlock
@@ -170,26 +171,6 @@ def agent_change(body: UpdateAgent) -> AgentChange:
     if body.model_settings is not None:
         values["model_settings"] = model_settings(body.model_settings)
     return AgentChange(**values, settings_changes=_single_settings(body), extra=_loose_fields(body))
-
-
-def compaction_settings(value: dict[str, Any] | None) -> dict[str, Any] | None:
-    if value is None:
-        return None
-    modes = ("all", "sliding_window", "self_compact_all", "self_compact_sliding_window")
-    if value.get("mode") not in (None, *modes):
-        raise Invalid(f"compaction_settings.mode: must be one of {', '.join(modes)}", status=422)
-    share = value.get("sliding_window_percentage")
-    if share is not None and (isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1):
-        raise Invalid("compaction_settings.sliding_window_percentage: must be a number in (0, 1]", status=422)
-    clip = value.get("clip_chars")
-    if clip is not None and (isinstance(clip, bool) or not isinstance(clip, int) or clip < 1):
-        raise Invalid("compaction_settings.clip_chars: must be a whole number of at least 1, or null", status=422)
-    for key in ("model", "prompt"):
-        if not isinstance(value.get(key), str | None):
-            raise Invalid(f"compaction_settings.{key}: must be a string or null", status=422)
-    if isinstance(nested := value.get("model_settings"), dict):
-        model_settings(cast(dict[str, Any], nested), field="compaction_settings.model_settings")
-    return {"mode": "sliding_window", "clip_chars": 50_000, "prompt_acknowledgement": False, **value}
 
 
 def _template_fields(body: CreateBlock | UpdateBlock) -> dict[str, Any]:

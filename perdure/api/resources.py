@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from perdure.api.compaction_settings import shown_compaction
 from perdure.api.model_settings import llm_config, shown_settings
 from perdure.api.paging import EVERYTHING, Relations
 from perdure.api.to_wire import iso, letta_messages
@@ -34,7 +35,7 @@ def agent_state(view: AgentView, shown: Relations = EVERYTHING) -> dict[str, Any
         "llm_config": llm_config(agent),
         "embedding": agent.embedding,
         "embedding_config": agent.extra.get("embedding_config"),
-        "compaction_settings": agent.compaction_settings,
+        "compaction_settings": shown_compaction(agent.compaction_settings),
         "response_format": agent.model_settings.response_format,
         "metadata": agent.metadata,
         "memory": {

@@ -122,6 +122,7 @@ def step_json(step: Step) -> dict[str, Any]:
         "status": step.status,
         "created_at": iso(step.created_us),
         "not_exact": step.not_exact,
+        "call_type": step.call_type,
     }
 
 
@@ -151,7 +152,7 @@ def provider_trace(step: Step, trace: Trace) -> dict[str, Any]:
         "step_id": step.id,
         "agent_id": step.agent_id,
         "agent_tags": None,
-        "call_type": "agent_step",
+        "call_type": step.call_type,
         "run_id": step.run_id,
         "source": None,
         "org_id": None,

@@ -56,7 +56,10 @@ class EventStream:
         self._durable = durable
         self._idle_s = ping_interval_s if pings else None
         self._encoder = encoder or FrameEncoder(
-            run.id, types=run.config.include_return_message_types, numbered=numbered or run.config.background
+            run.id,
+            types=run.config.include_return_message_types,
+            numbered=numbered or run.config.background,
+            compaction=run.config.include_compaction_messages,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -30,6 +30,7 @@ from perdure.core.events import (
 from perdure.core.expand import expand
 from perdure.core.ids import part_otid
 from perdure.core.messages import Approval, ImagePart, Message, Part, TextPart, ToolCall, ToolReturn
+from perdure.memory.summary import framed, packed
 
 _encode = msgspec.json.Encoder().encode
 
@@ -69,17 +70,29 @@ def iso(at_us: int | None) -> str | None:
 
 
 def letta_messages(
-    messages: Iterable[Message], *, types: Sequence[str] | None = None, newest_first: bool = False
+    messages: Iterable[Message],
+    *,
+    types: Sequence[str] | None = None,
+    newest_first: bool = False,
+    compaction: bool = False,
 ) -> list[dict[str, Any]]:
-    """Stored messages as a listing shows them. `newest_first` turns the messages round, never the parts of one."""
+    """Stored messages as a listing shows them. `newest_first` turns the messages round, never the parts of one.
+
+    `compaction`: as in `to_wire`; asking for summary messages by type is enough too.
+    """
+    compaction = compaction or asks_for_compaction(types)
     found: list[dict[str, Any]] = []
     ordered = reversed(list(messages)) if newest_first else messages
     for message in ordered:
         for event in expand(message):
-            item = to_wire(event, message.run_id, sender_id=message.sender_id, name=message.name)
+            item = to_wire(event, message.run_id, sender_id=message.sender_id, name=message.name, compaction=compaction)
             if types is None or item["message_type"] in types:
                 found.append(item)
     return found
+
+
+def asks_for_compaction(types: Iterable[str] | None) -> bool:
+    return types is not None and not {"summary_message", "event_message"}.isdisjoint(types)
 
 
 def to_wire(
@@ -89,8 +102,9 @@ def to_wire(
     *,
     sender_id: str | None = None,
     name: str | None = None,
+    compaction: bool = False,
 ) -> dict[str, Any]:
-    """One event as its JSON object."""
+    """One event as its JSON object. `compaction`: whoever reads it knows summary messages; others get a user message."""
     match event:
         case ReasoningDelta():
             return _reasoning(event, event.text, event.native, event.signature, run_id, seq_id)
@@ -112,7 +126,13 @@ def to_wire(
         case CompactionStarted():
             return {
                 "id": event.event_id,
+                "date": iso_seconds(event.at_us),
+                "name": None,
                 "message_type": "event_message",
+                "otid": None,
+                "sender_id": None,
+                "step_id": None,
+                "is_err": None,
                 "event_type": "compaction",
                 "event_data": {
                     "trigger": event.trigger,
@@ -123,7 +143,7 @@ def to_wire(
                 "seq_id": seq_id,
             }
         case Summarised():
-            return _summary(event, run_id, seq_id)
+            return _summary(event, run_id, seq_id) if compaction else _plain_summary(event, run_id, seq_id)
         case RunStarted():
             return ping(event.run_id, event.at_us, seq_id)
         case RunStopped():
@@ -312,6 +332,11 @@ def _summary(event: Summarised, run_id: str | None, seq_id: int | None) -> dict[
     }
 
 
+def _plain_summary(event: Summarised, run_id: str | None, seq_id: int | None) -> dict[str, Any]:
+    text = event.summary if event.stats is None else "".join(part.text for part in framed(event.summary, event.stats))
+    return {**_base(event, "user_message", 0, run_id, seq_id), "content": packed(text, event.at_us)}
+
+
 def ping(run_id: str, at_us: int, seq_id: int | None) -> dict[str, Any]:
     """`seq_id`: the last one sent before it, or its own where the ping is stored."""
     return {
@@ -364,8 +389,11 @@ def error_message(event: RunFailed, seq_id: int | None) -> dict[str, Any]:
     }
 
 
-def response(events: Sequence[Event], run_id: str, types: Sequence[str] | None) -> dict[str, Any]:
-    """A finished run's events as the answer to a request that waited for it."""
+def response(
+    events: Sequence[Event], run_id: str, types: Sequence[str] | None, *, compaction: bool = False
+) -> dict[str, Any]:
+    """A finished run's events as the answer to a request that waited for it. `compaction`: it asked to be told of them."""
+    compaction = compaction or asks_for_compaction(types)
     messages: list[dict[str, Any]] = []
     stop: dict[str, Any] = {"message_type": "stop_reason", "stop_reason": "error"}
     counts: dict[str, Any] = {}
@@ -374,8 +402,8 @@ def response(events: Sequence[Event], run_id: str, types: Sequence[str] | None) 
             stop = to_wire(event, run_id)
         elif isinstance(event, UsageReported):
             counts = usage(event)
-        elif not isinstance(event, NEVER_FILTERED):
-            item = to_wire(event, run_id)
+        elif not isinstance(event, NEVER_FILTERED) and (compaction or not isinstance(event, CompactionStarted)):
+            item = to_wire(event, run_id, compaction=compaction)
             if not types or item["message_type"] in types:
                 messages.append(item)
     turns, logprobs = counts.pop("turns", None), counts.pop("logprobs", None)
@@ -383,9 +411,11 @@ def response(events: Sequence[Event], run_id: str, types: Sequence[str] | None) 
 
 
 class FrameEncoder:
-    """Events of one run as SSE frames. `numbered`: frames carry their seq_id (background runs)."""
+    """Events of one run as SSE frames. `numbered`: frames carry their seq_id (background runs). `compaction`: the request
+    asked to be told of compactions."""
 
-    def __init__(self, run_id: str, *, types: Sequence[str] | None, numbered: bool) -> None:
+    def __init__(self, run_id: str, *, types: Sequence[str] | None, numbered: bool, compaction: bool = False) -> None:
+        self._compaction = compaction or asks_for_compaction(types)
         self._run_id = run_id
         self._types = frozenset(types) if types else None
         self._numbered = numbered
@@ -431,7 +461,9 @@ class FrameEncoder:
         self._tail = b',"seq_id":'
 
     def _whole(self, event: Event, seq: int) -> bytes:
-        item = to_wire(event, self._run_id, seq if self._numbered else None)
+        if type(event) is CompactionStarted and not self._compaction:
+            return b""
+        item = to_wire(event, self._run_id, seq if self._numbered else None, compaction=self._compaction)
         if (
             self._types is not None
             and not isinstance(event, NEVER_FILTERED)

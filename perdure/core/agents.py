@@ -19,6 +19,7 @@ AgentType = Literal[
 ]
 MemoryRendering = Literal["recompile", "append"]
 ThinkingRetention = Literal["all", "tool_cycle"]
+CompactionMode = Literal["sliding_window", "all", "self_compact_all", "self_compact_sliding_window"]
 
 DEFAULT_BLOCK_LIMIT = 100_000
 DEFAULT_RETURN_CHAR_LIMIT = 50_000
@@ -100,6 +101,24 @@ class ModelSettings(Struct, frozen=True, kw_only=True, omit_defaults=True):
     raw: dict[str, Any] = field(default_factory=dict)
 
 
+class CompactionSettings(Struct, frozen=True, kw_only=True):
+    """How a conversation that outgrows its window is made smaller.
+
+    `model`: who writes the summary (None: the provider's small model, or the agent's own); the self_compact modes ask the
+    agent's own model. `clip_chars`: the longest summary. `sliding_window_percentage`: the least share of the messages that
+    is summarised at once, in (0, 1]. `train_summaries`: the agent's own tokens in a summary may be trained on.
+    """
+
+    mode: CompactionMode = "sliding_window"
+    model: str | None = None
+    model_settings: ModelSettings | None = None
+    prompt: str | None = None
+    prompt_acknowledgement: bool = False
+    clip_chars: int | None = 50_000
+    sliding_window_percentage: float = 0.3
+    train_summaries: bool = False
+
+
 class Agent(Struct, frozen=True, kw_only=True):
     """An agent's own record. Blocks, tools and tags are linked to it by the store, in order of attachment.
 
@@ -120,7 +139,7 @@ class Agent(Struct, frozen=True, kw_only=True):
     tool_rules: tuple[dict[str, Any], ...] = ()
     secrets: dict[str, str] = field(default_factory=dict)
     timezone: str = "UTC"
-    compaction_settings: dict[str, Any] | None = None
+    compaction_settings: CompactionSettings | None = None
     message_buffer_autoclear: bool = False
     enable_sleeptime: bool | None = None
     hidden: bool | None = None

@@ -6,7 +6,7 @@ AgentError
 │   ├── NotFound          404
 │   ├── Conflict          409, with `run_id` of the holder where there is one
 │   └── Gone, Unavailable
-├── ProviderError         a model endpoint failed; `kind` says how
+├── ProviderError         a model endpoint failed; `kind` says how (PromptTooLong: it was not even asked)
 ├── ToolError             told to the model as a tool return, never to the caller
 └── StoreError            the database failed; LeaseLost means another worker owns the run now
 
@@ -28,6 +28,7 @@ ProviderErrorKind = Literal[
     "llm_empty_response",
     "llm_error",
     "context_window_exceeded",
+    "context_window_overflow_in_system_prompt",
 ]
 
 
@@ -103,6 +104,15 @@ class ProviderError(AgentError):
         self.detail = detail
         self.retryable = retryable
         self.retry_after_s = retry_after_s
+
+
+class PromptTooLong(ProviderError):
+    """A prompt of `prompt_tokens` that was not sent: it does not fit the window, or (`fits`) only without room to go on."""
+
+    def __init__(self, message: str, *, prompt_tokens: int, fits: bool) -> None:
+        super().__init__(message, kind="context_window_exceeded")
+        self.prompt_tokens = prompt_tokens
+        self.fits = fits
 
 
 class ToolError(AgentError):

@@ -76,6 +76,7 @@ class CompactionStarted(Struct, frozen=True, tag="compaction_started"):
     trigger: str
     context_tokens: int | None
     context_window: int
+    at_us: int = 0
 
 
 class Summarised(_OfMessage, frozen=True, kw_only=True, tag="summarised"):

@@ -20,10 +20,15 @@ def expand(message: Message) -> list[Event]:
     if message.role == "tool":
         return [ToolsReturned(returns=message.tool_returns, **common)]
     if message.role == "summary":
-        return [Summarised(summary=message.text, stats=message.compaction, **common)]
+        return [Summarised(summary=_summary(message), stats=message.compaction, **common)]
     if message.role == "assistant" or (message.role == "approval" and message.tool_calls):
         return list(_said(message, common))
     return [Heard(message=message, **common)]
+
+
+def _summary(message: Message) -> str:
+    """Its last text; what is before it introduces it to the model."""
+    return next((part.text for part in reversed(message.content) if isinstance(part, TextPart)), "")
 
 
 def _said(message: Message, common: dict[str, Any]) -> Iterator[Said]:

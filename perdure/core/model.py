@@ -34,6 +34,7 @@ class Prompt(Struct, frozen=True, kw_only=True):
     `assistant_message_id`: the id the answer will be stored under, allocated before the call.
     `model_handle`: provider and model. A message's `model` is the handle that wrote it: signatures and other opaque parts of
     an answer go back only to the provider they came from.
+    `compact_at`: a model that knows its prompt's exact length raises PromptTooLong beyond this many tokens.
     """
 
     model: str
@@ -55,6 +56,7 @@ class Prompt(Struct, frozen=True, kw_only=True):
     thinking_retention: Literal["all", "tool_cycle"] = "all"
     want_logprobs: bool = False
     top_logprobs: int | None = None
+    compact_at: int | None = None
 
 
 class TextChunk(Struct, frozen=True):
@@ -109,6 +111,19 @@ class ProviderExchange(Struct, frozen=True, kw_only=True):
 
     request: bytes
     response: bytes
+
+
+class CountedPrompt(Struct, frozen=True, kw_only=True):
+    """The true length of a whole prompt in tokens, by part; the parts add up to `total`.
+
+    `messages`: by message id, with the turn markers where the template gives them to the message. `template`: the rest.
+    """
+
+    total: int
+    system: int
+    tools: int
+    messages: dict[str, int]
+    template: int
 
 
 class ModelDone(Struct, frozen=True, kw_only=True):

@@ -4,6 +4,8 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
+from perdure.core.agents import CompactionSettings
+
 StopReason = Literal[
     "end_turn",
     "error",
@@ -19,6 +21,7 @@ StopReason = Literal[
     "requires_approval",
     "context_window_overflow_in_system_prompt",
 ]
+CallType = Literal["agent_step", "summarization"]
 RunStatus = Literal["created", "running", "completed", "failed", "cancelled"]
 
 COMPLETED: frozenset[StopReason] = frozenset({"end_turn", "max_steps", "tool_rule", "requires_approval"})
@@ -73,7 +76,8 @@ class RunConfig(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the caller asked of one run; decided at submission, never changed.
 
     `override_settings`: fields of the agent's model settings that are others for this run. `first_tools`: the first model
-    call must call one of these.
+    call must call one of these. `compact_only`: the run compacts its conversation and calls the agent's model for nothing
+    else. `compaction`: settings for that which win over the agent's.
     """
 
     max_steps: int = 50
@@ -96,6 +100,8 @@ class RunConfig(Struct, frozen=True, kw_only=True, omit_defaults=True):
     top_logprobs: int | None = None
     return_token_ids: bool = False
     callback_url: str | None = None
+    compact_only: bool = False
+    compaction: CompactionSettings | None = None
 
 
 class Run(Struct, frozen=True, kw_only=True):
@@ -121,7 +127,7 @@ class Run(Struct, frozen=True, kw_only=True):
 
 
 class Step(Struct, frozen=True, kw_only=True):
-    """One model call and the tools it asked for."""
+    """One model call and the tools it asked for. `call_type`: what the call was for."""
 
     id: str
     run_id: str
@@ -148,3 +154,4 @@ class Step(Struct, frozen=True, kw_only=True):
     tool_execution_ns: int | None = None
     step_ns: int | None = None
     not_exact: str | None = None
+    call_type: CallType = "agent_step"

@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from msgspec import Struct, field
 
+from perdure.core.runs import CallType
+
 Cause = Literal[
     "root",
     "compaction",
@@ -145,6 +147,7 @@ class TokenCall(Struct, frozen=True, kw_only=True):
     first_token_us: int | None = None
     ended_us: int | None = None
     trainable: bool = True
+    call_type: CallType = "agent_step"
 
 
 def ids_to_bytes(ids: "list[int] | array[int]") -> bytes:

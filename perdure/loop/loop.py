@@ -27,9 +27,10 @@ from perdure.loop.turn import StepResult, Turn
 from perdure.loop.verdicts import verdicts_on
 
 
-async def run_loop(turn: Turn) -> AsyncGenerator[Sequence[Event] | StepResult]:
-    """Drive a run from where it stands. Ends after a StepResult whose `stop` is set."""
-    turn.called.extend(called_before(turn.context, turn.run.id))
+async def run_loop(turn: Turn, *, again: bool = False) -> AsyncGenerator[Sequence[Event] | StepResult]:
+    """Drive a run from where it stands. Ends after a StepResult whose `stop` is set. `again`: after a step that was given up."""
+    if not again:
+        turn.called.extend(called_before(turn.context, turn.run.id))
     if turn.answer is not None:
         result = await resume(turn)
         yield result
@@ -138,6 +139,7 @@ def _prompt(turn: Turn, constraint: rules.Allowed, step_id: str, message_id: str
         thinking_retention=agent.thinking_retention,
         want_logprobs=config.return_logprobs,
         top_logprobs=config.top_logprobs,
+        compact_at=turn.compact_at,
     )
 
 

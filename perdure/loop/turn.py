@@ -42,6 +42,7 @@ class Turn:
     `called`: the tools called so far in this request with what they returned, for the tool rules. `asks`: names of the tools
     whose calls wait for an answer, of which the client runs those in `client_tools`. `answer`: what was said to the approval
     request the context ends with; `later`: messages to go behind its calls' returns.
+    `window`: the context window in tokens, where anybody has told it; `compact_at`: as in `Prompt`.
     """
 
     run: Run
@@ -59,6 +60,8 @@ class Turn:
     executor: ToolExecutor
     blocks: dict[str, Block]
     tokens: TokenStream | None = None
+    window: int | None = None
+    compact_at: int | None = None
     step_count: int = 0
     called: list[tuple[str, str]] = field(default_factory=list)
     turns: list[dict[str, Any]] = field(default_factory=list)

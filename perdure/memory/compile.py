@@ -61,6 +61,17 @@ def numbers_lines(agent: Agent) -> bool:
     return agent.agent_type in NUMBERED_AGENTS and facts.get("endpoint_type") in NUMBERED_ENDPOINTS
 
 
+def memory_sections(bundle: AgentBundle, compiled: str) -> tuple[str, str, str]:
+    """(blocks, tool rules, metadata) as they stand in a compiled text; the metadata as it was then."""
+    agent = bundle.agent
+    blocks = (
+        "" if agent.agent_type in WITHOUT_BLOCKS else render_blocks(bundle.blocks, line_numbers=numbers_lines(agent))
+    )
+    start, end = compiled.rfind(_METADATA_OPEN), compiled.rfind(_METADATA_CLOSE)
+    metadata = compiled[start : end + len(_METADATA_CLOSE)] if 0 <= start < end else ""
+    return blocks, render_rules(agent.tool_rules), metadata
+
+
 def same_but_for_time(old: str, new: str) -> bool:
     """Whether two compiled texts differ at most in what moves by itself: their time and the count of messages."""
     return old == new or _timeless(old) == _timeless(new)

@@ -6,11 +6,11 @@ makes a Model of it, a Renderer and the conversation's token stream.
 
 from array import array
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from msgspec import Struct, field
 
-from perdure.core.model import Chunk, ModelDone, Prompt
+from perdure.core.model import Chunk, CountedPrompt, ModelDone, Prompt
 from perdure.core.tokens import Finish, LogprobSemantics, Segment, VersionSpan
 
 
@@ -37,10 +37,11 @@ class TokenStream:
 
     `ids` [T] grows in place as calls are committed (single writer: the conversation's run). `last_completion_start` is
     where the last completion begins. `covered` are the ids of the context messages in the stream, in order.
-    `break_cause`: the next call must begin a new segment, and this is the recorded reason (cause, detail).
+    `break_cause`: the next call must begin a new segment, and this is the recorded reason (cause, detail). `last_index`: the
+    highest index of any segment of the conversation, this one or a summary's.
     """
 
-    __slots__ = ("break_cause", "covered", "ids", "last_completion_start", "segment")
+    __slots__ = ("break_cause", "covered", "ids", "last_completion_start", "last_index", "segment")
 
     def __init__(self) -> None:
         self.segment: Segment | None = None
@@ -48,6 +49,7 @@ class TokenStream:
         self.last_completion_start = 0
         self.covered: list[str] = []
         self.break_cause: tuple[str, str] | None = None
+        self.last_index = -1
 
 
 class Model(Protocol):
@@ -57,6 +59,19 @@ class Model(Protocol):
 
         `tokens` is read, never changed: the caller extends it once the capture is committed.
         """
+        ...
+
+
+@runtime_checkable
+class CountsTokens(Protocol):
+    """A Model that knows its tokenizer and template: what it counts is what its engine would see."""
+
+    context_window: int | None
+
+    def count_text(self, text: str) -> int: ...
+
+    async def count_prompt(self, prompt: Prompt) -> CountedPrompt:
+        """Raises ProviderError or Invalid for a prompt that cannot be rendered."""
         ...
 
 

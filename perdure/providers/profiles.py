@@ -19,6 +19,7 @@ class ProviderProfile(Struct, frozen=True, kw_only=True):
     """One kind of provider: where it is by default, which environment variables configure it, which APIs it has.
 
     `url_env` alone is enough to configure an engine one runs oneself; a hosted API needs its key (`key_env`).
+    `small_models`: those of its models for work on the side such as summaries, the first choice first.
     `key_header`: the header the key goes in; None: Authorization, as a bearer's. `version`: what its API lies below, added
     to base URLs without one; None: nothing is added. `api`: how its models are called. `lists_all`: a model
     it does not list is one it does not have. `listed_as` is how the catalogue types it. `reasoners`: the API by which its
@@ -45,6 +46,7 @@ class ProviderProfile(Struct, frozen=True, kw_only=True):
     version_env: tuple[str, ...] = ()
     messages_api: MessagesApi | None = None
     cloud: bool = False
+    small_models: tuple[str, ...] = ()
     chat: ChatProfile = ChatProfile()
 
 
@@ -80,6 +82,7 @@ PROFILES: dict[str, ProviderProfile] = {
             url_env=("OPENAI_BASE_URL", "OPENAI_API_BASE"),
             key_env=("OPENAI_API_KEY",),
             reasoners="responses",
+            small_models=("gpt-5-mini", "gpt-4.1-mini", "gpt-4o-mini"),
             chat=CHAT["openai"],
         ),
         ProviderProfile(
@@ -100,6 +103,7 @@ PROFILES: dict[str, ProviderProfile] = {
             key_env=("ANTHROPIC_API_KEY",),
             models="anthropic",
             messages_api="anthropic",
+            small_models=("claude-haiku-4-5",),
         ),
         ProviderProfile(
             kind="bedrock",
@@ -280,6 +284,7 @@ PROFILES: dict[str, ProviderProfile] = {
             version="v1beta",
             api="gemini",
             models="gemini",
+            small_models=("gemini-2.5-flash",),
         ),
         ProviderProfile(
             kind="google_vertex",

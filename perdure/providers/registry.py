@@ -4,6 +4,7 @@ Invariant: a handle is looked up once; after that a message costs no request but
 """
 
 import asyncio
+import re
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -41,6 +42,7 @@ __all__ = [
 LIST_TIMEOUT_S = 5.0
 FALLBACK_FRESH_S = 30.0
 SHOWN = 12
+_DATED = re.compile(r"-(?:\d{8}|\d{4}-\d\d-\d\d)$")  # a model's name may end with the day it came out
 UNAVAILABLE = "The embedded engine is not installed: pip install 'perdure[local]', or configure another provider."
 
 
@@ -128,6 +130,19 @@ class Registry:
         if require_exact and resolved.not_exact is not None:
             raise Invalid(resolved.not_exact)
         return resolved
+
+    async def small_model(self, handle: str) -> str | None:
+        """The handle of the small model that the provider of this one has for work on the side, if it lists one."""
+        provider = self._providers.get(handle.partition("/")[0])
+        names = provider.profile.small_models if isinstance(provider, ChatProvider) else ()
+        if provider is None or not names:
+            return None
+        try:
+            listed = await provider.models()
+        except ProviderError:
+            return None
+        named = (info.handle for name in names for info in listed if _DATED.sub("", info.name) == name)
+        return next(named, None)
 
     async def info(self, handle: str) -> ModelInfo | None:
         """What is known of a handle's model; None for one its provider does not list."""

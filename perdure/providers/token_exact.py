@@ -16,27 +16,28 @@ from typing import Any
 import msgspec
 
 from perdure.core.dialect import PARSER_NAMES, OutputDialect
-from perdure.core.errors import ProviderError
+from perdure.core.errors import PromptTooLong, ProviderError
 from perdure.core.ids import new_id, now_us
 from perdure.core.messages import TextPart
-from perdure.core.model import Chunk, ModelDone, Prompt, ProviderExchange, TokenCapture, TokenLogprob
+from perdure.core.model import Chunk, CountedPrompt, ModelDone, Prompt, ProviderExchange, TokenCapture, TokenLogprob
 from perdure.core.runs import Usage
 from perdure.core.tokens import TokenCall, floats_to_bytes, ids_to_bytes
 from perdure.parsing.output import OutputParser, ParsedOutput
 from perdure.providers.base import TokenBatch, TokenDone, TokenEngine, TokenRequest, TokenStream
-from perdure.providers.token_plan import Plan, extend, make_plan, restore
+from perdure.providers.token_count import count_prompt
+from perdure.providers.token_plan import Plan, extend, make_plan, note_summary, restore
 from perdure.tokens.base import Renderer
 from perdure.tokens.dialects import dialect_of
 from perdure.tokens.grammar import Grammars, answer_grammar
 
-__all__ = ["TokenExactModel", "extend", "restore"]
+__all__ = ["TokenExactModel", "extend", "note_summary", "restore"]
 
 DEFAULT_MAX_TOKENS = 4096
 THREAD_FROM_CHARS = 20_000
 
 
 class TokenExactModel:
-    """Implements `providers.base.Model`.
+    """Implements `providers.base.Model` and `CountsTokens`.
 
     `context_window`: the engine's own, in tokens, where known; a prompt may set a smaller one. `vocab_size`: the model's
     rows, where known to be more than the tokenizer's ids. `handle`: the model as agents name it. `grammars`: what the
@@ -118,13 +119,26 @@ class TokenExactModel:
             return await asyncio.to_thread(make_plan, self.renderer, prompt, tokens, self.handle, self.model_name)
         return make_plan(self.renderer, prompt, tokens, self.handle, self.model_name)
 
+    def count_text(self, text: str) -> int:
+        return len(self.renderer.tokenizer.encode(text))
+
+    async def count_prompt(self, prompt: Prompt) -> CountedPrompt:
+        return await asyncio.to_thread(count_prompt, self.renderer, prompt)
+
     def _request(self, prompt: Prompt, plan: Plan) -> TokenRequest:
         size = len(plan.ids)
         window = min(prompt.context_window, self.context_window or prompt.context_window)
         if size >= window:
-            raise ProviderError(
+            raise PromptTooLong(
                 f"The prompt of {size} tokens does not fit the context window of {window} tokens of {self.handle}.",
-                kind="context_window_exceeded",
+                prompt_tokens=size,
+                fits=False,
+            )
+        if prompt.compact_at is not None and size > prompt.compact_at:
+            raise PromptTooLong(
+                f"The prompt of {size} tokens leaves little of the context window of {window} tokens of {self.handle}.",
+                prompt_tokens=size,
+                fits=True,
             )
         settings = prompt.settings
         wanted = settings.max_output_tokens or self._default_max_tokens

@@ -79,7 +79,7 @@ def make_plan(renderer: Renderer, prompt: Prompt, tokens: TokenStream, handle: s
         id=new_id("segment"),
         conversation_id=prompt.conversation_id,
         agent_id=prompt.agent_id,
-        index=segment.index + 1 if segment and segment.conversation_id == prompt.conversation_id else 0,
+        index=tokens.last_index + 1,
         cause=stopped.cause,
         cause_detail=stopped.detail or None,
         created_us=now_us(),
@@ -158,16 +158,26 @@ def extend(tokens: TokenStream, capture: TokenCapture) -> None:
     """Take a committed call into the stream it was planned on."""
     if capture.segment is not None:
         tokens.segment = capture.segment
+        tokens.last_index = max(tokens.last_index, capture.segment.index)
         tokens.ids = array("i")
         tokens.covered = []
         tokens.break_cause = None
     _append(tokens, capture.call)
 
 
+def note_summary(tokens: TokenStream, capture: TokenCapture, *, extends: bool) -> None:
+    """Take a committed call for a summary into account: into the stream itself, or beside it."""
+    if extends:
+        extend(tokens, capture)
+    elif capture.segment is not None:
+        tokens.last_index = max(tokens.last_index, capture.segment.index)
+
+
 def restore(segment: Segment, calls: Iterable[TokenCall]) -> TokenStream:
     """The stream of a segment from its calls in order, as it was after the last of them."""
     tokens = TokenStream()
     tokens.segment = segment
+    tokens.last_index = segment.index
     for call in calls:
         _append(tokens, call)
     return tokens

@@ -75,7 +75,7 @@ class Contexts:
         assert state is not None and lease is not None
         bundle, private = await self._bundle(state, durable), None
         if state.id != state.agent_id:
-            bundle, private = await self._in_conversation(bundle, state)
+            bundle, private = await self._in_conversation(bundle, state.id, state.settings)
         context = self._kept.get(state.id)
         if (
             context is not None
@@ -137,13 +137,23 @@ class Contexts:
         return bundle
 
     async def _in_conversation(
-        self, bundle: AgentBundle, state: ConversationState
+        self, bundle: AgentBundle, conversation_id: str, own: ConversationSettings
     ) -> tuple[AgentBundle, Versions | None]:
         """With the conversation's own model, settings and blocks, and the versions of these blocks where it isolates any."""
-        if not state.settings.isolated:
-            return bundle_in(bundle, state.settings), None
-        private = await self._store.read(lambda: private_blocks(state.id))
-        return bundle_in(bundle, state.settings, private), tuple((block.id, block.version) for block in private)
+        if not own.isolated:
+            return bundle_in(bundle, own), None
+        private = await self._store.read(lambda: private_blocks(conversation_id))
+        return bundle_in(bundle, own, private), tuple((block.id, block.version) for block in private)
+
+    async def compiled_anew(self, context: Context) -> tuple[Message, AgentBundle, Versions | None]:
+        """The system message as it would be compiled at this moment, and what it was compiled of; nothing is changed."""
+        agent_id, conversation_id = context.bundle.agent.id, context.conversation_id
+        bundle = await self._store.read(lambda: agents.agent_bundle(agent_id))
+        private = None
+        if conversation_id != agent_id:
+            bundle, private = await self._in_conversation(bundle, conversation_id, context.own)
+        text = await self.compile(bundle, None if conversation_id == agent_id else conversation_id)
+        return system_message(text, agent_id, conversation_id, replacing=context.system), bundle, private
 
     async def _read(self, state: ConversationState, bundle: AgentBundle, inputs: tuple[Message, ...]) -> Context:
         found = await self._store.scan(lambda: messages.context_messages(state.id, state.head_ids, state.tail_from))
@@ -157,6 +167,7 @@ class Contexts:
             stored = await self._store.scan(lambda: ledger.segment_with_calls(segment_id))
             if stored is not None:
                 tokens = restore(*stored)
+        tokens.last_index = await self._store.read(lambda: ledger.last_segment_index(state.id))
         return Context(
             conversation_id=state.id,
             version=state.context_version,

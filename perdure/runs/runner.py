@@ -25,17 +25,21 @@ from perdure.core.runs import Run, RunConfig, StopReason
 from perdure.loop.offer import system_text, tool_specs
 from perdure.loop.parking import asking_names
 from perdure.loop.turn import Turn
+from perdure.providers.base import ModelInfo
 from perdure.providers.registry import Registry
 from perdure.providers.web import Web
 from perdure.runs.callbacks import Callbacks
+from perdure.runs.compact import Compactor
 from perdure.runs.context import Context, Contexts
 from perdure.runs.log import RunLog
 from perdure.runs.peers import RunPeers
 from perdure.runs.remote import Remote
 from perdure.runs.search import StoreSearch
-from perdure.runs.worker import Observer, Worker, shielded
+from perdure.runs.shielding import shielded
+from perdure.runs.worker import Observer, Worker
 from perdure.store import events as event_store
 from perdure.store import runs as run_store
+from perdure.store import steps as step_store
 from perdure.store.approvals import cancel_parked
 from perdure.store.base import Store
 from perdure.store.runs import Accepted, RequestKey
@@ -99,6 +103,7 @@ class Runner:
         self._web = web or Web()
         self._builtin = BuiltinTools()
         self.contexts = Contexts(store)
+        self._compactor = Compactor(registry, self.contexts)
         self.owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:12]}"
         self._max_queued = max_queued
         self._trace_limit = trace_limit
@@ -295,12 +300,21 @@ class Runner:
         run = worker.run
         context = await self.contexts.load(accepted, inputs, durable)
         run = worker.run = as_agent_wants(run, with_overrides(context.bundle.agent, run.config).model_settings)
+        if (
+            run.attempts > 1
+            and (stop := await self._store.read(lambda: step_store.stop_of_last_step(run.id))) is not None
+        ):
+            await worker.finish_early(stop, None)
+            return
         admitted = accepted.admitted
         if admitted.answering is not None and context.answer is None:
             raise AgentError(f"The request {admitted.answering.request_id} is not in the context any more.")
         turn, executor = await self._turn(run, context)
         turn.later = admitted.later
-        await worker.drive(turn, context, executor)
+        if run.config.compact_only:
+            await worker.compact_only(turn, context, executor, self._compactor)
+        else:
+            await worker.drive(turn, context, executor, self._compactor)
 
     async def _turn(self, run: Run, context: Context) -> tuple[Turn, Executor]:
         bundle, config = context.bundle, run.config
@@ -338,6 +352,7 @@ class Runner:
             executor=executor,
             blocks=executor.blocks,
             tokens=context.tokens,
+            window=known_window(agent, resolved.info, given=context.own.context_window),
             step_count=run.step_count,
             asks=asking_names(agent.tool_rules, (tool.name for tool in bundle.tools), config.client_tools),
             client_tools=frozenset(tool.name for tool in config.client_tools),
@@ -569,6 +584,14 @@ def with_overrides(agent: Agent, config: RunConfig) -> Agent:
         return agent
     settings = msgspec.convert(msgspec.to_builtins(agent.model_settings) | config.override_settings, ModelSettings)
     return msgspec.structs.replace(agent, model_settings=settings)
+
+
+def known_window(agent: Agent, info: ModelInfo | None, *, given: int | None) -> int | None:
+    """The context window in tokens, within the model's own. `given`: the conversation's. None where it was only assumed."""
+    told = info.context_window if info is not None else None
+    if told is None and given is None and agent.extra.get("model", {}).get("assumed_window"):
+        return None
+    return agent.context_window if told is None else min(agent.context_window, told)
 
 
 def is_dead(owner: str) -> bool:

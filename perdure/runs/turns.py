@@ -79,6 +79,8 @@ def turns_of_run(
     turns: list[dict[str, Any]] = []
     placed: set[str] = set()
     for message in messages:
+        if message.role == "summary":  # no turn of the agent's
+            continue
         if message.step_id in by_step and message.step_id not in placed:
             placed.add(message.step_id)
             turns.append(by_step[message.step_id])

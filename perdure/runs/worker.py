@@ -3,7 +3,6 @@
 The last events of a step are published after its commit; a worker whose lease is gone writes and publishes nothing more.
 """
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -23,19 +22,24 @@ from perdure.core.messages import Message
 from perdure.core.model import ModelDone
 from perdure.core.runs import COMPLETED, Run, StopReason, status_of
 from perdure.core.tokens import bytes_to_ids
-from perdure.loop.loop import committed, redo_tools, run_loop
+from perdure.loop.compaction import CompactionDue, RunEnding, run_compacting
+from perdure.loop.loop import committed, redo_tools
+from perdure.loop.summarise import Attempt
 from perdure.loop.turn import StepResult, Turn
 from perdure.memory.blocks import BlockEdit, applied
-from perdure.providers.token_exact import extend
+from perdure.providers.token_exact import extend, note_summary
+from perdure.runs.compact import Compactor
 from perdure.runs.context import Context
 from perdure.runs.held import HeldEvents
 from perdure.runs.log import RunLog
 from perdure.runs.rest import Rest, next_rest
+from perdure.runs.shielding import shielded
 from perdure.runs.turns import assistant_turn, tool_turns
 from perdure.store import agents
 from perdure.store import events as event_store
 from perdure.store.approvals import Admission
 from perdure.store.base import Store, Tx
+from perdure.store.compaction import NewContext
 from perdure.store.private_blocks import private_blocks
 from perdure.store.runs import BlockWrite, Lease, RunEnd, StepCommit, commit_step
 from perdure.tools.base import PassageInsert
@@ -95,13 +99,17 @@ class Worker:
         if self.log.last_seq == 0 and self.run.config.include_pings:
             self.log.append([RunStarted(self.run.id, self.run.created_us)])
 
-    async def drive(self, turn: Turn, context: Context, executor: Executor) -> None:
+    async def drive(self, turn: Turn, context: Context, executor: Executor, compactor: Compactor) -> None:
         """Run the loop to its end. Raises LeaseLost; every other failure ends the run and is on record."""
-        async with aclosing(run_loop(turn)) as items:
+        async with aclosing(run_compacting(turn)) as items:
             async for item in items:
                 if isinstance(item, StepResult):
                     # cut in two by a cancellation, the next commit would write the same again
                     await shielded(self._commit(turn, context, executor, item))
+                elif isinstance(item, CompactionDue):
+                    await compactor.compact(self, turn, context, executor, item)
+                elif isinstance(item, RunEnding):
+                    await self.finish_early(item.stop, None)
                 else:
                     if self._ttft_ns is None:
                         self._ttft_ns = time.perf_counter_ns() - self._started_ns
@@ -109,6 +117,16 @@ class Worker:
                         self._held.add(item)
                     else:
                         self.log.append(item)
+
+    async def compact_only(self, turn: Turn, context: Context, executor: Executor, compactor: Compactor) -> None:
+        """A run that somebody asked for to compact the conversation. It may have done so before it was interrupted."""
+        due = CompactionDue(trigger="manual")
+        if not any(message.role == "summary" and message.run_id == self.run.id for message in turn.context):
+            await compactor.compact(self, turn, context, executor, due)
+        if due.error is None:
+            await self.finish_early("end_turn", None)
+        else:
+            await self.finish_early("llm_api_error" if isinstance(due.error, ProviderError) else "error", due.error)
 
     async def _commit(self, turn: Turn, context: Context, executor: Executor, result: StepResult) -> None:
         self._count(turn, result)
@@ -297,6 +315,55 @@ class Worker:
         self.log.saved = self.log.last_seq
         self._unshown.clear()
 
+    async def commit_attempt(
+        self,
+        context: Context,
+        attempt: Attempt,
+        *,
+        message: Message | None = None,
+        new: NewContext | None = None,
+        events: Sequence[Event] = (),
+    ) -> None:
+        """Put a call for a summary on record; with `new`, the summary `message` and the context that it makes too."""
+        done = attempt.done
+        capture = done.capture if done is not None else None
+        exchange = done.exchange if done is not None else None
+        tokens, extends = context.tokens, attempt.extends and capture is not None
+        cause = tokens.break_cause if tokens is not None and extends else None
+        if done is not None:
+            self._usage = self._usage + done.usage
+        if message is not None and message.compaction is not None:
+            self._context_tokens = message.compaction.tokens_after
+        unsaved = [*self.log.unsaved(), *events]
+        commit = StepCommit(
+            lease=self.lease,
+            agent_id=self.run.agent_id,
+            now=now_us(),
+            usage=self._usage,
+            step_count=self._step_count,
+            messages=(message,) if message is not None else (),
+            step=attempt.step,
+            events=event_store.chunk(self.log.saved + 1, unsaved) if unsaved else None,
+            context_tokens=self._context_tokens,
+            ttft_ns=self._ttft_ns,
+            segment=capture.segment if capture else None,
+            call=capture.call if capture else None,
+            segment_id=capture.call.segment_id if capture and extends else None,
+            consumed_cause=f"{cause[0]}: {cause[1]}" if cause else None,
+            request=self._capped(exchange.request) if exchange else None,
+            response=self._capped(exchange.response) if exchange else None,
+            context=new,
+        )
+        await self._write(commit)
+        if tokens is not None and capture is not None:
+            note_summary(tokens, capture, extends=extends)
+        if new is not None:
+            context.version += 1
+            if tokens is not None:
+                tokens.break_cause = (new.cause, new.detail)
+        self.log.append(events)
+        self.log.saved = self.log.last_seq
+
     async def _fresh_blocks(self, context: Context) -> dict[str, Block]:
         bundle = await self._store.read(lambda: agents.agent_bundle(self.run.agent_id))
         private = (
@@ -394,17 +461,3 @@ def _memory_calls(result: StepResult) -> set[str]:
     assert result.outcome is not None
     again = {*EDITS, "archival_memory_insert"}
     return {answer.tool_call_id for answer in result.outcome.returns if answer.name in again}
-
-
-async def shielded(work: Any) -> None:
-    """Finish `work` even if we are cancelled meanwhile, however often."""
-    task = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError as error:
-            cancelled = error
-    await task
-    if cancelled is not None:
-        raise cancelled

@@ -42,6 +42,8 @@ class Admission(Struct, frozen=True, kw_only=True):
 
 def admit(run: tuple[str, str], state: ConversationState, inputs: tuple[Message, ...], now: int) -> Tx[Admission]:
     """Store what a run begins with, as far as what its conversation waits for allows. `run`: its id and its agent's."""
+    if not inputs:  # it says nothing: what waits may go on waiting
+        return Admission()
     if state.pending is None and not is_answer(inputs):
         yield from insert_messages(inputs)
         return Admission(inputs=inputs)

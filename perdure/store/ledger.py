@@ -17,6 +17,12 @@ def segment_with_calls(segment_id: str) -> Tx[tuple[Segment, list[TokenCall]] | 
     return _segment(rows[0][0]), [_call(row[0]) for row in calls]
 
 
+def last_segment_index(conversation_id: str) -> Tx[int]:
+    """-1 where there is none."""
+    rows = yield Query("last_segment_index", {"conversation_id": conversation_id})
+    return int(rows[0][0])
+
+
 def segments_of_conversation(conversation_id: str) -> Tx[list[Segment]]:
     rows = yield Query("segments_of_conversation", {"conversation_id": conversation_id})
     return [_segment(row[0]) for row in rows]

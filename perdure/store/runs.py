@@ -20,6 +20,7 @@ from perdure.store.approvals import Admission, admit, readmit, replay_of, set_pe
 from perdure.store.base import Many, Query, Row, Tx
 from perdure.store.blocks import attach_block, create_block
 from perdure.store.codec import block_params
+from perdure.store.compaction import NewContext, replace_context
 from perdure.store.conversations import ConversationState, conversation_state, run_view
 from perdure.store.groups import GroupTurn, count_turn
 from perdure.store.messages import insert_messages
@@ -124,6 +125,7 @@ class StepCommit(Struct, frozen=True, kw_only=True):
     blocks: tuple[BlockWrite, ...] = ()
     passages: tuple[Passage, ...] = ()
     isolated: tuple[str, ...] = ()
+    context: NewContext | None = None
     turn: GroupTurn | None = None
     queued: tuple[QueuedRun, ...] = ()
     end: RunEnd | None = None
@@ -312,6 +314,8 @@ def commit_step(commit: StepCommit, *, again: bool = False) -> Tx[None]:
     yield from insert_messages(commit.messages)
     if commit.parked is not None or commit.settled:
         yield from set_pending(lease.conversation_id, commit.parked)
+    if commit.context is not None:
+        yield from replace_context(lease.conversation_id, commit.context, now)
     yield from _write_blocks(commit)
     if commit.passages:
         yield from file_for_agent(commit.agent_id, commit.passages, commit.now)

@@ -4,7 +4,7 @@ import msgspec
 from msgspec import Struct
 
 from perdure.core.errors import NotFound
-from perdure.core.runs import Step
+from perdure.core.runs import Step, StopReason
 from perdure.store.base import Query, Row, Tx
 from perdure.store.listing import Filters, Page, Source, list_rows
 
@@ -50,6 +50,13 @@ def steps_of_run(run_id: str) -> Tx[list[Step]]:
     """All of them, oldest first."""
     rows = yield Query("steps_of_run", {"run_id": run_id})
     return [_step(row) for row in rows]
+
+
+def stop_of_last_step(run_id: str) -> Tx[StopReason | None]:
+    """Why the run's last step of the agent's own ended it, if it did."""
+    steps = yield from steps_of_run(run_id)
+    own = [step for step in steps if step.call_type == "agent_step"]
+    return own[-1].stop_reason if own and own[-1].status == "success" else None
 
 
 def list_steps(wanted: StepFilter, page: Page) -> Tx[list[Step]]:

@@ -6,8 +6,9 @@ that equal them. Field order is the order in the file.
 
 from typing import Any, Literal
 
-from msgspec import Struct, field
+from msgspec import UNSET, Struct, UnsetType, field
 
+from perdure.core.runs import CallType
 from perdure.core.tokens import Cause, LogprobSemantics, RendererInfo, TokenizerInfo
 
 SCHEMA = "traj/1"
@@ -77,7 +78,8 @@ class Call(Struct, frozen=True, kw_only=True):
 
     Ids from `delta_start` to `start` are what its prompt added, covered in order by `spans` of
     [length, message_index, role, is_content]. `token_ids` and `logprobs` repeat the completion, so that a damaged array can
-    be told from a damaged call. `digest` is the link of the rollout's chain that ends with this call.
+    be told from a damaged call. `digest` is the link of the rollout's chain that ends with this call. `call_type` is there
+    where the call was no step of the agent's own: "summarization" wrote the summary of a compaction.
     """
 
     call_id: str
@@ -116,6 +118,7 @@ class Call(Struct, frozen=True, kw_only=True):
     token_ids: list[int]
     logprobs: list[float | None]
     digest: str = ""
+    call_type: CallType | UnsetType = UNSET
 
 
 class SegmentRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
 from perdure.core.errors import StoreError
 from perdure.core.messages import Message, TextPart
@@ -302,6 +302,7 @@ class _Builder:
             spans=spans,
             token_ids=completion,
             logprobs=logprobs,
+            call_type=UNSET if call.call_type == "agent_step" else call.call_type,
         )
 
     def _segment(self, at: int, stream: _Stream, first: Segment) -> SegmentRecord:

@@ -4,11 +4,13 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
+import msgspec
+
 from perdure.core.errors import AgentError
 from perdure.core.messages import TextPart, ToolCall
 from perdure.core.model import Chunk, ModelDone, Prompt, TextChunk, ToolCallChunk
 from perdure.core.runs import Usage
-from perdure.providers.base import TokenStream
+from perdure.providers.base import ModelInfo, TokenStream
 
 Answer = str | ToolCall | list[ToolCall] | Exception
 
@@ -16,22 +18,24 @@ Answer = str | ToolCall | list[ToolCall] | Exception
 class PlayedModel:
     def __init__(self) -> None:
         self.answers: list[Answer] = []
+        self.default: Answer = "ok"
         self.prompts: list[Prompt] = []
         self.gate = asyncio.Event()
         self.gate.set()
         self.during: Callable[[], Any] | None = None
+        self.usage = Usage(10, 5, 15)
 
     async def stream(
         self, prompt: Prompt, tokens: TokenStream | None = None
     ) -> AsyncIterator[Sequence[Chunk | ModelDone]]:
-        self.prompts.append(prompt)
-        answer = self.answers.pop(0) if self.answers else "ok"
+        self.prompts.append(msgspec.structs.replace(prompt, messages=list(prompt.messages)))
+        answer = self.answers.pop(0) if self.answers else self.default
         await self.gate.wait()
         if self.during is not None:
             await self.during()
         if isinstance(answer, Exception):
             raise answer
-        usage = Usage(10, 5, 15)
+        usage = self.usage
         if isinstance(answer, str):
             middle = len(answer) // 2
             yield [TextChunk(answer[:middle]), TextChunk(answer[middle:])]
@@ -52,6 +56,10 @@ class OneModel:
         self.endpoint = None
         self.info = None
         self.failure: AgentError | None = None
+        self.info: ModelInfo | None = None
+
+    async def small_model(self, handle: str) -> str | None:
+        return None
 
     async def resolve(self, handle: str, **_: Any) -> "OneModel":
         if self.failure is not None:

@@ -7,6 +7,7 @@ import perdure
 from perdure.agents.file_values import ExportedAgent
 from perdure.api.agentfile.messages import file_message
 from perdure.api.agentfile.read import OURS
+from perdure.api.compaction_settings import shown_compaction
 from perdure.api.model_settings import llm_config, shown_settings
 from perdure.api.resources import block_json, tool_json
 from perdure.api.to_wire import iso
@@ -102,7 +103,7 @@ def _agent(exported: ExportedAgent, file_id: str, blocks: dict[str, str], tools:
         "model": agent.model,
         "embedding": agent.embedding,
         "model_settings": settings_json(agent),
-        "compaction_settings": agent.compaction_settings,
+        "compaction_settings": shown_compaction(agent.compaction_settings),
         "context_window_limit": agent.context_window,
         "response_format": agent.model_settings.response_format,
         "tool_exec_environment_variables": secrets,

@@ -141,7 +141,12 @@ async def answer_run(
         raise Conflict(
             f"Run {submitted.run_id} is still going on elsewhere; look at it again.", run_id=submitted.run_id
         )
-    answer = response(events, submitted.run_id, run.config.include_return_message_types)
+    answer = response(
+        events,
+        submitted.run_id,
+        run.config.include_return_message_types,
+        compaction=run.config.include_compaction_messages,
+    )
     return Response(_encode(answer), media_type="application/json")
 
 

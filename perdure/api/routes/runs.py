@@ -118,7 +118,10 @@ async def messages(request: Request, run_id: str, query: Annotated[RunMessagesQu
 
     run, found = await services(request).store.scan(tx)
     page = cut(found, query.page(), "Message")
-    return json_response(letta_messages(page, types=run.config.include_return_message_types))
+    config = run.config
+    return json_response(
+        letta_messages(page, types=config.include_return_message_types, compaction=config.include_compaction_messages)
+    )
 
 
 def cut(messages: list[Message], page: Page, what: str) -> list[Message]:

@@ -8,6 +8,9 @@ VALUES (:id, :segment_id, :conversation_id, :run_id, :step_id, :body)
 -- name: segment_by_id
 SELECT body FROM segments WHERE id = :id
 
+-- name: last_segment_index
+SELECT COALESCE(MAX(idx), -1) FROM segments WHERE conversation_id = :conversation_id
+
 -- name: segments_of_conversation
 SELECT body FROM segments WHERE conversation_id = :conversation_id ORDER BY idx
 

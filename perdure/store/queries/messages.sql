@@ -11,6 +11,9 @@ SELECT pos, body FROM messages WHERE id = :id
 -- name: messages_tail
 SELECT pos, body FROM messages WHERE conversation_id = :conversation_id AND pos >= :from_pos ORDER BY pos
 
+-- name: message_ids_from
+SELECT id FROM messages WHERE conversation_id = :conversation_id AND pos >= :from_pos ORDER BY pos
+
 -- name: messages_of_run
 SELECT pos, body FROM messages WHERE run_id = :run_id ORDER BY pos
 

@@ -310,3 +310,21 @@ async def test_many_who_ask_at_once_look_once(http: Http, double: SGLangDouble, 
     found = registry(http, config("sglang", "sglang", double.base_url), tokenizers=tokenizers)
     models = await asyncio.gather(*(found.resolve("sglang/tiny") for _ in range(20)))
     assert len({id(resolved.model) for resolved in models}) == 1
+
+
+async def test_a_providers_small_model_is_one_that_it_lists(http: Http) -> None:
+    hosted = config(
+        "openai", "openai", "http://models.test/v1", models=("gpt-5", "gpt-4o-mini-2024-07-18", "gpt-4.1-mini")
+    )
+    own = config("mine", "openai", "http://mine.test/v1", models=("gpt-5",))
+    other = config("engine", "lmstudio", "http://lm.test/v1", models=("gpt-4o-mini",))
+    found = registry(http, hosted, own, other)
+    assert await found.small_model("openai/gpt-5") == "openai/gpt-4.1-mini"
+    assert await found.small_model("mine/gpt-5") is None
+    assert await found.small_model("engine/gpt-4o-mini") is None
+    assert await found.small_model("nobody/model") is None
+
+
+async def test_no_small_model_where_the_provider_cannot_be_asked(http: Http) -> None:
+    gone = config("openai", "openai", "http://127.0.0.1:9/v1")
+    assert await registry(http, gone).small_model("openai/gpt-5") is None
