@@ -82,7 +82,7 @@ class Compactor:
             return
         if due.trigger.endswith("_check") and not gains(case, assignments[0].cut):
             return
-        worker.log.append([CompactionStarted(str(uuid.uuid4()), due.trigger, case.tokens, case.window, now_us())])
+        worker.show([CompactionStarted(str(uuid.uuid4()), due.trigger, case.tokens, case.window, now_us())])
         written = await self._write(worker, context, case, assignments)
         if written is not None:
             await self._replace(worker, context, executor, case, written)

@@ -304,7 +304,7 @@ class Runner:
             run.attempts > 1
             and (stop := await self._store.read(lambda: step_store.stop_of_last_step(run.id))) is not None
         ):
-            await worker.finish_early(stop, None)
+            await worker.end_now(context, stop)
             return
         admitted = accepted.admitted
         if admitted.answering is not None and context.answer is None:

@@ -109,14 +109,18 @@ class Worker:
                 elif isinstance(item, CompactionDue):
                     await compactor.compact(self, turn, context, executor, item)
                 elif isinstance(item, RunEnding):
-                    await self.finish_early(item.stop, None)
+                    await shielded(self.end_now(context, item.stop))
                 else:
                     if self._ttft_ns is None:
                         self._ttft_ns = time.perf_counter_ns() - self._started_ns
-                    if self._held is not None:
-                        self._held.add(item)
-                    else:
-                        self.log.append(item)
+                    self.show(item)
+
+    def show(self, events: Sequence[Event]) -> None:
+        """What happens before the step it belongs to is committed."""
+        if self._held is not None:
+            self._held.add(events)
+        else:
+            self.log.append(events)
 
     async def compact_only(self, turn: Turn, context: Context, executor: Executor, compactor: Compactor) -> None:
         """A run that somebody asked for to compact the conversation. It may have done so before it was interrupted."""
@@ -132,7 +136,7 @@ class Worker:
         self._count(turn, result)
         await self._take_held()
         for _ in range(MAX_STALE_RETRIES):
-            self._rest = await self._rest_after(context, result)
+            self._rest = await self._rest_after(context, result.stop, result.messages)
             commit = self._step_commit(context, result)
             try:
                 await self._write(commit)
@@ -149,14 +153,27 @@ class Worker:
         for queued in commit.queued:
             self._on_queued(queued.run.conversation_id)
 
-    async def _rest_after(self, context: Context, result: StepResult) -> Rest | None:
-        """What the end of this turn means to the agent's sleeptime group, if it has one."""
-        group, stop = context.bundle.group, result.stop
+    async def end_now(self, context: Context, stop: StopReason) -> None:
+        """End a run whose last step is committed already."""
+        for _ in range(MAX_STALE_RETRIES):
+            self._rest = rest = await self._rest_after(context, stop, ())
+            try:
+                await self.finish_early(stop, None, rest=rest)
+            except StaleGroup:
+                continue  # another conversation's turn was counted meanwhile
+            for queued in rest.runs if rest is not None else ():
+                self._on_queued(queued.run.conversation_id)
+            return
+        raise AgentError("The turns of this agent's group keep being counted by others. Send again.")
+
+    async def _rest_after(self, context: Context, stop: StopReason | None, said: Sequence[Message]) -> Rest | None:
+        """What the end of this turn means to the agent's sleeptime group, if it has one. `said`: not stored yet."""
+        group = context.bundle.group
         if group is None or not group.rests or stop not in COMPLETED or stop == "requires_approval":
             return None
         agent = context.bundle.agent
         # the run's input may not be committed yet, so a reader would not see it
-        looked = self._store.begin_write(lambda: next_rest(group, agent, self.run.id, result.messages), lazy=True)
+        looked = self._store.begin_write(lambda: next_rest(group, agent, self.run.id, said), lazy=True)
         return await looked.executed
 
     async def _take_held(self) -> None:
@@ -334,7 +351,9 @@ class Worker:
             self._usage = self._usage + done.usage
         if message is not None and message.compaction is not None:
             self._context_tokens = message.compaction.tokens_after
-        unsaved = [*self.log.unsaved(), *events]
+        await self._take_held()
+        pending = [*self._unshown, *events]
+        unsaved = [*self.log.unsaved(), *pending]
         commit = StepCommit(
             lease=self.lease,
             agent_id=self.run.agent_id,
@@ -361,8 +380,9 @@ class Worker:
             context.version += 1
             if tokens is not None:
                 tokens.break_cause = (new.cause, new.detail)
-        self.log.append(events)
+        self.log.append(pending)
         self.log.saved = self.log.last_seq
+        self._unshown.clear()
 
     async def _fresh_blocks(self, context: Context) -> dict[str, Block]:
         bundle = await self._store.read(lambda: agents.agent_bundle(self.run.agent_id))
@@ -372,7 +392,9 @@ class Worker:
         context.bundle = bundle = bundle_in(bundle, context.own, private)
         return {block.label: block for block in bundle.blocks}
 
-    async def finish_early(self, stop: StopReason, error: AgentError | None, *, refused: bool = False) -> None:
+    async def finish_early(
+        self, stop: StopReason, error: AgentError | None, *, refused: bool = False, rest: Rest | None = None
+    ) -> None:
         """End a run that cannot go on: failed before or between steps, or cancelled. LeaseLost if it is not ours.
 
         `refused`: it was not let in by what its conversation waits for.
@@ -391,6 +413,8 @@ class Worker:
             events=event_store.chunk(self.log.saved + 1, [*self.log.unsaved(), *self._pending]),
             context_tokens=self._context_tokens,
             ttft_ns=self._ttft_ns,
+            turn=rest.turn if rest else None,
+            queued=rest.runs if rest else (),
             end=msgspec.structs.replace(self._run_end(stop, error, now), refused=refused),
         )
         await self._write(commit)
