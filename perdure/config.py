@@ -34,6 +34,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     tokenizers_dir: Path | None = None
     allow_private_urls: bool = False
     default_model: str | None = None
+    default_embedding: str | None = None
     ping_interval_s: float = 20.0
     max_queued_per_conversation: int = 100
     trace_limit: int = 16_384
@@ -101,6 +102,7 @@ def load_settings(env: Mapping[str, str] = os.environ, **overrides: Any) -> Sett
     take("PERDURE_TOKENIZERS", "tokenizers_dir", _path)
     take("PERDURE_ALLOW_PRIVATE_URLS", "allow_private_urls", _flag)
     take("PERDURE_MODEL", "default_model")
+    take("PERDURE_EMBEDDING", "default_embedding")
     take("PERDURE_TRACE_LIMIT", "trace_limit", int)
     take("PERDURE_CALLBACK_SECRET", "callback_secret")
     take("PERDURE_CONCURRENCY", "concurrency", _concurrency)

@@ -17,15 +17,21 @@ from perdure.api.services import Services
 from perdure.config import Settings, SettingsError
 from perdure.observe.metrics import Metrics
 from perdure.observe.setup import Exports, exports
+from perdure.providers.embeddings import Embeddings
 from perdure.providers.registry import Registry, providers_from_config, providers_from_env
 from perdure.providers.web import Web
 from perdure.rollouts.driver import Rollouts
 from perdure.rollouts.rewards import Scoring
+from perdure.runs.indexer import Indexer
 from perdure.runs.runner import Runner
 from perdure.runs.schedules import Schedules
+from perdure.runs.search import Searcher
 from perdure.store.base import Store
 from perdure.store.migrate import migrate_postgres, migrate_sqlite
+from perdure.store.pgvector import PgVectors
+from perdure.store.pgvector import prepare as prepare_pgvector
 from perdure.store.postgres import PostgresStore
+from perdure.store.sign_index import SignIndex
 from perdure.store.sqlite import SqliteStore
 from perdure.store.sqlite_file import FileLock
 from perdure.tools.sandbox import Sandbox
@@ -39,6 +45,7 @@ class Server:
 
     settings: Settings
     services: Services
+    indexer: Indexer
     app: ASGIApp
     exports: Exports
     schedules: Schedules
@@ -53,6 +60,11 @@ class Server:
         await self.services.rollouts.start()
         await self.schedules.start()
         self._checking = asyncio.create_task(self.services.store.check_after_crash())
+        if isinstance(self.services.store, PostgresStore):
+            self.indexer.unusable = await prepare_pgvector(self.services.store)
+        self.indexer.start()
+        if (reason := self.services.search.why_words_only) is not None:
+            log.info("Archives and conversations are searched by words only. %s", reason)
 
     async def stop(self) -> None:
         """Let running runs end or hand them over, then close everything in the order it depends on each other."""
@@ -61,6 +73,8 @@ class Server:
         await self.services.runner.stop()
         if self._checking is not None:
             await asyncio.wait([self._checking], timeout=5)
+        await self.indexer.stop()
+        self.services.embeddings.close()
         await self.services.sandbox.close()
         await self.services.registry.close()
         await self.services.web.close()
@@ -98,11 +112,15 @@ def build(settings: Settings) -> Server:
         timeout_s=settings.tool_timeout_s,
         hide=[settings.data_dir, *private],
     )
+    embeddings = Embeddings(registry, default=settings.default_embedding)
+    indexer = Indexer(store, embeddings, SignIndex() if isinstance(store, SqliteStore) else PgVectors())
+    searcher = Searcher(store, embeddings, indexer)
     runner = Runner(
         store,
         registry,
         sandbox,
         web=web,
+        searcher=searcher,
         max_queued=settings.max_queued_per_conversation,
         trace_limit=settings.trace_limit,
         callback_secret=settings.callback_secret,
@@ -116,7 +134,7 @@ def build(settings: Settings) -> Server:
         }
     )
     told = exports(settings.env)
-    runner.observers += [metrics.committed, *told.observers]
+    runner.observers += [metrics.committed, searcher.committed, *told.observers]
     rollouts = Rollouts(store, runner, Scoring(sandbox, web))
     services = Services(
         settings=settings,
@@ -127,8 +145,10 @@ def build(settings: Settings) -> Server:
         web=web,
         rollouts=rollouts,
         metrics=metrics.text,
+        embeddings=embeddings,
+        search=searcher,
     )
-    return Server(settings, services, create_app(services), told, Schedules(store, runner))
+    return Server(settings, services, indexer, create_app(services), told, Schedules(store, runner))
 
 
 @contextlib.asynccontextmanager

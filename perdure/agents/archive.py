@@ -47,9 +47,7 @@ class ArchiveChange(Struct, frozen=True, kw_only=True):
     metadata: dict[str, Any] | UnsetType = UNSET
 
 
-def create(
-    name: str, *, description: str | None, embedding: str | None, dim: int | None, metadata: dict[str, Any]
-) -> Tx[Archive]:
+def create(name: str, *, description: str | None, embedding: str | None, metadata: dict[str, Any]) -> Tx[Archive]:
     now = now_us()
     archive = Archive(
         id=new_id("archive"),
@@ -61,7 +59,7 @@ def create(
         updated_us=now,
     )
     yield from archive_store.create_archive(archive)
-    return msgspec.structs.replace(archive, embedding_dim=dim)
+    return archive
 
 
 def change(archive_id: str, wanted: ArchiveChange) -> Tx[Archive]:

@@ -14,7 +14,7 @@ from perdure.core.archives import Passage
 from perdure.core.errors import Invalid
 from perdure.core.ids import new_id, now_us
 from perdure.core.messages import TextPart, ToolCall, ToolReturn
-from perdure.runs.search import StoreSearch
+from perdure.runs.search import Searcher, StoreSearch
 from perdure.store import agents as agent_store
 from perdure.store import blocks as block_store
 from perdure.store.base import Store, Tx
@@ -36,7 +36,13 @@ class ToolResult(Struct, frozen=True, kw_only=True):
 
 
 async def run_tool_of_agent(
-    store: Store, sandbox: Sandbox, agent_id: str, tool_name: str, args: Mapping[str, Any]
+    store: Store,
+    sandbox: Sandbox,
+    agent_id: str,
+    tool_name: str,
+    args: Mapping[str, Any],
+    *,
+    searcher: Searcher | None = None,
 ) -> ToolResult:
     """NotFound if the agent has no such tool; Invalid if the arguments do not fit it."""
     tool = await store.read(lambda: attached_tool(agent_id, tool_name))
@@ -44,7 +50,7 @@ async def run_tool_of_agent(
     bundle = await store.read(lambda: agent_store.agent_bundle(agent_id))
     if tool.tool_type == "custom":
         return _result(await _run_custom(sandbox, bundle, tool, args))
-    return await _run_builtin(store, sandbox, bundle, tool, args)
+    return await _run_builtin(store, sandbox, searcher or Searcher(store), bundle, tool, args)
 
 
 def _check(tool: Tool, args: Mapping[str, Any]) -> None:
@@ -73,14 +79,14 @@ async def _run_custom(sandbox: Sandbox, bundle: AgentBundle, tool: Tool, args: M
 
 
 async def _run_builtin(
-    store: Store, sandbox: Sandbox, bundle: AgentBundle, tool: Tool, args: Mapping[str, Any]
+    store: Store, sandbox: Sandbox, searcher: Searcher, bundle: AgentBundle, tool: Tool, args: Mapping[str, Any]
 ) -> ToolResult:
     agent_id = bundle.agent.id
     executor = Executor(
         bundle,
         builtin=BuiltinTools(),
         sandbox=sandbox,
-        search=StoreSearch(store, agent_id),
+        search=StoreSearch(searcher, agent_id),
         run_id="",
         conversation_id=agent_id,
     )
@@ -88,6 +94,7 @@ async def _run_builtin(
     outcome = await executor.execute([call], refused={}, prefilled={}, step_id="", keep={})
     if outcome.effects:
         await store.write(lambda: _apply(agent_id, outcome.effects))
+        searcher.filed()
     return _builtin_result(outcome.returns[0])
 
 

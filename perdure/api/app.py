@@ -95,6 +95,7 @@ def _routers() -> list[APIRouter]:
         conversations,
         groups,
         health,
+        message_search,
         models,
         passages,
         rollouts,
@@ -106,7 +107,20 @@ def _routers() -> list[APIRouter]:
     )
 
     of_agents = (schedules, agent_files, agents, agent_blocks, agent_tools, archives, passages, conversations, groups)
-    modules = (health, *of_agents, blocks, tools, models, runs, rollouts, steps, tags, compaction, absent)
+    modules = (
+        health,
+        message_search,
+        *of_agents,
+        blocks,
+        tools,
+        models,
+        runs,
+        rollouts,
+        steps,
+        tags,
+        compaction,
+        absent,
+    )
     return [module.router for module in modules]
 
 

@@ -3,9 +3,11 @@
 from typing import Any
 
 from perdure.api.resources import MINE
-from perdure.api.to_wire import iso
+from perdure.api.to_wire import iso, letta_messages
 from perdure.core.archives import Archive, Passage
 from perdure.memory.times import iso as iso_in
+from perdure.providers.embeddings import Embeddings
+from perdure.runs.search import Outcome
 from perdure.store.message_search import FoundMessage
 from perdure.store.passage_search import Found
 
@@ -13,14 +15,17 @@ from perdure.store.passage_search import Found
 ENDPOINT_TYPES = frozenset({"openai", "ollama", "mistral", "together", "vllm", "groq", "azure", "google_ai"})
 
 
-def archive_json(archive: Archive) -> dict[str, Any]:
+def archive_json(archive: Archive, embeddings: Embeddings) -> dict[str, Any]:
+    """An archive whose model nobody has decided on yet shows the server's, which it will have."""
+    handle = archive.embedding or embeddings.default
+    dim = archive.embedding_dim or (embeddings.dim(handle) if handle is not None else None)
     return {
         "id": archive.id,
         "name": archive.name,
         "description": archive.description,
         "vector_db_provider": "native",
-        "embedding": archive.embedding,
-        "embedding_config": embedding_config(archive.embedding, archive.embedding_dim),
+        "embedding": handle,
+        "embedding_config": embedding_config(handle, dim),
         "metadata": archive.metadata,
         "created_at": iso(archive.created_us),
         "updated_at": iso(archive.updated_us),
@@ -79,6 +84,38 @@ def archival_hit_json(hit: Found, timezone: str) -> dict[str, Any]:
     }
 
 
-def _ranks(hit: Found | FoundMessage) -> dict[str, Any]:
+def message_found_json(hit: FoundMessage) -> dict[str, Any]:
+    """What was said, as one item whatever parts the message has."""
+    message = hit.message
+    return {
+        "message_type": f"{message.role}_message",
+        "message_id": message.id,
+        "content": message.text,
+        "created_at": iso(message.created_us),
+        "agent_id": message.agent_id,
+        "conversation_id": None if message.conversation_id == message.agent_id else message.conversation_id,
+    }
+
+
+def message_result_json(hit: FoundMessage) -> dict[str, Any]:
+    said = [each for each in letta_messages([hit.message]) if each["message_type"] == f"{hit.message.role}_message"]
+    return {
+        "embedded_text": hit.message.text,
+        "message": said[0],
+        "fts_rank": hit.words_rank,
+        "vector_rank": hit.vector_rank,
+        "rrf_score": hit.score,
+    }
+
+
+def _ranks(hit: Found) -> dict[str, Any]:
     ways = [name for name, rank in (("fts", hit.words_rank), ("vector", hit.vector_rank)) if rank is not None]
     return {"fts_rank": hit.words_rank, "vector_rank": hit.vector_rank, "found_by": ways}
+
+
+def search_headers(outcome: Outcome[Any]) -> dict[str, str]:
+    """How it was searched, where it was not by words and meaning alike, and why."""
+    if outcome.reason is None:
+        return {}
+    why = " ".join(outcome.reason.encode("ascii", "replace").decode().split())[:500]
+    return {"x-perdure-search": f"{'hybrid in part' if outcome.in_part else 'full-text only'}: {why}"}

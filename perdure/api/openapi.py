@@ -92,6 +92,10 @@ _ANSWERS: dict[str, str] = {
     "PassageSearchResult": "passage Passage, score number, metadata {}",
     "ArchivalMemorySearchResult": "id string, timestamp string, content string, tags [string]",
     "ArchivalMemorySearchResponse": "results [ArchivalMemorySearchResult], count integer",
+    "MessageFound": """
+        message_type string, message_id string, content string, created_at date, agent_id string?, conversation_id string?""",
+    "MessageSearchResult": """
+        embedded_text string, message LettaMessage, fts_rank integer?, vector_rank integer?, rrf_score number""",
     "Health": "version string, status string, perdure_version string?, tool_isolation string?, warning string?",
     "Deleted": "message string",
     "AgentFiles": "files [{}], next_cursor string?, has_more boolean",
@@ -178,6 +182,8 @@ _OPERATIONS: dict[str, str] = {
     "search_archival_memory": "ArchivalMemorySearchResponse",
     "delete_passage": "Deleted",
     "search_passages": "[PassageSearchResult]",
+    "search_all_messages": "[MessageFound]",
+    "search_messages": "[MessageSearchResult]",
     "list_tags": "[string]",
     "list_runs": "[Run]",
     "list_active_runs": "[Run]",

@@ -9,10 +9,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from perdure.config import Settings
+    from perdure.providers.embeddings import Embeddings
     from perdure.providers.registry import Registry
     from perdure.providers.web import Web
     from perdure.rollouts.driver import Rollouts
     from perdure.runs.runner import Runner
+    from perdure.runs.search import Searcher
     from perdure.store.base import Store
     from perdure.tools.sandbox import Sandbox
 
@@ -27,6 +29,8 @@ class Services:
     web: "Web"
     rollouts: "Rollouts"
     metrics: "Callable[[], bytes]"
+    embeddings: "Embeddings"
+    search: "Searcher"
 
 
 def services(request: Request) -> Services:

@@ -3,9 +3,16 @@
 An archive's embedding model is decided once: all its vectors are of one model, so they can be compared.
 """
 
-from typing import Any, NamedTuple
+from array import array
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from msgspec import Struct
+
+# An embedding: 32-bit floats, of length one, so that a dot product is a cosine.
+if TYPE_CHECKING:
+    Vector: TypeAlias = array[float]
+else:
+    Vector = array  # takes no parameter before Python 3.12
 
 
 class Archive(Struct, frozen=True, kw_only=True):

@@ -36,7 +36,19 @@ _LISTS: dict[str, str] = {
     "azure": "/openai/deployments?api-version=2023-03-15-preview",
 }
 _EMBEDDING = re.compile(r"embed|\bbge-|\be5-|\bgte-", re.IGNORECASE)
-_EMBEDDING_DIMS = {"text-embedding-3-small": 1536, "text-embedding-3-large": 3072, "text-embedding-ada-002": 1536}
+# Numbers in a vector, as the models' makers publish it.
+EMBEDDING_DIMS = {
+    "text-embedding-3-small": 1536,
+    "text-embedding-3-large": 3072,
+    "text-embedding-ada-002": 1536,
+    "gemini-embedding-001": 3072,
+    "mistral-embed": 1024,
+    "codestral-embed": 1536,
+    "nomic-embed-text": 768,
+    "mxbai-embed-large": 1024,
+    "all-minilm": 384,
+    "bge-m3": 1024,
+}
 # Models of OpenAI's list that do not chat.
 _NOT_CHAT = re.compile(
     r"^(?:whisper-|tts-|dall-e-|gpt-image-|chatgpt-image|omni-moderation|text-moderation|davinci-|babbage-|sora-|computer-use-"
@@ -121,7 +133,7 @@ def _info(
         endpoint_type=kind,
         endpoint=shown_url(config.base_url),
         context_window=window if window is not None else traits_of(model).context_window,
-        embedding_dim=_EMBEDDING_DIMS.get(model) if embedding else None,
+        embedding_dim=EMBEDDING_DIMS.get(model.removesuffix(":latest")) if embedding else None,
         family=family,
         kind="embedding" if embedding else "llm",
     )
@@ -154,16 +166,25 @@ async def _of_ollama(http: Http, config: ProviderConfig, info: ModelInfo) -> Mod
         return info
     embedding = "embedding" in (shown.get("capabilities") or ())
     kind = "embedding" if embedding else info.kind
-    return msgspec.structs.replace(info, context_window=_ollama_window(shown) or info.context_window, kind=kind)
+    return msgspec.structs.replace(
+        info,
+        context_window=_ollama_window(shown) or info.context_window,
+        kind=kind,
+        embedding_dim=_ollama_fact(shown, ".embedding_length") if kind == "embedding" else None,
+    )
 
 
 def _ollama_window(shown: dict[str, Any]) -> int | None:
     found = re.search(r"^num_ctx\s+(\d+)", str(shown.get("parameters") or ""), re.MULTILINE)
     if found:
         return int(found[1])
+    return _ollama_fact(shown, ".context_length")
+
+
+def _ollama_fact(shown: dict[str, Any], suffix: str) -> int | None:
     facts = shown.get("model_info")
-    windows = facts.items() if isinstance(facts, dict) else ()
-    return next((value for key, value in windows if key.endswith(".context_length") and isinstance(value, int)), None)
+    found = facts.items() if isinstance(facts, dict) else ()
+    return next((value for key, value in found if key.endswith(suffix) and isinstance(value, int)), None)
 
 
 def auth_headers(config: ProviderConfig) -> dict[str, str]:

@@ -187,6 +187,10 @@ class Registry:
             return None
         return kept.resolved
 
+    def provider(self, handle: str) -> AnyProvider:
+        """Whose model a handle is. NotFound when no such provider is configured."""
+        return self._provider_of(handle)[0]
+
     def _provider_of(self, handle: str) -> tuple[AnyProvider, str]:
         provider_name, _, name = handle.partition("/")
         if not name:

@@ -34,7 +34,7 @@ from perdure.runs.context import Context, Contexts
 from perdure.runs.log import RunLog
 from perdure.runs.peers import RunPeers
 from perdure.runs.remote import Remote
-from perdure.runs.search import StoreSearch
+from perdure.runs.search import Searcher, StoreSearch
 from perdure.runs.shielding import shielded
 from perdure.runs.worker import Observer, Worker
 from perdure.store import events as event_store
@@ -91,6 +91,7 @@ class Runner:
         sandbox: Sandbox,
         *,
         web: Web | None = None,
+        searcher: Searcher | None = None,
         max_queued: int = 100,
         trace_limit: int = 16_384,
         callback_secret: str | None = None,
@@ -101,6 +102,7 @@ class Runner:
         self._registry = registry
         self._sandbox = sandbox
         self._web = web or Web()
+        self._searcher = searcher or Searcher(store)
         self._builtin = BuiltinTools()
         self.contexts = Contexts(store)
         self._compactor = Compactor(registry, self.contexts)
@@ -328,7 +330,7 @@ class Runner:
             builtin=self._builtin,
             sandbox=self._sandbox,
             web=self._web,
-            search=StoreSearch(self._store, agent.id),
+            search=StoreSearch(self._searcher, agent.id),
             peers=RunPeers(self, self._store, self.contexts, run, bundle, max_depth=self._max_agent_depth),
             run_id=run.id,
             conversation_id=run.conversation_id,

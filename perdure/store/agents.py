@@ -201,6 +201,7 @@ def delete_agent(agent_id: str) -> Tx[None]:
     yield from delete_archives_of_agent(agent_id, now)
     for name in _OF_AN_AGENT:
         yield Query(name, {"id": agent_id})
+    yield Query("delete_marks", {"agent_id": agent_id})
     yield Query("delete_tags", {"kind": "agent", "entity_id": agent_id})
 
 

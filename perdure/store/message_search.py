@@ -12,10 +12,12 @@ from perdure.core.messages import Message
 from perdure.store.base import Built, Many, Query, Tx
 from perdure.store.full_text import by_words
 from perdure.store.listing import Filters
-from perdure.store.passage_search import EVERY, fuse, looked_at
+from perdure.store.passage_search import EVERY, VectorQuery, fuse, looked_at, nearest
+from perdure.store.sign_index import Vectors
 
 _decode = msgspec.json.Decoder(Message).decode
 READ_AT_ONCE = 200
+NEAREST_LOOKED_AT = 4  # some of them are sifted out
 NOT_SAID = frozenset({"system", "tool", "approval"})
 
 
@@ -59,14 +61,25 @@ def index_new_messages(limit: int = 2000) -> Tx[bool]:
     return len(rows) == limit
 
 
-def search_messages(wanted: MessageSearch) -> Tx[list[FoundMessage]]:
-    """The best first; without a query the newest. Never system messages, tools' traffic or searches themselves."""
+def search_messages(
+    wanted: MessageSearch, vectors: Vectors | None = None, query: VectorQuery | None = None, *, words: bool = True
+) -> Tx[list[FoundMessage]]:
+    """The best first; without a query the newest. Never system messages, tools' traffic or searches themselves.
+
+    `query`: what is looked for in `vectors`; `words` false leaves the words out.
+    """
     if wanted.query is None:
         return (yield from _newest(wanted))
     agent_ids = None if wanted.agent_id is None else [wanted.agent_id]
-    ranked = yield from by_words("messages", wanted.query, agent_ids, EVERY)
-    ranked = yield from _sift(wanted, ranked)
-    return (yield from _fused(wanted, ranked, []))
+    worded: list[int] = []
+    if words:
+        found = yield from by_words("messages", wanted.query, agent_ids, EVERY)
+        worded = yield from _sift(wanted, found)
+    near: list[int] = []
+    if vectors is not None and query is not None:
+        found = yield from nearest(vectors, query, NEAREST_LOOKED_AT * looked_at(wanted.limit))
+        near = yield from _sift(wanted, found)
+    return (yield from _fused(wanted, worded, near))
 
 
 def _fused(wanted: MessageSearch, worded: Sequence[int], by_vector: Sequence[int]) -> Tx[list[FoundMessage]]:

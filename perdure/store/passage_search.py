@@ -4,15 +4,16 @@ Reciprocal-rank fusion (Cormack et al. 2009): a passage's score is the sum of 1 
 so rankings whose own scores cannot be compared add up.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from msgspec import Struct
 
-from perdure.core.archives import Passage
+from perdure.core.archives import Passage, Vector
 from perdure.store.base import Built, Tx
 from perdure.store.full_text import by_words
 from perdure.store.listing import Filters, in_list
 from perdure.store.passages import COLUMNS, passage_from_row
+from perdure.store.sign_index import Vectors
 
 FUSION = 60
 LOOKED_AT = 50
@@ -31,6 +32,17 @@ class PassageSearch(Struct, frozen=True, kw_only=True):
     limit: int = 50
 
 
+class VectorQuery(Struct, frozen=True):
+    """The query as an embedding model has it, for the scopes whose vectors are that model's.
+
+    `least`: neighbours below this similarity are none.
+    """
+
+    scopes: tuple[str, ...]
+    vector: Vector
+    least: float = -1.0
+
+
 class Found(Struct, frozen=True):
     """A passage found. `score`: higher is better. Ranks begin at 1; None where that way did not find it."""
 
@@ -40,8 +52,10 @@ class Found(Struct, frozen=True):
     vector_rank: int | None = None
 
 
-def search_passages(wanted: PassageSearch) -> Tx[list[Found]]:
-    """The best first; without a query the newest."""
+def search_passages(
+    wanted: PassageSearch, vectors: Vectors | None = None, queries: Sequence[VectorQuery] = ()
+) -> Tx[list[Found]]:
+    """The best first; without a query the newest. `queries`: what is looked for in `vectors`, besides the words."""
     if wanted.archive_ids == ():
         return []
     if wanted.query is None:
@@ -51,7 +65,17 @@ def search_passages(wanted: PassageSearch) -> Tx[list[Found]]:
     worded = yield from by_words("passages", wanted.query, wanted.archive_ids, enough if among is None else EVERY)
     if among is not None:
         worded = [pos for pos in worded if pos in among][:enough]
-    return (yield from _fused(wanted, worded, []))
+    near: list[list[int]] = []
+    if vectors is not None:
+        for query in queries:
+            near.append((yield from nearest(vectors, query, enough, among)))
+    return (yield from _fused(wanted, worded, near))
+
+
+def nearest(vectors: Vectors, query: VectorQuery, limit: int, among: Collection[int] | None = None) -> Tx[list[int]]:
+    """Positions, nearest first."""
+    found = yield from vectors.nearest(query.scopes, query.vector, limit, among)
+    return [each.pos for each in found if each.similarity >= query.least]
 
 
 def looked_at(limit: int) -> int:
@@ -88,9 +112,25 @@ def _among(wanted: PassageSearch) -> Tx[set[int] | None]:
     """Where the passages are that tags and dates allow; None: all are."""
     if not wanted.tags and wanted.from_us is None and wanted.to_us is None:
         return None
-    filters = _allowed(wanted)
-    rows = yield Built(f"SELECT p.pos FROM passages p WHERE {' AND '.join(filters.conditions)}", filters.params)
+    if wanted.from_us is None and wanted.to_us is None:
+        sql, params = _tagged(wanted)
+        rows = yield Built(sql, params)
+    else:
+        filters = _allowed(wanted)
+        rows = yield Built(f"SELECT p.pos FROM passages p WHERE {' AND '.join(filters.conditions)}", filters.params)
     return {row[0] for row in rows}
+
+
+def _tagged(wanted: PassageSearch) -> tuple[str, dict[str, object]]:
+    tags = tuple(dict.fromkeys(wanted.tags))
+    filters = Filters()
+    filters.add_in("t.tag", "tag", tags)
+    if wanted.archive_ids is not None:
+        filters.add_in("t.archive_id", "tag_archive", wanted.archive_ids)
+    sql = f"SELECT t.pos FROM passage_tags t WHERE {' AND '.join(filters.conditions)}"
+    if wanted.match_all_tags and len(tags) > 1:
+        sql += f" GROUP BY t.pos HAVING COUNT(*) = {len(tags)}"
+    return sql, filters.params
 
 
 def _allowed(wanted: PassageSearch) -> Filters:
@@ -101,17 +141,9 @@ def _allowed(wanted: PassageSearch) -> Filters:
         filters.add("p.created_us >= :from_us", from_us=wanted.from_us)
     if wanted.to_us is not None:
         filters.add("p.created_us <= :to_us", to_us=wanted.to_us)
-    if tags := tuple(dict.fromkeys(wanted.tags)):
-        tagged = Filters()
-        tagged.add_in("t.tag", "tag", tags)
-        if wanted.archive_ids is not None:
-            tagged.add_in("t.archive_id", "tag_archive", wanted.archive_ids)
-        least = len(tags) if wanted.match_all_tags else 1
-        filters.add(
-            f"p.pos IN (SELECT t.pos FROM passage_tags t WHERE {' AND '.join(tagged.conditions)} "
-            f"GROUP BY t.pos HAVING COUNT(*) >= {least})",
-            **tagged.params,
-        )
+    if wanted.tags:
+        tagged, params = _tagged(wanted)
+        filters.add(f"p.pos IN ({tagged})", **params)
     return filters
 
 

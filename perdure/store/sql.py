@@ -1,7 +1,7 @@
 """The named queries of `queries/*.sql`, read once.
 
 A query begins with a line `-- name: some_name` and ends before the next. Where the two databases must differ, a line
-`-- sqlite:` or `-- postgres:` begins the variant for that one.
+`-- sqlite:` or `-- postgres:` begins the variant for that one; a query with one variant is only that database's.
 """
 
 import re
@@ -18,14 +18,17 @@ _VARIANT = re.compile(r"^-- (sqlite|postgres):\s*$", re.MULTILINE)
 def queries(dialect: str) -> dict[str, str]:
     """All queries for "sqlite" or "postgres" by name. ValueError for a name used twice."""
     found: dict[str, str] = {}
+    seen: set[str] = set()
     for file in sorted(resources.files("perdure.store").joinpath("queries").iterdir(), key=lambda f: f.name):
         if not file.name.endswith(".sql"):
             continue
         parts = _NAME.split(file.read_text(encoding="utf-8"))
         for name, text in zip(parts[1::2], parts[2::2], strict=True):
-            if name in found:
+            if name in seen:
                 raise ValueError(f"query {name} is defined twice ({file.name})")
-            found[name] = _variant(text, dialect)
+            seen.add(name)
+            if (variant := _variant(text, dialect)) is not None:
+                found[name] = variant
     return found
 
 
@@ -50,9 +53,10 @@ def positional(sql: str) -> Positional:
     return Positional(_PARAMETER.sub(number, sql), tuple(names))
 
 
-def _variant(text: str, dialect: str) -> str:
+def _variant(text: str, dialect: str) -> str | None:
     parts = _VARIANT.split(text)
     if len(parts) == 1:
         return text.strip().rstrip(";")
     variants = dict(zip(parts[1::2], parts[2::2], strict=True))
-    return variants[dialect].strip().rstrip(";")
+    variant = variants.get(dialect)
+    return variant.strip().rstrip(";") if variant is not None else None

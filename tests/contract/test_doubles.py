@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 from openai import APIStatusError, OpenAI
 
+from tests.doubles.embeddings import EmbeddingDouble, vector_of
 from tests.doubles.openai_chat import OpenAIDouble, calls, failure, text
 
 
@@ -51,3 +52,18 @@ def test_an_error_and_the_models(double: OpenAIDouble, sdk: OpenAI) -> None:
         sdk.chat.completions.create(model="gpt-test", messages=[{"role": "user", "content": "Hi"}])
     assert refused.value.status_code == 429
     assert [model.id for model in sdk.models.list()] == ["gpt-test"]
+
+
+def test_embeddings() -> None:
+    double = EmbeddingDouble()
+    sdk = OpenAI(base_url=double.base_url, api_key="sk-test", max_retries=0)
+    for encoding in ("float", None):  # the SDK asks for base64 where it is not told, and decodes it
+        extra = {} if encoding is None else {"encoding_format": encoding}
+        answer = sdk.embeddings.create(model="text-embedding-test", input=["a dog", "a puppy"], **extra)  # type: ignore[call-overload]
+        assert [item.index for item in answer.data] == [0, 1]
+        assert answer.data[0].embedding == pytest.approx(vector_of("a dog"), abs=1e-6)
+        assert answer.data[0].embedding == answer.data[1].embedding
+    double.failures.append((400, {"error": {"message": "no", "code": "context_length_exceeded"}}))
+    with pytest.raises(APIStatusError, match="no"):
+        sdk.embeddings.create(model="text-embedding-test", input="x")
+    double.close()

@@ -257,7 +257,8 @@ def test_models(client: Letta) -> None:
     assert models[0].handle in {model.handle for model in client.models.list()}
     assert models[0].max_context_window > 0
     assert client.models.list(provider_name="nobody") == []
-    assert client.models.embeddings.list() == []
+    embedding = client.models.embeddings.list()  # the embedded one, where it is installed
+    assert {model.handle for model in embedding} <= {"wordllama/l2-supercat-256"}
 
 
 def test_what_there_is_none_of_reads_as_empty(client: Letta, new_agent: Callable[..., Any]) -> None:

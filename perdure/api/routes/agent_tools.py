@@ -76,5 +76,7 @@ async def run(
     parts = services(request)
     args = body.args if body is not None else {}
     return json_response(
-        execution_result(await run_tool_of_agent(parts.store, parts.sandbox, agent_id, tool_name, args))
+        execution_result(
+            await run_tool_of_agent(parts.store, parts.sandbox, agent_id, tool_name, args, searcher=parts.search)
+        )
     )

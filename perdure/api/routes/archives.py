@@ -24,6 +24,7 @@ from perdure.api.wire.archives import (
     UpdatePassage,
 )
 from perdure.core.errors import Invalid
+from perdure.providers.embeddings import handle_of
 from perdure.store import agents as agent_store
 from perdure.store import archives as archive_store
 from perdure.store import passages as passage_store
@@ -36,27 +37,21 @@ router = APIRouter(tags=["archives"])
 @router.post("/archives", operation_id="create_archive")
 async def create(request: Request, body: CreateArchive) -> Response:
     """`embedding` names the model its passages are searched with, for good; without one the server's own is used."""
-    archive = await services(request).store.write(
-        lambda: edits.create(
-            body.name,
-            description=body.description,
-            embedding=wanted_embedding(body),
-            dim=None,
-            metadata=body.metadata or {},
-        )
+    parts = services(request)
+    embedding = wanted_embedding(body)
+    if embedding is not None:
+        await parts.embeddings.check(embedding)
+    archive = await parts.store.write(
+        lambda: edits.create(body.name, description=body.description, embedding=embedding, metadata=body.metadata or {})
     )
-    return json_response(archive_json(archive))
+    return json_response(archive_json(archive, parts.embeddings))
 
 
 def wanted_embedding(body: CreateArchive) -> str | None:
     if body.embedding is not None or body.embedding_config is None:
         return body.embedding
     config = body.embedding_config
-    if config.handle is not None:
-        return config.handle
-    if config.embedding_endpoint_type is None or config.embedding_model is None:
-        raise Invalid("embedding_config: needs a handle, or embedding_endpoint_type and embedding_model", status=422)
-    return f"{config.embedding_endpoint_type}/{config.embedding_model}"
+    return config.handle or handle_of(config.embedding_endpoint_type, config.embedding_model)
 
 
 @router.get("/archives", operation_id="list_archives")
@@ -64,13 +59,13 @@ async def list_archives(request: Request, query: Annotated[ListArchivesQuery, Qu
     found = await services(request).store.scan(
         lambda: archive_store.list_archives(query.page(), name=query.name, agent_id=query.agent_id)
     )
-    return json_response([archive_json(archive) for archive in found])
+    return json_response([archive_json(archive, services(request).embeddings) for archive in found])
 
 
 @router.get("/archives/{archive_id}", operation_id="retrieve_archive")
 async def retrieve(request: Request, archive_id: ArchiveId) -> Response:
     archive = await services(request).store.read(lambda: archive_store.archive_by_id(archive_id))
-    return json_response(archive_json(archive))
+    return json_response(archive_json(archive, services(request).embeddings))
 
 
 @router.patch("/archives/{archive_id}", operation_id="modify_archive")
@@ -88,7 +83,7 @@ async def modify(request: Request, archive_id: ArchiveId, body: UpdateArchive) -
         metadata=body.metadata if body.metadata is not None else UNSET,
     )
     archive = await services(request).store.write(lambda: edits.change(archive_id, wanted))
-    return json_response(archive_json(archive))
+    return json_response(archive_json(archive, services(request).embeddings))
 
 
 @router.delete("/archives/{archive_id}", operation_id="delete_archive", status_code=204)
@@ -127,13 +122,16 @@ async def of_agent(request: Request, agent_id: AgentId) -> Response:
         yield from agent_store.check_agent(agent_id)
         return (yield from archive_store.list_archives(Page(limit=None, descending=False), agent_id=agent_id))
 
-    return json_response([archive_json(archive) for archive in await services(request).store.scan(tx)])
+    return json_response(
+        [archive_json(archive, services(request).embeddings) for archive in await services(request).store.scan(tx)]
+    )
 
 
 @router.post("/archives/{archive_id}/passages", operation_id="create_passage_in_archive")
 async def create_passage(request: Request, archive_id: ArchiveId, body: CreatePassage) -> Response:
     spec = passage_spec(body)
     (passage,) = await services(request).store.write(lambda: edits.file(archive_id, [spec]))
+    services(request).search.filed()
     return json_response(passage_json(passage))
 
 
@@ -142,6 +140,7 @@ async def create_passages(request: Request, archive_id: ArchiveId, body: CreateP
     """All of them or none, in the order given."""
     specs = [passage_spec(each, f"passages[{at}].created_at") for at, each in enumerate(body.passages)]
     passages = await services(request).store.write(lambda: edits.file(archive_id, specs, batch=True))
+    services(request).search.filed()
     return json_response([passage_json(passage) for passage in passages])
 
 
@@ -161,6 +160,7 @@ async def modify_passage(
 ) -> Response:
     wanted = passage_change(body)
     passage = await services(request).store.write(lambda: edits.change_passage([archive_id], passage_id, wanted))
+    services(request).search.filed()
     return json_response(passage_json(passage))
 
 

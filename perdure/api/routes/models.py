@@ -33,5 +33,6 @@ async def list_models(
 
 @router.get("/embedding", operation_id="list_embedding_models")
 async def list_embedding_models(request: Request) -> Response:
-    found = await services(request).registry.models()
-    return json_response([embedding_model_json(info) for info in found if info.kind == "embedding"])
+    """What every provider serves, and the embedded model where it is installed."""
+    found = await services(request).embeddings.models()
+    return json_response([embedding_model_json(info) for info in found])

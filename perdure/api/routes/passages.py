@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from perdure.agents import archive as edits
 from perdure.agents.archive import PassageChange, PassageSpec
-from perdure.api.archive_resources import archival_hit_json, found_json, passage_json
+from perdure.api.archive_resources import archival_hit_json, found_json, passage_json, search_headers
 from perdure.api.errors import json_response
 from perdure.api.from_wire import time_us
 from perdure.api.paging import AgentId, PassageId
@@ -27,7 +27,7 @@ from perdure.store import passages as passage_store
 from perdure.store.archives import archive_by_id, archive_ids_of_agent
 from perdure.store.base import Tx
 from perdure.store.listing import Page
-from perdure.store.passage_search import Found, PassageSearch, search_passages
+from perdure.store.passage_search import PassageSearch
 
 router = APIRouter(tags=["passages"])
 
@@ -57,7 +57,9 @@ def passages_page(query: ListPassagesQuery) -> Page:
 async def create(request: Request, agent_id: AgentId, body: CreatePassage) -> Response:
     """A list of the passages the text became; it is not cut up here, so of one."""
     spec = passage_spec(body)
-    passage = await services(request).store.write(lambda: edits.file_for_agent(agent_id, spec))
+    parts = services(request)
+    passage = await parts.store.write(lambda: edits.file_for_agent(agent_id, spec))
+    parts.search.filed()
     return json_response([passage_json(passage)])
 
 
@@ -77,30 +79,27 @@ async def search_archive(
     request: Request, agent_id: AgentId, query: Annotated[SearchArchiveQuery, Query()]
 ) -> Response:
     """The passages that fit best; naive times are in the agent's timezone."""
-
-    def tx() -> Tx[tuple[str, list[Found]]]:
-        timezone = (yield from agent_store.agent_by_id(agent_id)).timezone
-        archive_ids = yield from archive_ids_of_agent(agent_id)
-        wanted = PassageSearch(
-            query=query.query,
-            archive_ids=tuple(archive_ids),
-            tags=tuple(query.tags or ()),
-            match_all_tags=query.tag_match_mode == "all",
-            from_us=time_us(query.start_datetime, "start_datetime", timezone=timezone),
-            to_us=time_us(query.end_datetime, "end_datetime", end_of_day=True, timezone=timezone),
-            limit=query.top_k or 5,
-        )
-        return timezone, (yield from search_passages(wanted))
-
-    timezone, found = await services(request).store.scan(tx)
-    results = [archival_hit_json(hit, timezone) for hit in found]
-    return json_response({"results": results, "count": len(results)})
+    parts = services(request)
+    timezone = (await parts.store.read(lambda: agent_store.agent_by_id(agent_id))).timezone
+    wanted = PassageSearch(
+        query=query.query,
+        tags=tuple(query.tags or ()),
+        match_all_tags=query.tag_match_mode == "all",
+        from_us=time_us(query.start_datetime, "start_datetime", timezone=timezone),
+        to_us=time_us(query.end_datetime, "end_datetime", end_of_day=True, timezone=timezone),
+        limit=query.top_k or 5,
+    )
+    outcome = await parts.search.passages_of_agent(agent_id, wanted)
+    results = [archival_hit_json(hit, timezone) for hit in outcome.found]
+    return json_response({"results": results, "count": len(results)}, headers=search_headers(outcome))
 
 
 @router.patch("/agents/{agent_id}/archival-memory/{memory_id}", operation_id="modify_passage")
 async def modify(request: Request, agent_id: AgentId, memory_id: PassageId, body: UpdatePassage) -> Response:
     wanted = passage_change(body)
-    passage = await services(request).store.write(lambda: edits.change_passage_of_agent(agent_id, memory_id, wanted))
+    parts = services(request)
+    passage = await parts.store.write(lambda: edits.change_passage_of_agent(agent_id, memory_id, wanted))
+    parts.search.filed()
     return json_response([passage_json(passage)])
 
 
@@ -116,22 +115,23 @@ async def search(request: Request, body: SearchPassages) -> Response:
     if body.agent_id is not None and body.archive_id is not None:
         raise Invalid("agent_id, archive_id: give one of them, not both", status=422)
 
-    def tx() -> Tx[list[Found]]:
-        archive_ids: tuple[str, ...] | None = None
+    def among() -> Tx[tuple[str, ...] | None]:
         if body.archive_id is not None:
-            archive_ids = ((yield from archive_by_id(body.archive_id)).id,)
-        elif body.agent_id is not None:
+            return ((yield from archive_by_id(body.archive_id)).id,)
+        if body.agent_id is not None:
             yield from agent_store.check_agent(body.agent_id)
-            archive_ids = tuple((yield from archive_ids_of_agent(body.agent_id)))
-        wanted = PassageSearch(
-            query=body.query or None,
-            archive_ids=archive_ids,
-            tags=tuple(body.tags or ()),
-            match_all_tags=body.tag_match_mode == "all",
-            from_us=time_us(body.start_date, "start_date"),
-            to_us=time_us(body.end_date, "end_date", end_of_day=True),
-            limit=body.limit,
-        )
-        return (yield from search_passages(wanted))
+            return tuple((yield from archive_ids_of_agent(body.agent_id)))
+        return None
 
-    return json_response([found_json(hit) for hit in await services(request).store.scan(tx)])
+    parts = services(request)
+    wanted = PassageSearch(
+        query=body.query or None,
+        archive_ids=await parts.store.read(among),
+        tags=tuple(body.tags or ()),
+        match_all_tags=body.tag_match_mode == "all",
+        from_us=time_us(body.start_date, "start_date"),
+        to_us=time_us(body.end_date, "end_date", end_of_day=True),
+        limit=body.limit,
+    )
+    outcome = await parts.search.passages(wanted)
+    return json_response([found_json(hit) for hit in outcome.found], headers=search_headers(outcome))

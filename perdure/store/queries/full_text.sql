@@ -1,9 +1,12 @@
 -- Full-text search, which SQLite (FTS5) and PostgreSQL (tsvector) have each in their own way. `words` and `owners` are as
--- `full_text.py` spells them: quoted and joined by OR. FTS5 knows whom a text belongs to by a word of the index.
+-- `full_text.py` spells them: quoted and joined by OR. FTS5 knows whom a text belongs to by a word of the index, and ranks only
+-- the newest `most` matches.
 
 -- name: passages_by_words
 -- sqlite:
-SELECT rowid, bm25(passages_fts, 0.0, 1.0) AS score FROM passages_fts WHERE passages_fts MATCH 'text : (' || :words || ')'
+SELECT rowid FROM (
+    SELECT rowid, bm25(passages_fts, 0.0, 1.0) AS score FROM passages_fts WHERE passages_fts MATCH :words
+    ORDER BY rowid DESC LIMIT :most)
 ORDER BY score LIMIT :limit
 -- postgres:
 SELECT p.pos FROM passages p, websearch_to_tsquery('simple', :words) q WHERE p.words @@ q
@@ -11,8 +14,10 @@ ORDER BY ts_rank(p.words, q, 1) DESC, p.pos LIMIT :limit
 
 -- name: passages_of_archives_by_words
 -- sqlite:
-SELECT rowid, bm25(passages_fts, 0.0, 1.0) AS score FROM passages_fts
-WHERE passages_fts MATCH 'scope : (' || REPLACE(:owners, '-', '') || ') AND text : (' || :words || ')'
+SELECT rowid FROM (
+    SELECT rowid, bm25(passages_fts, 0.0, 1.0) AS score FROM passages_fts
+    WHERE passages_fts MATCH '(' || REPLACE(:owners, '-', '') || ') AND (' || :words || ')'
+    ORDER BY rowid DESC LIMIT :most)
 ORDER BY score LIMIT :limit
 -- postgres:
 SELECT p.pos FROM passages p, websearch_to_tsquery('simple', :words) q
@@ -21,13 +26,22 @@ ORDER BY ts_rank(p.words, q, 1) DESC, p.pos LIMIT :limit
 
 -- name: passages_with_word
 -- sqlite:
-SELECT doc FROM passages_words WHERE term = :word
+SELECT COUNT(*) FROM (SELECT 1 FROM passages_fts WHERE passages_fts MATCH :word LIMIT :most)
 -- postgres:
-SELECT 0 WHERE :word::text IS NULL
+SELECT 0
+
+-- name: passages_of_archives_with_word
+-- sqlite:
+SELECT COUNT(*) FROM (
+    SELECT 1 FROM passages_fts WHERE passages_fts MATCH '(' || REPLACE(:owners, '-', '') || ') AND ' || :word LIMIT :most)
+-- postgres:
+SELECT 0
 
 -- name: messages_by_words
 -- sqlite:
-SELECT rowid, bm25(messages_fts, 0.0, 1.0) AS score FROM messages_fts WHERE messages_fts MATCH 'text : (' || :words || ')'
+SELECT rowid FROM (
+    SELECT rowid, bm25(messages_fts, 0.0, 1.0) AS score FROM messages_fts WHERE messages_fts MATCH :words
+    ORDER BY rowid DESC LIMIT :most)
 ORDER BY score LIMIT :limit
 -- postgres:
 SELECT m.pos FROM message_words m, websearch_to_tsquery('simple', :words) q WHERE m.words @@ q
@@ -35,8 +49,10 @@ ORDER BY ts_rank(m.words, q, 1) DESC, m.pos LIMIT :limit
 
 -- name: messages_of_agents_by_words
 -- sqlite:
-SELECT rowid, bm25(messages_fts, 0.0, 1.0) AS score FROM messages_fts
-WHERE messages_fts MATCH 'scope : (' || REPLACE(:owners, '-', '') || ') AND text : (' || :words || ')'
+SELECT rowid FROM (
+    SELECT rowid, bm25(messages_fts, 0.0, 1.0) AS score FROM messages_fts
+    WHERE messages_fts MATCH '(' || REPLACE(:owners, '-', '') || ') AND (' || :words || ')'
+    ORDER BY rowid DESC LIMIT :most)
 ORDER BY score LIMIT :limit
 -- postgres:
 SELECT m.pos FROM message_words m, websearch_to_tsquery('simple', :words) q
@@ -45,9 +61,16 @@ ORDER BY ts_rank(m.words, q, 1) DESC, m.pos LIMIT :limit
 
 -- name: messages_with_word
 -- sqlite:
-SELECT doc FROM messages_words WHERE term = :word
+SELECT COUNT(*) FROM (SELECT 1 FROM messages_fts WHERE messages_fts MATCH :word LIMIT :most)
 -- postgres:
-SELECT 0 WHERE :word::text IS NULL
+SELECT 0
+
+-- name: messages_of_agents_with_word
+-- sqlite:
+SELECT COUNT(*) FROM (
+    SELECT 1 FROM messages_fts WHERE messages_fts MATCH '(' || REPLACE(:owners, '-', '') || ') AND ' || :word LIMIT :most)
+-- postgres:
+SELECT 0
 
 -- name: unindexed_messages
 -- Positions are given out before they are committed: with several writers a lower one may come later.

@@ -232,7 +232,7 @@ async def test_a_position_used_again_is_searchable_again(store: Store) -> None:
 
 
 async def test_common_words_are_left_out_only_beside_rarer_ones(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("perdure.store.full_text.MOST_READ", 3)
+    monkeypatch.setattr("perdure.store.full_text.MOST_RANKED", 3)
     archive = await new_archive(store)
 
     def tx() -> Tx[None]:
@@ -240,7 +240,7 @@ async def test_common_words_are_left_out_only_beside_rarer_ones(store: Store, mo
         yield from passages.insert_passages(archive.id, [passage(text) for text in texts], 1)
 
     await store.write(tx)
-    assert len(await found(store, query="the")) == 4
     if store.dialect == "sqlite":
+        assert await found(store, query="the") == ["THE end", "the cow", "the hare"]
         assert await found(store, query="the fox") == ["the fox"]
     assert (await found(store, query="the fox"))[0] == "the fox"

@@ -12,7 +12,9 @@ from perdure.agents.builtin_tools import ensure_builtin_tools
 from perdure.api.app import create_app
 from perdure.api.services import Services
 from perdure.config import Settings
+from perdure.providers.embeddings import Embeddings
 from perdure.providers.web import Web
+from perdure.runs.search import Searcher
 from perdure.store.sqlite import SqliteStore
 from tests.doubles.fixed_registry import FixedRegistry, info
 
@@ -26,15 +28,18 @@ async def connect(store: SqliteStore, tmp_path: Path) -> AsyncIterator[Connect]:
     opened: list[httpx.AsyncClient] = []
 
     def make(*, routes: Any = (), headers: dict[str, str] | None = None, **settings: Any) -> httpx.AsyncClient:
+        registry = FixedRegistry(info("openai/small"), info("openai/embed", kind="embedding"))
         parts = Services(
             settings=Settings(data_dir=tmp_path, **settings),
             store=store,
-            registry=FixedRegistry(info("openai/small"), info("openai/embed", kind="embedding")),
+            registry=registry,
             sandbox=cast(Any, SimpleNamespace(isolation="strict", warning=None)),
             runner=cast(Any, None),
             web=Web(),
             rollouts=cast(Any, None),
             metrics=bytes,
+            embeddings=Embeddings(registry),
+            search=Searcher(store),
         )
         app = create_app(parts, extra_routes=routes)
         client = httpx.AsyncClient(

@@ -22,6 +22,7 @@ from perdure.providers.token_exact import TokenExactModel
 from perdure.providers.web import Web
 from perdure.rollouts.export import FORMATS
 from perdure.rollouts.export.formats import dump
+from perdure.runs.search import Searcher
 from perdure.store import agents
 from perdure.store.base import Query, Tx
 from perdure.store.sqlite import SqliteStore
@@ -59,6 +60,8 @@ def client(store: SqliteStore, tmp_path: Path) -> httpx.AsyncClient:
         web=Web(),
         rollouts=cast(Any, None),
         metrics=bytes,
+        embeddings=cast(Any, None),
+        search=Searcher(store),
     )
     app = create_app(parts, extra_routes=[*routes, *messages.routes])
     return httpx.AsyncClient(transport=httpx.ASGITransport(cast(Any, app)), base_url="http://test")

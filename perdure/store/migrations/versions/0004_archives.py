@@ -1,8 +1,8 @@
 """Archives, their passages and vectors.
 
 A passage belongs to an archive from here on; what agents had filed before moves into a default archive of each. `vectors` holds
-the embeddings of passages (scope: their archive) and of messages (scope: their agent): `code` is a vector's signs, one bit a
-number, and the index with all a first look needs is read instead of the table.
+the embeddings of passages (scope: their archive) and of messages (scope: their agent). On SQLite a vector is 32-bit floats, and
+`code` its signs, one bit a number: the index with all that a first look needs is read instead of the table.
 """
 
 import json
@@ -162,13 +162,13 @@ def _vectors() -> None:
         position("seq"),
         text("scope"),
         integer("pos"),
-        integer("at_us"),
-        sa.Column("code", sa.LargeBinary, nullable=False),
-        sa.Column("vector", sa.LargeBinary, nullable=False),
+        sa.Column("code", sa.LargeBinary, nullable=True),
+        sa.Column("vector", sa.ARRAY(sa.REAL).with_variant(sa.LargeBinary, "sqlite"), nullable=False),
         sqlite_autoincrement=True,
     )
     op.create_index("vectors_of", "vectors", ["scope", "pos"], unique=True)
-    op.create_index("vectors_codes", "vectors", ["scope", "seq", "pos", "at_us", "code"])
+    if op.get_bind().dialect.name == "sqlite":
+        op.create_index("vectors_codes", "vectors", ["scope", "seq", "pos", "code"])
 
 
 def _full_text_of_sqlite() -> None:
@@ -189,10 +189,8 @@ def _full_text_of_sqlite() -> None:
     op.execute(f"CREATE TRIGGER passage_out AFTER DELETE ON passages BEGIN {take} END")
     op.execute(f"CREATE TRIGGER passage_changed AFTER UPDATE OF text, archive_id ON passages BEGIN {take} {put} END")
     op.execute("INSERT INTO passages_fts (passages_fts) VALUES ('rebuild')")
-    op.execute("CREATE VIRTUAL TABLE passages_words USING fts5vocab('passages_fts', 'row')")
     op.execute("DROP TABLE messages_fts")
     op.execute("CREATE VIRTUAL TABLE messages_fts USING fts5(scope, text)")
-    op.execute("CREATE VIRTUAL TABLE messages_words USING fts5vocab('messages_fts', 'row')")
     op.execute("DELETE FROM search_state WHERE name = 'messages'")
 
 
