@@ -13,8 +13,9 @@ from perdure.parsing.mistral_scan import MistralScanner
 from perdure.parsing.named_calls import DeepSeekReader, HarmonyReader, MistralReader
 from perdure.parsing.tagged_calls import GlmReader, QwenXmlReader
 
-# Their templates put no newlines around thinking and calls, so that those there are the model's own.
-WITHOUT_NEWLINES: frozenset[ToolFormat] = frozenset({"mistral", "harmony"})
+# How many newlines before a call are the template's, where not one; 0: none around thinking and calls, so that those there are
+# the model's own.
+NEWLINES_BEFORE_CALL: dict[ToolFormat, int] = {"qwen_xml": 2, "mistral": 0, "harmony": 0}
 
 
 def scanner_of(tool_format: ToolFormat, schemas: Schemas) -> Scanner:

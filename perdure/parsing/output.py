@@ -17,7 +17,7 @@ from perdure.core.dialect import OutputDialect, ToolFormat
 from perdure.core.messages import Part, ReasoningPart, TextPart, ToolCall
 from perdure.core.model import Chunk, ReasoningChunk, TextChunk, ToolCallChunk, ToolSpec
 from perdure.parsing.calls import CallReader, Event
-from perdure.parsing.formats import WITHOUT_NEWLINES, reader_of, scanner_of
+from perdure.parsing.formats import NEWLINES_BEFORE_CALL, reader_of, scanner_of
 from perdure.parsing.markers import MarkerReader, Piece, TokenBytes
 from perdure.parsing.reasoning import NEWLINES_AFTER, Framing
 
@@ -101,8 +101,8 @@ class OutputParser:
         )
         self._stop: list[int] = []
         self._new_id = call_id
-        self._newlines = {} if self._format in WITHOUT_NEWLINES else NEWLINES_AFTER
-        self._framing = Framing(trims=bool(self._newlines))
+        self._newlines = NEWLINES_AFTER if NEWLINES_BEFORE_CALL.get(self._format, 1) else {}
+        self._framing = Framing(before_call=NEWLINES_BEFORE_CALL.get(self._format, 1))
         self._thinking = reasoning_open
         self._call: _Call | None = None
         self._thought_call: list[str] = []
@@ -177,7 +177,8 @@ class OutputParser:
             self._framing.drop()
             self._framing.cut(piece.text, piece.at)
         elif piece.mark == "reasoning_open" and self._may_think(piece):
-            self._say(*self._framing.release())
+            self._say(*self._framing.release(but=0 if self._parts or self._calls else 1))
+            self._framing.drop()
             self._thinking, self._joins = True, False
             self._reasoning.append(piece.at + len(piece.text))
             self._framing.begin(self._newlines.get("reasoning_open", 0))
@@ -196,6 +197,7 @@ class OutputParser:
                 self._thought_call.append(piece.text)
             self._say(*self._framing.take(piece.text, piece.at))
             return
+        self._say(*self._framing.release(but=1))
         self._framing.drop()
         self._reasoning.append(piece.at)
         self._thinking, self._joins = False, False

@@ -3,19 +3,24 @@
 Invariant: what is removed is on record with its place, so that the text can be put together again:
 
     <think>⏎ thoughts ⏎</think>⏎⏎ text ⏎<tool_call> … </tool_call>⏎
-    one after <think>, one before </think>, at most two after </think>, one before <tool_call>, one after </tool_call>
+    one after <think>, one before </think>, at most two after </think>, one before <tool_call> (Qwen3.5: two), one after
+    </tool_call>; one before a <think> that begins the answer
 """
 
 NEWLINES_AFTER = {"reasoning_open": 1, "reasoning_close": 2, "tool_close": 1}
 
 
 class Framing:
-    """Takes the text of one stretch after another; `trimmed` lists (character of the answer, what was removed there)."""
+    """Takes the text of one stretch after another; `trimmed` lists (character of the answer, what was removed there).
 
-    def __init__(self, *, trims: bool = True) -> None:
-        self._trims = trims
+    `before_call`: how many newlines before a call are the template's; 0: none anywhere.
+    """
+
+    def __init__(self, *, before_call: int = 1) -> None:
+        self._holds = before_call
         self.trimmed: list[tuple[int, str]] = []
         self._to_drop = 0
+        self._held = 0
         self._held_at = -1
 
     def begin(self, newlines: int) -> None:
@@ -25,7 +30,7 @@ class Framing:
     def take(self, text: str, at: int) -> tuple[str, int]:
         """The model's own part of `text`, which starts at character `at`, and where that part starts.
 
-        A newline at its end is held back.
+        Newlines at its end are held back.
         """
         while self._to_drop and text:
             if text[0] != "\n":
@@ -39,21 +44,24 @@ class Framing:
         before, held_at = self.release()
         if before:
             text, at = before + text, held_at
-        if self._trims and text.endswith("\n"):
-            self._held_at = at + len(text) - 1
-            text = text[:-1]
+        if self._holds and text[-1] == "\n":
+            kept = max(len(text) - self._holds, len(text.rstrip("\n")))
+            self._held, self._held_at = len(text) - kept, at + kept
+            text = text[:kept]
         return text, at
 
-    def release(self) -> tuple[str, int]:
-        """The newline held back was the model's own: it, and where it stands."""
-        held, self._held_at = self._held_at, -1
-        return ("\n", held) if held >= 0 else ("", 0)
+    def release(self, *, but: int = 0) -> tuple[str, int]:
+        """The newlines held back were the model's own, `but` for the last ones: they, and where they stand."""
+        size = max(0, self._held - but)
+        at, self._held_at = self._held_at, self._held_at + size
+        self._held -= size
+        return ("\n" * size, at) if size else ("", 0)
 
     def drop(self) -> None:
-        """The newline held back was the template's."""
-        if self._held_at >= 0:
-            self.cut("\n", self._held_at)
-            self._held_at = -1
+        """The newlines held back were the template's."""
+        if self._held:
+            self.cut("\n" * self._held, self._held_at)
+            self._held = 0
 
     def cut(self, text: str, at: int) -> None:
         """Put on record what is the template's at this place."""

@@ -157,10 +157,10 @@ BEGIN, END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
 @pytest.mark.parametrize(
     ("tool_format", "text", "parts", "calls"),
     [
-        ("qwen_xml", f"<think>\nHm.\n</think>\n\nI look.\n\n{XML}\n{XML_GO}\nok", [("think", "Hm."), ("text", "I look.\n"), ("text", "ok")], [("look", LOOK), ("go", "{}")]),
+        ("qwen_xml", f"<think>\nHm.\n</think>\n\nI look.\n\n{XML}\n{XML_GO}\nok", [("think", "Hm."), ("text", "I look."), ("text", "ok")], [("look", LOOK), ("go", "{}")]),
         ("qwen_xml", "<tool_call><function=look><parameter=at>x</parameter></function></tool_call>", [], [("look", '{"at": "x"}')]),
         ("qwen_xml", "<tool_call>\n<function=look>\n<parameter=at>\n\n</parameter>\n</function>\n</tool_call>", [], [("look", '{"at": ""}')]),
-        ("glm_xml", f"\n<think>Hm.</think>\nI look.\n{GLM}\n<tool_call>go\n</tool_call>", [("text", "\n"), ("think", "Hm."), ("text", "I look.")], [("look", LOOK), ("go", "{}")]),
+        ("glm_xml", f"\n<think>Hm.</think>\nI look.\n{GLM}\n<tool_call>go\n</tool_call>", [("think", "Hm."), ("text", "I look.")], [("look", LOOK), ("go", "{}")]),
         ("glm_xml", f"<think>Hm.</think>I look.{GLM_TIGHT}<tool_call>go</tool_call>", [("think", "Hm."), ("text", "I look.")], [("look", LOOK), ("go", "{}")]),
         ("llama3_json", '{"name": "look", "parameters": ' + LOOK + "}", [], [("look", LOOK)]),
         ("llama3_json", 'I look.\n{"name": "look", "parameters": ' + LOOK + '}; {"name": "go", "parameters": {}}\nDone.', [("text", "I look."), ("text", "Done.")], [("look", LOOK), ("go", "{}")]),

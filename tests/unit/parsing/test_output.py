@@ -188,7 +188,7 @@ def test_spelt_out_thinking_only_counts_at_the_start() -> None:
     output, _ = parse(spelt("The tag <think> opens it"), AS_TEXT)
     assert summary(output)[0] == [("text", "The tag <think> opens it")]
     output, _ = parse(spelt("\n<think>a</think>b"), AS_TEXT)
-    assert summary(output)[0] == [("text", "\n"), ("reasoning", "a"), ("text", "b")]
+    assert summary(output)[0] == [("reasoning", "a"), ("text", "b")]
 
 
 def test_thinking_opened_by_the_prompt() -> None:
