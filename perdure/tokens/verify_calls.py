@@ -170,7 +170,7 @@ def _check_text(rollout: Rollout, found: Findings, tokenizer: Tokenizer) -> None
             if (known := made.get(str(piece.get("id")))) is not None:
                 text = tokenizer.decode(call.token_ids[piece["span"][0] : piece["span"][1]])
                 message = f"its ids say {text[:120]!r}, executed was {known[1]}({known[2][:80]})"
-                said = _says_call(text, known[1], known[2], str(call.parse.get("tool_format", "hermes_json")))
+                said = says_call(text, known[1], known[2], str(call.parse.get("tool_format", "hermes_json")))
                 found.expect("X3", said, message, **where)
         _check_messages(rollout, call, segment, found, tokenizer)
 
@@ -184,7 +184,7 @@ def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _says_call(text: str, name: str, arguments: str, tool_format: str = "hermes_json") -> bool:
+def says_call(text: str, name: str, arguments: str, tool_format: str = "hermes_json") -> bool:
     """A tool call's ids say the call that was executed: as one JSON object, as a name and its JSON, or as tagged text."""
     begin, end = text.find("{"), text.rfind("}")
     try:

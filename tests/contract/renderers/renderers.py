@@ -28,6 +28,14 @@ BRACKETS = """{{ '<|endoftext|>' }}{% for m in messages %}
 {%- endfor %}
 {%- if tools %}[tools]{{ tools | tojson }}{% endif %}
 {%- if add_generation_prompt %}[assistant]{% endif %}"""
+# tagged arguments as Qwen3-Coder has them, which has no renderer of its own
+TAGGED = """{% if tools %}{{ '<|im_start|>system\n' + tools | tojson + '<|im_end|>\n' }}{% endif %}
+{%- for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}
+{%- if m.role == 'tool' %}<tool_response>{{ m.content }}</tool_response>{% else %}{{ m.content }}{% endif %}
+{%- for call in m.tool_calls or [] %}{{ '\n<tool_call>\n<function=' + call.function.name + '>\n' }}
+{%- for key, value in call.function.arguments | items %}{{ '<parameter=' + key + '>\n' + value | string + '\n</parameter>\n' }}
+{%- endfor %}{{ '</function>\n</tool_call>' }}{% endfor %}{{ '<|im_end|>\n' }}{% endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"""
 PLAIN = """{% for m in messages %}{{ '<|im_start|>' + m.role + ': ' + m.content + '<|im_end|>' }}{% endfor %}
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant: ' }}{% endif %}"""
 
@@ -55,4 +63,5 @@ RENDERERS: dict[str, Callable[[], Renderer]] = {
     "chatml": lambda: ChatMlRenderer(small_tokenizer(), default_system="You help."),
     "smollm2": _smollm2,
     "generic": lambda: _generic(PLAIN),
+    "generic_tagged": lambda: _generic(TAGGED),
 }

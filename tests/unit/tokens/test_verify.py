@@ -18,6 +18,7 @@ from perdure.tokens.record import ARRAYS, Rollout
 from perdure.tokens.seal import seal
 from perdure.tokens.trajectory import rollouts_of
 from perdure.tokens.verify import verify, verify_bytes
+from perdure.tokens.verify_calls import says_call
 from tests.unit.tokens.trajectory_ledger import END, START, TOKENIZER, conversation, score
 
 Record = dict[str, Any]
@@ -418,3 +419,26 @@ def test_the_number_written_otherwise_is_found(record: Record) -> None:
     assert load_jsonl(damaged) == load_jsonl(data)
     bad = verify_bytes(damaged).first_bad_token
     assert bad is not None and (bad.invariant, bad.segment, bad.position) == ("D3", 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("tool_format", "text"),
+    [
+        ("hermes_json", '<tool_call>\n{"name": "look", "arguments": {"at": "up", "n": 3}}\n</tool_call>'),
+        ("llama3_json", '{"name": "look", "parameters": {"at": "up", "n": 3}}'),
+        ("mistral", '[TOOL_CALLS]look[ARGS]{"at": "up", "n": 3}'),
+        ("mistral", '{"name": "look", "arguments": {"at": "up", "n": 3}, "id": "aB3dE5gH7"}'),
+        ("deepseek", 'look<｜tool▁sep｜>{"at": "up", "n": 3}'),
+        ("harmony", '<|channel|>commentary to=functions.look<|message|>{"at": "up", "n": 3}<|call|>'),
+        ("qwen_xml", "<function=look>\n<parameter=at>\nup\n</parameter>\n<parameter=n>\n3\n</parameter>\n</function>"),
+        (
+            "glm_xml",
+            "look\n<arg_key>at</arg_key>\n<arg_value>up</arg_value>\n<arg_key>n</arg_key>\n<arg_value>3</arg_value>",
+        ),
+    ],
+)
+def test_a_calls_ids_are_held_to_what_ran_in_every_form(tool_format: str, text: str) -> None:
+    assert says_call(text, "look", '{"at": "up", "n": 3}', tool_format)
+    assert not says_call(text, "look", '{"at": "down", "n": 3}', tool_format)
+    assert not says_call(text, "look", '{"at": "up", "n": 4}', tool_format)
+    assert not says_call(text, "leave", '{"at": "up", "n": 3}', tool_format)
