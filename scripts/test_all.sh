@@ -28,6 +28,7 @@ else
     skipped+=("TypeScript SDK (npm is not installed)")
 fi
 part "llama.cpp" 60 .venv/bin/python -m pytest tests/engines -m engine -k llamacpp
+part "a long conversation in a small window" 900 .venv/bin/python -m pytest tests/engines/test_long_conversation.py
 part "SGLang on CPU (installs about 3 GB on the first run)" 900 bash scripts/engines/test_sglang.sh
 
 for name in "${skipped[@]:-}"; do

@@ -40,7 +40,7 @@ def test_two_hundred_messages_in_a_small_window(tmp_path: Path, mode: str) -> No
             system="You are a friendly companion. Answer briefly.",
             include_base_tools=False,
             context_window_limit=WINDOW,
-            model_settings={"provider_type": "openai", "max_output_tokens": 48, "temperature": 0.7},  # type: ignore[typeddict-unknown-key]
+            model_settings={"provider_type": "openai", "max_output_tokens": 24, "temperature": 0.7},  # type: ignore[typeddict-unknown-key]
             compaction_settings={"mode": mode},  # type: ignore[typeddict-item]
         )
         compactions = talk(client, agent.id)
