@@ -142,9 +142,9 @@ def gbnf(
     body = ""
     if calls:
         rules.add("call", " | ".join(calls))
-        first = rules.add("first", " | ".join(firsts)) if opened else f"{literal(frame.begin)} call"
-        body = f"{first} ( {literal(frame.between)} call )*" if parallel else first
-        body = f"{body} {literal(frame.end)}"
+        first = rules.add("first", " | ".join(firsts)) if opened else _in_row(frame.begin, "call")
+        body = f"{first} ( {_in_row(frame.between, 'call')} )*" if parallel else first
+        body += f" {literal(frame.end)}" if frame.end else ""
     if form is not None:
         answer = rules.schema(form, "answer", form, 1)
         body = f"( {answer} | {body} )" if body else answer
@@ -267,6 +267,10 @@ class _Rules:
         starts = firsts[::-1][: len(pairs) if until_required is None else until_required + 1]
         group = " | ".join(starts)
         return f"( {group} )" if until_required is not None else f"( {group} )?"
+
+
+def _in_row(text: str, rule: str) -> str:
+    return f"{literal(text)} {rule}" if text else rule
 
 
 def literal(text: str) -> str:

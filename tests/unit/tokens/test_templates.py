@@ -9,6 +9,7 @@ from perdure.tokens.escapes import Escapes, locate, placeholder
 from perdure.tokens.families import renderer_for
 from perdure.tokens.generic import GenericRenderer
 from perdure.tokens.templates import ChatTemplate
+from tests.doubles.conversations import message
 from tests.doubles.tokenizers import small_tokenizer
 
 CHATML = (
@@ -93,3 +94,11 @@ def test_contents_are_found_only_where_frames_agree_to_the_last_character() -> N
     assert locate("[a|b]!", skeleton, ["a", "b"]) is None
     assert locate("[A|b]", skeleton, ["a", "b"]) is None
     assert locate("[a]", f"[{placeholder(0)}{placeholder(0)}]", ["a"]) is None
+
+
+def test_a_templates_today_is_the_day_the_conversation_began() -> None:
+    template = "{{ strftime_now('%d %b %Y') }}{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}"
+    renderer = GenericRenderer(small_tokenizer(), template, model_name="m", special={})
+    said = message("user", "Hi.", created_us=1_790_000_000_000_000)
+    shown = [small_tokenizer().decode(renderer.render("", [said], []).ids) for _ in range(2)]
+    assert shown == ["21 Sep 2026<|im_start|>Hi.<|im_end|>"] * 2
