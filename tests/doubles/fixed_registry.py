@@ -34,6 +34,9 @@ class FixedRegistry(Registry):
             raise NotFound(f"No model {handle}")
         return Resolved(None, found.name, found.provider_name, found.endpoint, found)  # type: ignore[arg-type]
 
+    async def small_model(self, handle: str) -> str | None:
+        return None
+
     async def models(self) -> list[ModelInfo]:
         return list(self._models.values())
 

@@ -14,6 +14,7 @@ from perdure.agents.spec import AgentSpec, BlockSpec
 from perdure.core.events import UsageReported
 from perdure.core.groups import Group
 from perdure.core.messages import ToolCall
+from perdure.core.runs import Usage
 from perdure.store import agents, groups
 from perdure.store.conversation_edits import delete_conversation
 from perdure.store.listing import Page
@@ -222,6 +223,17 @@ async def test_a_failed_turn_is_not_counted(world: Groups) -> None:
     assert await world.rest_ids("Ann", "two") is None
     progress = await world.store.read(lambda: groups.progress(group.id))
     assert progress is not None and progress.turns == 1
+
+
+async def test_a_turn_that_ends_with_a_compaction_is_counted(world: Groups) -> None:
+    model, group = await world.sleeper("Ann")
+    await world.change(group, frequency=2)
+    await world.send("Ann", "one")
+    model.usage = Usage(8_000, 5, 8_005)
+    model.answers = ["fine", "the notes"]
+    assert await world.rest_ids("Ann", "two") is not None
+    history = await world.said_in("Ann")
+    assert history[-1].startswith("summary:") and history[-1].endswith("the notes")
 
 
 async def test_a_sleeptime_agent_far_behind_is_not_given_more_to_wait(world: Groups) -> None:
