@@ -21,6 +21,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     `password`: None means that everyone may call. `env` is kept for the providers, which have their own variables.
     Sizes are in bytes, times in seconds; `approval_expiry_s` None: approval requests wait for ever.
+    `encryption_keys`: the first seals secrets, all open them; none: one is kept in a file of the data directory.
     `max_agent_depth`: how many agents may stand in a row, each asked or told by the one before, after the first.
     """
 
@@ -43,6 +44,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     synchronous: str = "FULL"
     postgres_pool: int = 10
     callback_secret: str | None = None
+    encryption_keys: tuple[str, ...] = ()
     concurrency: str = "enqueue"
     config_file: Path | None = None
     config: dict[str, Any] = field(default_factory=dict)
@@ -105,6 +107,8 @@ def load_settings(env: Mapping[str, str] = os.environ, **overrides: Any) -> Sett
     take("PERDURE_EMBEDDING", "default_embedding")
     take("PERDURE_TRACE_LIMIT", "trace_limit", int)
     take("PERDURE_CALLBACK_SECRET", "callback_secret")
+    take("LETTA_ENCRYPTION_KEY", "encryption_keys", _keys)
+    take("PERDURE_ENCRYPTION_KEY", "encryption_keys", _keys)
     take("PERDURE_CONCURRENCY", "concurrency", _concurrency)
     take("PERDURE_POSTGRES_POOL", "postgres_pool", _positive)
     take("PERDURE_APPROVAL_EXPIRY", "approval_expiry_s", _seconds_or_never)
@@ -126,6 +130,12 @@ def _concurrency(text: str) -> str:
     if text not in ("reject", "enqueue", "interrupt", "rollback"):
         raise ValueError("use reject, enqueue, interrupt or rollback")
     return text
+
+
+def _keys(text: str) -> tuple[str, ...]:
+    if not (keys := tuple(key for part in text.split(",") if (key := part.strip()))):
+        raise ValueError("use one key, or several with commas between")
+    return keys
 
 
 def _positive(text: str) -> int:

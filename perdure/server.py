@@ -12,6 +12,8 @@ from pathlib import Path
 from starlette.types import ASGIApp
 
 from perdure.agents.builtin_tools import ensure_builtin_tools
+from perdure.agents.providers import Providers
+from perdure.agents.sealing import check_vault, open_vault
 from perdure.api.app import create_app
 from perdure.api.services import Services
 from perdure.config import Settings, SettingsError
@@ -52,7 +54,9 @@ class Server:
     _checking: "asyncio.Task[None] | None" = None
 
     async def start(self) -> None:
+        await check_vault(self.services.store, self.services.vault)
         await ensure_builtin_tools(self.services.store)
+        await self.services.providers.start()
         await self.services.sandbox.start()
         if self.services.sandbox.warning is not None:
             log.warning("%s", self.services.sandbox.warning)
@@ -76,6 +80,7 @@ class Server:
         await self.indexer.stop()
         self.services.embeddings.close()
         await self.services.sandbox.close()
+        await self.services.providers.stop()
         await self.services.registry.close()
         await self.services.web.close()
         await self.services.store.close()
@@ -103,6 +108,7 @@ def open_store(settings: Settings) -> tuple[Store, list[Path]]:
 
 def build(settings: Settings) -> Server:
     """Put the parts together; nothing is started but the database's writer."""
+    vault = open_vault(settings.encryption_keys, settings.data_dir)
     store, private = open_store(settings)
     configs = [*providers_from_config(settings.config, settings.env), *providers_from_env(settings.env)]
     registry = Registry(configs, tokenizers_dir=settings.tokenizers_dir, env=settings.env)
@@ -126,6 +132,7 @@ def build(settings: Settings) -> Server:
         callback_secret=settings.callback_secret,
         approval_expiry_s=settings.approval_expiry_s,
         max_agent_depth=settings.max_agent_depth,
+        open_secrets=vault.open_all,
     )
     metrics = Metrics(
         {
@@ -147,6 +154,8 @@ def build(settings: Settings) -> Server:
         metrics=metrics.text,
         embeddings=embeddings,
         search=searcher,
+        vault=vault,
+        providers=Providers(store, registry, vault),
     )
     return Server(settings, services, indexer, create_app(services), told, Schedules(store, runner))
 

@@ -20,6 +20,7 @@ from perdure.core.agents import Block, Tool
 from perdure.core.errors import AgentError, Invalid, NotFound
 from perdure.core.ids import new_id, now_us
 from perdure.core.messages import Message
+from perdure.core.vault import Vault
 from perdure.loop.rules import validate_rules
 from perdure.providers.registry import Registry
 from perdure.store.agents import create_agent as store_agent
@@ -29,13 +30,19 @@ from perdure.tools.registry import BUILTIN_TOOLS
 
 
 async def import_file(
-    store: Store, registry: Registry, file: AgentFile, options: ImportOptions, *, default_model: str | None = None
+    store: Store,
+    registry: Registry,
+    vault: Vault,
+    file: AgentFile,
+    options: ImportOptions,
+    *,
+    default_model: str | None = None,
 ) -> Imported:
     """Raises Invalid (400) naming the place in the file, with nothing stored."""
     notes = list(file.left_out)
     wanted: list[tuple[FileAgent, AgentSpec, ChosenModel]] = []
     for at, agent in enumerate(file.agents):
-        spec = _spec(agent.spec, options, first=at == 0)
+        spec = _spec(agent.spec, options, vault, first=at == 0)
         with_place = f"{agent.where}: "
         try:
             checked_name(spec.name or "")
@@ -51,7 +58,7 @@ async def import_file(
     return Imported(tuple(agent_ids), tuple(dict.fromkeys((*notes, *told))))
 
 
-def _spec(spec: AgentSpec, options: ImportOptions, *, first: bool) -> AgentSpec:
+def _spec(spec: AgentSpec, options: ImportOptions, vault: Vault, *, first: bool) -> AgentSpec:
     """The agent as the importer wants it."""
     name = spec.name if spec.name is not None else made_up_name()
     name = options.name if options.name is not None and first else name + options.copy_suffix
@@ -60,7 +67,7 @@ def _spec(spec: AgentSpec, options: ImportOptions, *, first: bool) -> AgentSpec:
         name=name,
         model=options.model or spec.model,
         embedding=options.embedding or spec.embedding,
-        secrets=spec.secrets | options.secrets,
+        secrets=vault.seal_all(spec.secrets | options.secrets),
         project_id=options.project_id or spec.project_id,
     )
 

@@ -14,6 +14,7 @@ from perdure.core.archives import Passage
 from perdure.core.errors import Invalid
 from perdure.core.ids import new_id, now_us
 from perdure.core.messages import TextPart, ToolCall, ToolReturn
+from perdure.core.vault import Vault
 from perdure.runs.search import Searcher, StoreSearch
 from perdure.store import agents as agent_store
 from perdure.store import blocks as block_store
@@ -38,6 +39,7 @@ class ToolResult(Struct, frozen=True, kw_only=True):
 async def run_tool_of_agent(
     store: Store,
     sandbox: Sandbox,
+    vault: Vault,
     agent_id: str,
     tool_name: str,
     args: Mapping[str, Any],
@@ -49,7 +51,7 @@ async def run_tool_of_agent(
     _check(tool, args)
     bundle = await store.read(lambda: agent_store.agent_bundle(agent_id))
     if tool.tool_type == "custom":
-        return _result(await _run_custom(sandbox, bundle, tool, args))
+        return _result(await _run_custom(sandbox, vault, bundle, tool, args))
     return await _run_builtin(store, sandbox, searcher or Searcher(store), bundle, tool, args)
 
 
@@ -59,7 +61,9 @@ def _check(tool: Tool, args: Mapping[str, Any]) -> None:
         raise Invalid(f"args: {wrong}", status=422)
 
 
-async def _run_custom(sandbox: Sandbox, bundle: AgentBundle, tool: Tool, args: Mapping[str, Any]) -> SandboxResult:
+async def _run_custom(
+    sandbox: Sandbox, vault: Vault, bundle: AgentBundle, tool: Tool, args: Mapping[str, Any]
+) -> SandboxResult:
     if tool.source_type != "python" or not tool.source_code:
         raise Invalid(f"Tool {tool.name} has no Python source this server could run.")
     return await sandbox.run(
@@ -67,7 +71,7 @@ async def _run_custom(sandbox: Sandbox, bundle: AgentBundle, tool: Tool, args: M
         function=tool.name,
         args=dict(args),
         env={
-            **bundle.agent.secrets,
+            **vault.open_all(bundle.agent.secrets),
             "LETTA_AGENT_ID": bundle.agent.id,
             "LETTA_TOOL_ID": tool.id,
             "LETTA_PROJECT_ID": bundle.agent.project_id or "",

@@ -28,6 +28,7 @@ from perdure.core.errors import (
     Unavailable,
 )
 from perdure.core.events import RunFailed
+from perdure.core.vault import WrongKey
 
 log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
@@ -72,6 +73,8 @@ def error_response(error: Exception) -> Response:
             return _provider(error.kind, error.message, error.detail, error.retry_after_s)
         case ToolError():
             return _detail(error, 400)
+        case WrongKey():
+            return _detail(error, 500, _NO_RETRY)
         case StaleBlock():
             return _detail(error, 409, {"Retry-After": "1"})
         case StoreError():

@@ -1,5 +1,6 @@
 """Letta JSON to values: what was validated by `wire/` becomes what `agents/` works with."""
 
+from collections.abc import Callable
 from typing import Any, cast
 
 from perdure.agents.edit_tools import ToolChange, ToolSpec
@@ -75,6 +76,7 @@ def _single_settings(body: CreateAgent | UpdateAgent) -> dict[str, Any]:
     return found
 
 
+Seal = Callable[[dict[str, str]], dict[str, str]]
 _LOOSE = {"template_id", "base_template_id", "embedding_config"}
 
 
@@ -86,7 +88,8 @@ def _secrets(body: CreateAgent | UpdateAgent) -> dict[str, str] | None:
     return body.secrets if body.secrets is not None else body.tool_exec_environment_variables
 
 
-def agent_spec(body: CreateAgent) -> AgentSpec:
+def agent_spec(body: CreateAgent, seal: Seal = dict) -> AgentSpec:
+    """`seal`: what makes of secrets those that may be kept."""
     config = body.llm_config
     settings = model_settings(body.model_settings or {})
     if singles := _single_settings(body):
@@ -111,7 +114,7 @@ def agent_spec(body: CreateAgent) -> AgentSpec:
         include_base_tool_rules=body.include_base_tool_rules,
         tool_rules=tuple(body.tool_rules or ()),
         tags=tuple(body.tags or ()),
-        secrets=_secrets(body) or {},
+        secrets=seal(_secrets(body) or {}),
         timezone=body.timezone or "UTC",
         compaction_settings=compaction_settings(body.compaction_settings),
         message_buffer_autoclear=body.message_buffer_autoclear,
@@ -146,7 +149,7 @@ _CHANGEABLE = {
 }
 
 
-def agent_change(body: UpdateAgent) -> AgentChange:
+def agent_change(body: UpdateAgent, seal: Seal = dict) -> AgentChange:
     values: dict[str, Any] = {}
     for name, clears in _CHANGEABLE.items():
         if name in body.model_fields_set and ((value := getattr(body, name)) is not None or clears):
@@ -157,7 +160,7 @@ def agent_change(body: UpdateAgent) -> AgentChange:
     if "metadata" in body.model_fields_set:
         values["metadata"] = body.metadata or {}
     if (secrets := _secrets(body)) is not None:
-        values["secrets"] = secrets
+        values["secrets"] = seal(secrets)
     if "compaction_settings" in body.model_fields_set:
         values["compaction_settings"] = compaction_settings(body.compaction_settings)
     if "last_run_completion" in body.model_fields_set:

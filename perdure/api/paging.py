@@ -22,6 +22,7 @@ ToolId = Annotated[str, _id("tool")]
 ArchiveId = Annotated[str, _id("archive")]
 GroupId = Annotated[str, _id("group")]
 PassageId = Annotated[str, _id("passage")]
+ProviderId = Annotated[str, _id("provider")]
 StepId = Annotated[str, _id("step")]
 
 Order = Literal["asc", "desc"]

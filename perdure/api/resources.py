@@ -9,17 +9,22 @@ from perdure.api.to_wire import iso, letta_messages
 from perdure.core.agents import Agent, Block, Tool
 from perdure.core.groups import Group, Progress
 from perdure.core.ids import DEFAULT_USER_ID
+from perdure.core.vault import Vault
 from perdure.providers.base import ModelInfo
 from perdure.store.agents import AgentView
 
 MINE = {"created_by_id": DEFAULT_USER_ID, "last_updated_by_id": DEFAULT_USER_ID}
 
 
-def agent_state(view: AgentView, shown: Relations = EVERYTHING) -> dict[str, Any]:
-    """What `shown` leaves out is an empty list; `pending_approval` is only there when it was asked for."""
+def agent_state(view: AgentView, vault: Vault, shown: Relations = EVERYTHING) -> dict[str, Any]:
+    """What `shown` leaves out is an empty list; `pending_approval` is only there when it was asked for.
+
+    `vault` opens the agent's secrets: who may call this server may read them.
+    """
     agent = view.bundle.agent
     blocks = [block_json(block) for block in view.bundle.blocks] if shown.blocks else []
-    secrets = [_secret(agent, key, value) for key, value in agent.secrets.items()] if shown.secrets else []
+    opened = vault.open_all(agent.secrets) if shown.secrets else {}
+    secrets = [_secret(agent, key, value) for key, value in opened.items()]
     settings = shown_settings(agent)
     group = group_json(view.bundle.group, view.progress) if shown.group and view.bundle.group is not None else None
     return {
@@ -176,7 +181,7 @@ def model_json(info: ModelInfo) -> dict[str, Any]:
         "display_name": info.name,
         "provider_type": info.provider_type,
         "provider_name": info.provider_name,
-        "provider_category": "base",
+        "provider_category": info.category,
         "model_type": "llm",
         "model": info.name,
         "model_endpoint_type": info.endpoint_type,

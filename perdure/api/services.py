@@ -8,7 +8,9 @@ from starlette.requests import Request
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from perdure.agents.providers import Providers
     from perdure.config import Settings
+    from perdure.core.vault import Vault
     from perdure.providers.embeddings import Embeddings
     from perdure.providers.registry import Registry
     from perdure.providers.web import Web
@@ -31,6 +33,8 @@ class Services:
     metrics: "Callable[[], bytes]"
     embeddings: "Embeddings"
     search: "Searcher"
+    vault: "Vault"
+    providers: "Providers"
 
 
 def services(request: Request) -> Services:

@@ -122,7 +122,8 @@ class CompactionSettings(Struct, frozen=True, kw_only=True):
 class Agent(Struct, frozen=True, kw_only=True):
     """An agent's own record. Blocks, tools and tags are linked to it by the store, in order of attachment.
 
-    `tool_rules` are wire-shaped dicts, validated when they came in. `secrets` reach only the agent's own tools.
+    `tool_rules` are wire-shaped dicts, validated when they came in. `secrets` are sealed (`vault.py`), and reach only the
+    agent's own tools.
     `revision` goes up with every change that a prompt or a tool call could notice (the agent's own, its blocks', tools').
     """
 

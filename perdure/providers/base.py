@@ -13,11 +13,14 @@ from msgspec import Struct, field
 from perdure.core.model import Chunk, CountedPrompt, ModelDone, Prompt
 from perdure.core.tokens import Finish, LogprobSemantics, Segment, VersionSpan
 
+Category = Literal["base", "byok"]
+
 
 class ModelInfo(Struct, frozen=True, kw_only=True):
     """One model a provider serves, as the catalogue lists it. `context_window` in tokens, from the provider if it tells.
 
-    `family`: the model it is, where its name does not tell (a deployment has a name of its own).
+    `family`: the model it is, where its name does not tell (a deployment has a name of its own). `category`: whether its
+    provider was configured, or added by a user ("byok").
     """
 
     handle: str
@@ -29,6 +32,7 @@ class ModelInfo(Struct, frozen=True, kw_only=True):
     context_window: int | None = None
     embedding_dim: int | None = None
     family: str | None = None
+    category: Category = "base"
     kind: Literal["llm", "embedding"] = "llm"
 
 

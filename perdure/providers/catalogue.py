@@ -135,6 +135,7 @@ def _info(
         context_window=window if window is not None else traits_of(model).context_window,
         embedding_dim=EMBEDDING_DIMS.get(model.removesuffix(":latest")) if embedding else None,
         family=family,
+        category=config.category,
         kind="embedding" if embedding else "llm",
     )
 

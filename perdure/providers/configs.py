@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct, field
 
 from perdure.core.errors import Invalid
+from perdure.providers.base import Category
 from perdure.providers.clouds import (
     Cloud,
     aws_keys,
@@ -53,7 +54,10 @@ class ProviderOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class ProviderConfig(Struct, frozen=True, kw_only=True):
-    """One provider. `name` is the first part of its handles; `kind` says how it is spoken to (`profiles.py`)."""
+    """One provider. `name` is the first part of its handles; `kind` says how it is spoken to (`profiles.py`).
+
+    `category`: configured where the server runs ("base"), or added by a user.
+    """
 
     name: str
     kind: str
@@ -61,6 +65,7 @@ class ProviderConfig(Struct, frozen=True, kw_only=True):
     api_key: str | None = None
     options: ProviderOptions = ProviderOptions()
     cloud: Cloud | None = None
+    category: Category = "base"
 
     def __repr__(self) -> str:  # never the key: configurations end up in logs
         return f"ProviderConfig(name={self.name!r}, kind={self.kind!r}, base_url={self.base_url!r})"

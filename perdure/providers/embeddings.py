@@ -44,6 +44,7 @@ class Embeddings:
         self._registry = registry
         self._wordllama = WordLlama() if wordllama_info() is not None else None
         self._embedders: dict[str, Embedder] = {}
+        self._changes = 0
         self._dims: dict[str, int] = {}  # as vectors came
         self._told: dict[str, int] = {}  # as providers say
         self._queries: OrderedDict[tuple[str, str], Vector] = OrderedDict()
@@ -108,6 +109,9 @@ class Embeddings:
             self._wordllama.close()
 
     async def _embedder(self, handle: str) -> Embedder:
+        if self._changes != self._registry.changes:  # what they were made of may be gone
+            self._changes = self._registry.changes
+            self._embedders.clear()
         found = self._embedders.get(handle)
         if found is None:
             found = self._embedders[handle] = await self._open(handle)
@@ -121,7 +125,7 @@ class Embeddings:
             if handle != HANDLE:
                 raise NotFound(f"There is no embedding model {handle!r}; the embedded one is {HANDLE}.")
             return self._wordllama
-        provider = self._registry.provider(handle)
+        provider = await self._registry.provider(handle)
         if not isinstance(provider, ChatProvider) or provider.profile.messages_api is not None:
             raise NotFound(f"Provider {provider_name!r} serves no embedding models (handle {handle}).")
         info, listed = await provider.find(name)

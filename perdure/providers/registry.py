@@ -6,7 +6,7 @@ Invariant: a handle is looked up once; after that a message costs no request but
 import asyncio
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 
 from msgspec import Struct
@@ -41,6 +41,7 @@ __all__ = [
 
 LIST_TIMEOUT_S = 5.0
 FALLBACK_FRESH_S = 30.0
+FAILED_FRESH_S = 10.0
 SHOWN = 12
 _DATED = re.compile(r"-(?:\d{8}|\d{4}-\d\d-\d\d)$")  # a model's name may end with the day it came out
 UNAVAILABLE = "The embedded engine is not installed: pip install 'perdure[local]', or configure another provider."
@@ -89,8 +90,10 @@ def _provider(config: ProviderConfig, http: Http, places: Places) -> AnyProvider
 
 
 class Registry:
-    """Every configured provider. `errors`: by name, what was wrong with those that could not be listed last time.
+    """Every provider: those it is made with, which stay, and those that users add, which `set_added` takes into use at once.
 
+    `errors`: by name, what was wrong with those that could not be listed last time. `look_again`: called before an unknown
+    provider is refused; it may call `set_added`. `changes`: goes up when a provider in use is changed or removed.
     `http`: for tests; otherwise the registry opens its own client.
     """
 
@@ -103,15 +106,56 @@ class Registry:
         http: Http | None = None,
     ) -> None:
         self.errors: dict[str, AgentError] = {}
+        self.changes = 0
+        self.look_again: Callable[[], Awaitable[None]] | None = None
         self._http = http or Http()
-        places = places_of(tokenizers_dir, env or {})
-        self._providers = {config.name: _provider(config, self._http, places) for config in unique(configs)}
+        self._places = places_of(tokenizers_dir, env or {})
+        self._configs = {config.name: config for config in unique(configs)}
+        self._base = frozenset(self._configs)
+        self._providers = {name: _provider(config, self._http, self._places) for name, config in self._configs.items()}
         self._kept: dict[_Key, _Kept] = {}
+        self._failed_at: dict[str, float] = {}
         self._locks = {name: asyncio.Lock() for name in self._providers}
 
     @property
     def names(self) -> list[str]:
         return list(self._providers)
+
+    @property
+    def base(self) -> list[ProviderConfig]:
+        """Those that were configured, which cannot be changed."""
+        return [self._configs[name] for name in self._providers if name in self._base]
+
+    async def set_added(self, configs: Iterable[ProviderConfig]) -> None:
+        """From now on these are the added providers. One that is named as a configured one is not used."""
+        wanted = {config.name: config for config in configs if config.name not in self._base}
+        gone = [name for name, config in self._configs.items() if name not in self._base and wanted.get(name) != config]
+        closing = [self._forget(name) for name in gone]
+        self.changes += bool(gone)
+        for name, config in wanted.items():
+            if name not in self._providers:
+                self._configs[name] = config
+                self._providers[name] = _provider(config, self._http, self._places)
+                self._locks[name] = asyncio.Lock()
+        await asyncio.gather(*(provider.close() for provider in closing))
+
+    def _forget(self, name: str) -> AnyProvider:
+        del self._configs[name], self._locks[name]
+        self.errors.pop(name, None)
+        self._failed_at.pop(name, None)
+        self._kept = {key: kept for key, kept in self._kept.items() if kept.resolved.provider_name != name}
+        return self._providers.pop(name)
+
+    async def ask(self, config: ProviderConfig, timeout_s: float = LIST_TIMEOUT_S) -> list[ModelInfo]:
+        """What a provider serves that is not in use (yet). ProviderError when it does not say."""
+        provider = _provider(config, self._http, self._places)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await provider.list_models()
+        except TimeoutError as cause:
+            raise _too_slow(provider, timeout_s) from cause
+        finally:
+            await provider.close()
 
     async def resolve(
         self, handle: str, *, settings: ModelSettings | None = None, require_exact: bool = False
@@ -124,7 +168,7 @@ class Registry:
         key = (handle, None, None) if settings is None else (handle, settings.tokenizer, settings.wire_api)
         resolved = self._known(key)
         if resolved is None:
-            provider, name = self._provider_of(handle)
+            provider, name = await self._provider_of(handle)
             async with self._locks[provider.name]:
                 resolved = self._known(key) or await self._look_up(provider, name, key)
         if require_exact and resolved.not_exact is not None:
@@ -149,7 +193,7 @@ class Registry:
         return (await self.resolve(handle)).info
 
     async def models(self) -> list[ModelInfo]:
-        """Every provider's models, as each said less than a minute ago."""
+        """Every provider's models, as each said less than a minute ago; one that just failed is not waited for again."""
         return await self._gather(fresh=False, timeout_s=LIST_TIMEOUT_S)
 
     async def list_models(self, timeout_s: float = LIST_TIMEOUT_S) -> list[ModelInfo]:
@@ -162,20 +206,23 @@ class Registry:
 
     async def _gather(self, *, fresh: bool, timeout_s: float) -> list[ModelInfo]:
         async def ask(provider: AnyProvider) -> list[ModelInfo]:
+            failed_at = self._failed_at.get(provider.name)
+            if not fresh and failed_at is not None and time.monotonic() - failed_at < FAILED_FRESH_S:
+                return []
             try:
                 async with asyncio.timeout(timeout_s):
                     found = await (provider.list_models() if fresh else provider.models())
             except TimeoutError:
-                error: AgentError = ProviderError(
-                    f"{provider.name} did not list its models within {timeout_s:g} s ({provider.base_url}).",
-                    kind="llm_timeout",
-                )
+                error: AgentError = _too_slow(provider, timeout_s)
             except AgentError as failure:
                 error = failure
             else:
                 self.errors.pop(provider.name, None)
+                self._failed_at.pop(provider.name, None)
                 return found
-            self.errors[provider.name] = error
+            if self._providers.get(provider.name) is provider:
+                self.errors[provider.name] = error
+                self._failed_at[provider.name] = time.monotonic()
             return []
 
         listed = await asyncio.gather(*(ask(provider) for provider in self._providers.values()))
@@ -187,14 +234,16 @@ class Registry:
             return None
         return kept.resolved
 
-    def provider(self, handle: str) -> AnyProvider:
-        """Whose model a handle is. NotFound when no such provider is configured."""
-        return self._provider_of(handle)[0]
+    async def provider(self, handle: str) -> AnyProvider:
+        """Whose model a handle is. NotFound when there is no such provider."""
+        return (await self._provider_of(handle))[0]
 
-    def _provider_of(self, handle: str) -> tuple[AnyProvider, str]:
+    async def _provider_of(self, handle: str) -> tuple[AnyProvider, str]:
         provider_name, _, name = handle.partition("/")
         if not name:
             raise NotFound(f"{handle!r} is no model handle: it has the form provider/model. {self._offered()}")
+        if provider_name not in self._providers and self.look_again is not None:
+            await self.look_again()
         provider = self._providers.get(provider_name)
         if provider is None:
             why = UNAVAILABLE if provider_name == "local" else self._offered()
@@ -211,6 +260,8 @@ class Registry:
         model, not_exact = await provider.open(true_name, info, key[1], key[2])
         resolved = Resolved(model, true_name, provider.name, provider.base_url, info, not_exact)
         lasting = info is not None and not_exact is None
+        if self._providers.get(provider.name) is not provider:
+            return resolved  # it was changed in the meantime: for this once
         self._kept[key] = _Kept(resolved, None if lasting else time.monotonic() + FALLBACK_FRESH_S)
         return resolved
 
@@ -218,3 +269,9 @@ class Registry:
         if not self._providers:
             return "No provider is configured: set OPENAI_API_KEY, SGLANG_BASE_URL or another provider's variable."
         return f"Configured providers: {', '.join(self._providers)}. `perdure models` lists their models."
+
+
+def _too_slow(provider: AnyProvider, timeout_s: float) -> ProviderError:
+    return ProviderError(
+        f"{provider.name} did not list its models within {timeout_s:g} s ({provider.base_url}).", kind="llm_timeout"
+    )

@@ -80,6 +80,8 @@ class Remote:
             case "freed":
                 if (work := self._claim(id)) is not None:
                     self._spawn(work)
+            case "providers":
+                pass  # not about runs
             case "resync":
                 for run_id in list(self._waiting):
                     self._wake(run_id)

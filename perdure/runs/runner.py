@@ -44,7 +44,7 @@ from perdure.store.approvals import cancel_parked
 from perdure.store.base import Store
 from perdure.store.runs import Accepted, RequestKey
 from perdure.tools.builtin import BuiltinTools
-from perdure.tools.executor import Executor
+from perdure.tools.executor import Executor, OpenSecrets
 from perdure.tools.sandbox import Sandbox
 
 log = logging.getLogger(__name__)
@@ -97,6 +97,7 @@ class Runner:
         callback_secret: str | None = None,
         approval_expiry_s: float | None = None,
         max_agent_depth: int = 5,
+        open_secrets: OpenSecrets = dict,
     ) -> None:
         self._store = store
         self._registry = registry
@@ -112,6 +113,7 @@ class Runner:
         self._callbacks = Callbacks(store, self._web, secret=callback_secret)
         self._approval_expiry_us = None if approval_expiry_s is None else round(approval_expiry_s * 1e6)
         self._max_agent_depth = max_agent_depth
+        self._open_secrets = open_secrets
         self._logs: OrderedDict[str, RunLog] = OrderedDict()
         self._jobs: dict[str, _Job] = {}
         self._newest: dict[str, _Job] = {}
@@ -334,6 +336,7 @@ class Runner:
             peers=RunPeers(self, self._store, self.contexts, run, bundle, max_depth=self._max_agent_depth),
             run_id=run.id,
             conversation_id=run.conversation_id,
+            open_secrets=self._open_secrets,
         )
         system = context.system
         if system is None:

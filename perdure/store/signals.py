@@ -1,4 +1,5 @@
-"""Short news between the server processes of one database: that a run has new events, is to be cancelled, or made room.
+"""Short news between the server processes of one database: that a run has new events, is to be cancelled, or made room;
+that the providers users added have changed.
 
 News may be lost or come twice: whoever listens looks at the database for the truth, and also looks now and then without news.
 """
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Kind = Literal["events", "cancel", "freed", "resync"]
+Kind = Literal["events", "cancel", "freed", "providers", "resync"]
 Handler = Callable[[Kind, str], None]
 CHANNEL = "perdure"
 MAX_PAYLOAD = 7_900  # PostgreSQL takes 8,000 bytes
@@ -33,7 +34,9 @@ class Signals(Protocol):
         """Tell the other processes, soon; never waits and never fails."""
         ...
 
-    async def start(self, handler: Handler) -> None: ...
+    async def start(self, handler: Handler) -> None:
+        """Tell `handler` from now on; there may be several."""
+        ...
 
     async def close(self) -> None: ...
 
@@ -65,6 +68,8 @@ class PostgresSignals:
         self._news: dict[str, None] = {}
         self._sending: asyncio.Task[None] | None = None
         self._listening: asyncio.Task[None] | None = None
+        self._handlers: list[Handler] = []
+        self._ready = asyncio.Event()
 
     def publish(self, kind: Kind, id: str) -> None:
         self._news[f"{kind} {id}"] = None
@@ -72,10 +77,13 @@ class PostgresSignals:
             self._sending = asyncio.get_running_loop().create_task(self._send())
 
     async def start(self, handler: Handler) -> None:
-        ready = asyncio.Event()
-        self._listening = asyncio.create_task(self._listen(handler, ready))
+        self._handlers.append(handler)
+        if self._listening is None:
+            self._listening = asyncio.create_task(self._listen())
+        elif self._ready.is_set():
+            handler("resync", "")
         with contextlib.suppress(TimeoutError):  # the database is away: it keeps trying in the background
-            await asyncio.wait_for(ready.wait(), 5)
+            await asyncio.wait_for(self._ready.wait(), 5)
 
     async def close(self) -> None:
         for task in (self._listening, self._sending):
@@ -94,7 +102,11 @@ class PostgresSignals:
             except Exception as error:  # the others look for themselves before long
                 log.warning("news to the other servers was lost: %s: %s", type(error).__name__, error)
 
-    async def _listen(self, handler: Handler, ready: asyncio.Event) -> None:
+    def _tell(self, kind: Kind, id: str) -> None:
+        for handler in self._handlers:
+            handler(kind, id)
+
+    async def _listen(self) -> None:
         import asyncpg
 
         def heard(_connection: Any, _pid: int, _channel: str, payload: str) -> None:
@@ -103,7 +115,7 @@ class PostgresSignals:
                 return
             for line in news.split("\n"):
                 kind, _, id = line.partition(" ")
-                handler(kind, id)  # type: ignore[arg-type]
+                self._tell(kind, id)  # type: ignore[arg-type]
 
         pause = 0.1
         while True:
@@ -113,8 +125,8 @@ class PostgresSignals:
                 ended = asyncio.Event()
                 connection.add_termination_listener(partial(_set, ended))
                 await connection.add_listener(CHANNEL, heard)
-                ready.set()
-                handler("resync", "")
+                self._ready.set()
+                self._tell("resync", "")
                 pause = 0.1
                 await ended.wait()
             except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:

@@ -104,7 +104,7 @@ class Peers(Protocol):
 class ToolContext:
     """What the tools of one step share. `blocks` (by label) is the step's working copy: edits build on each other.
 
-    `peers`: None where a tool is run outside of a run.
+    `secrets`: as the agent has them, sealed. `peers`: None where a tool is run outside of a run.
     """
 
     agent_id: str

@@ -6,7 +6,7 @@ tool that fails. Memory edits of one step build on each other and are returned a
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from perdure.core.agents import AgentBundle, Block, Tool
@@ -23,6 +23,8 @@ from perdure.tools.schema import check_arguments
 from perdure.tools.strict import without_nulls
 
 log = logging.getLogger(__name__)
+
+OpenSecrets = Callable[[Mapping[str, str]], dict[str, str]]
 
 LEGACY_AGENT_TYPES = ("memgpt_agent", "memgpt_v2_agent", "split_thread_agent")
 
@@ -41,6 +43,7 @@ class Executor:
         conversation_id: str,
         web: Web | None = None,
         peers: Peers | None = None,
+        open_secrets: OpenSecrets = dict,
     ) -> None:
         self._agent = bundle.agent
         self._tools = {tool.name: tool for tool in bundle.tools}
@@ -52,6 +55,7 @@ class Executor:
         self._peers = peers
         self._run_id = run_id
         self._conversation_id = conversation_id
+        self._open_secrets = open_secrets
 
     async def execute(
         self,
@@ -125,7 +129,7 @@ class Executor:
             function=tool.name,
             args=arguments,
             env={
-                **context.secrets,
+                **self._open_secrets(context.secrets),
                 "LETTA_AGENT_ID": context.agent_id,
                 "LETTA_TOOL_ID": tool.id,
                 "LETTA_PROJECT_ID": self._agent.project_id or "",

@@ -24,6 +24,10 @@ class FixedRegistry(Registry):
     """Serves exactly these models."""
 
     def __init__(self, *models: ModelInfo) -> None:
+        self.errors = {}
+        self.changes = 0
+        self.look_again = None
+        self._providers = {}
         self._models = {model.handle: model for model in models}
 
     async def resolve(

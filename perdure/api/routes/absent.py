@@ -23,7 +23,6 @@ _LISTS = {
     "jobs/active": "list_active_jobs",
     "mcp-servers": "mcp_list_mcp_servers",
     "messages/batches": "list_batches",
-    "providers": "list_providers",
     "sandbox-config": "list_sandbox_configs",
     "sources": "list_sources",
 }

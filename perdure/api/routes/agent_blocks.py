@@ -40,7 +40,8 @@ async def attach(request: Request, agent_id: AgentId, block_id: BlockId) -> Resp
         yield from edit_blocks.attach_block(agent_id, block_id)
         return (yield from agent_store.agent_view(agent_id))
 
-    return json_response(agent_state(await services(request).store.write(tx)))
+    parts = services(request)
+    return json_response(agent_state(await parts.store.write(tx), parts.vault))
 
 
 @router.patch("/blocks/detach/{block_id}", operation_id="detach_core_memory_block")
@@ -49,7 +50,8 @@ async def detach(request: Request, agent_id: AgentId, block_id: BlockId) -> Resp
         yield from edit_blocks.detach_block(agent_id, block_id)
         return (yield from agent_store.agent_view(agent_id))
 
-    return json_response(agent_state(await services(request).store.write(tx)))
+    parts = services(request)
+    return json_response(agent_state(await parts.store.write(tx), parts.vault))
 
 
 @router.get("/blocks/{block_label:path}", operation_id="retrieve_core_memory_block")

@@ -89,7 +89,9 @@ async def import_agent(
         project_id=form.project_id or request.headers.get("x-project-id") or None,
     )
     file = read_file(await form.file.read())
-    imported = await import_file(parts.store, parts.registry, file, options, default_model=parts.settings.default_model)
+    imported = await import_file(
+        parts.store, parts.registry, parts.vault, file, options, default_model=parts.settings.default_model
+    )
     return json_response({"agent_ids": list(imported.agent_ids), "notes": list(imported.notes)})
 
 

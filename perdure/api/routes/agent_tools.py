@@ -66,7 +66,8 @@ async def _changed(request: Request, agent_id: str) -> Response:
     """null, or to clients of before 1.0 the whole agent."""
     if not is_old_client(request):
         return json_response(None)
-    return json_response(agent_state(await services(request).store.read(lambda: agent_store.agent_view(agent_id))))
+    parts = services(request)
+    return json_response(agent_state(await parts.store.read(lambda: agent_store.agent_view(agent_id)), parts.vault))
 
 
 @router.post("/{tool_name}/run", operation_id="run_tool_for_agent")
@@ -77,6 +78,8 @@ async def run(
     args = body.args if body is not None else {}
     return json_response(
         execution_result(
-            await run_tool_of_agent(parts.store, parts.sandbox, agent_id, tool_name, args, searcher=parts.search)
+            await run_tool_of_agent(
+                parts.store, parts.sandbox, parts.vault, agent_id, tool_name, args, searcher=parts.search
+            )
         )
     )

@@ -38,11 +38,11 @@ async def create(request: Request, body: CreateAgent) -> Response:
     view = await create_agent(
         parts.store,
         parts.registry,
-        agent_spec(body),
+        agent_spec(body, parts.vault.seal_all),
         default_model=parts.settings.default_model,
         first_messages=_first_messages(body.initial_message_sequence),
     )
-    return json_response(agent_state(view))
+    return json_response(agent_state(view, parts.vault))
 
 
 def _first_messages(items: list[dict[str, Any]] | None) -> tuple[Message, ...]:
@@ -79,7 +79,8 @@ async def list_agents(request: Request, query: Annotated[ListAgentsQuery, Query(
         descending=not query.ascending if query.ascending is not None else query.order == "desc",
         order_by=_ORDER_COLUMNS[query.sort_by or query.order_by],
     )
-    views = await services(request).store.scan(
+    parts = services(request)
+    views = await parts.store.scan(
         lambda: agent_store.list_agents(
             wanted,
             page,
@@ -90,7 +91,7 @@ async def list_agents(request: Request, query: Annotated[ListAgentsQuery, Query(
             groups=shown.group,
         )
     )
-    return json_response([agent_state(view, shown) for view in views])
+    return json_response([agent_state(view, parts.vault, shown) for view in views])
 
 
 @router.get("/agents/count", operation_id="count_agents")
@@ -101,14 +102,16 @@ async def count(request: Request) -> Response:
 @router.get("/agents/{agent_id}", operation_id="retrieve_agent")
 async def retrieve(request: Request, agent_id: AgentId, query: Annotated[RetrieveAgentQuery, Query()]) -> Response:
     shown = relations(request, list(query.include), query.include_relationships)
-    view = await services(request).store.read(lambda: agent_store.agent_view(agent_id, pending=shown.pending))
-    return json_response(agent_state(view, shown))
+    parts = services(request)
+    view = await parts.store.read(lambda: agent_store.agent_view(agent_id, pending=shown.pending))
+    return json_response(agent_state(view, parts.vault, shown))
 
 
 @router.patch("/agents/{agent_id}", operation_id="modify_agent")
 async def modify(request: Request, agent_id: AgentId, body: UpdateAgent) -> Response:
     parts = services(request)
-    return json_response(agent_state(await update_agent(parts.store, parts.registry, agent_id, agent_change(body))))
+    view = await update_agent(parts.store, parts.registry, agent_id, agent_change(body, parts.vault.seal_all))
+    return json_response(agent_state(view, parts.vault))
 
 
 @router.delete("/agents/{agent_id}", operation_id="delete_agent")

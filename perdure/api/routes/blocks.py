@@ -96,4 +96,5 @@ async def agents(request: Request, block_id: BlockId, query: Annotated[AgentsOfB
             )
         )
 
-    return json_response([agent_state(view, shown) for view in await services(request).store.scan(tx)])
+    parts = services(request)
+    return json_response([agent_state(view, parts.vault, shown) for view in await parts.store.scan(tx)])

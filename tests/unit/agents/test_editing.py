@@ -216,12 +216,12 @@ async def test_attaching_a_tool_brings_its_approval_rule(make: Any, ready: Sqlit
 async def test_a_memory_tool_run_by_hand_edits_the_memory(make: Any, ready: SqliteStore) -> None:
     bundle = (await make(memory_blocks=(HUMAN,))).bundle
     args = {"label": "human", "old_string": "Ada", "new_string": "Grace"}
-    result = await run_tool_of_agent(ready, None, bundle.agent.id, "memory_replace", args)  # type: ignore[arg-type]
+    result = await run_tool_of_agent(ready, None, None, bundle.agent.id, "memory_replace", args)  # type: ignore[arg-type]
     assert result.status == "success"
     after = await ready.read(lambda: agent_store.agent_bundle(bundle.agent.id))
     assert after.blocks[0].value == "Grace"
     assert "Grace" in (await state_of(ready, bundle.agent.id))[1]
-    failed = await run_tool_of_agent(ready, None, bundle.agent.id, "memory_replace", args)  # type: ignore[arg-type]
+    failed = await run_tool_of_agent(ready, None, None, bundle.agent.id, "memory_replace", args)  # type: ignore[arg-type]
     assert (failed.status, failed.value) == ("error", None) and failed.stderr
     with pytest.raises(Invalid, match="args"):
-        await run_tool_of_agent(ready, None, bundle.agent.id, "memory_replace", {})  # type: ignore[arg-type]
+        await run_tool_of_agent(ready, None, None, bundle.agent.id, "memory_replace", {})  # type: ignore[arg-type]

@@ -9,9 +9,11 @@ import httpx
 import pytest
 
 from perdure.agents.builtin_tools import ensure_builtin_tools
+from perdure.agents.providers import Providers
 from perdure.api.app import create_app
 from perdure.api.services import Services
 from perdure.config import Settings
+from perdure.core.vault import Vault
 from perdure.providers.embeddings import Embeddings
 from perdure.providers.web import Web
 from perdure.runs.search import Searcher
@@ -25,6 +27,7 @@ Connect = Callable[..., httpx.AsyncClient]
 async def connect(store: SqliteStore, tmp_path: Path) -> AsyncIterator[Connect]:
     """Makes clients of an application with these settings."""
     await ensure_builtin_tools(store)
+    vault = Vault([bytes(32)])
     opened: list[httpx.AsyncClient] = []
 
     def make(*, routes: Any = (), headers: dict[str, str] | None = None, **settings: Any) -> httpx.AsyncClient:
@@ -40,6 +43,8 @@ async def connect(store: SqliteStore, tmp_path: Path) -> AsyncIterator[Connect]:
             metrics=bytes,
             embeddings=Embeddings(registry),
             search=Searcher(store),
+            vault=vault,
+            providers=Providers(store, registry, vault),
         )
         app = create_app(parts, extra_routes=routes)
         client = httpx.AsyncClient(

@@ -166,7 +166,7 @@ async def test_the_openapi_document_hangs_together(http: httpx.AsyncClient) -> N
     assert answer["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/AgentState"}
 
 
-@pytest.mark.parametrize("path", ["folders", "identities", "mcp-servers", "jobs", "sources", "providers"])
+@pytest.mark.parametrize("path", ["folders", "identities", "mcp-servers", "jobs", "sources"])
 async def test_resources_there_are_none_of_list_as_empty(http: httpx.AsyncClient, path: str) -> None:
     answer = await http.get(f"/v1/{path}/")
     assert (answer.status_code, answer.json()) == (200, [])

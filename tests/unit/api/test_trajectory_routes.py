@@ -62,6 +62,8 @@ def client(store: SqliteStore, tmp_path: Path) -> httpx.AsyncClient:
         metrics=bytes,
         embeddings=cast(Any, None),
         search=Searcher(store),
+        vault=cast(Any, None),
+        providers=cast(Any, None),
     )
     app = create_app(parts, extra_routes=[*routes, *messages.routes])
     return httpx.AsyncClient(transport=httpx.ASGITransport(cast(Any, app)), base_url="http://test")
