@@ -5,7 +5,7 @@ Exit status of `verify`: 0 all holds, 1 something does not, 2 the file (or the e
 
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -123,7 +123,7 @@ def _from_database(file: Path, target: str, format_name: str) -> bytes:
 
 @app.command("verify")
 def verify_trajectory(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="An export.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An export, of any format.")],
     engine: Annotated[
         str | None,
         typer.Option(metavar="URL", help="Recompute logprobs by this llama.cpp or SGLang server.", show_default=False),
@@ -150,11 +150,15 @@ def verify_trajectory(
             show_default=False,
         ),
     ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A traj/1 export: this file must train the very same.", show_default=False),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Check every invariant an export can be held to, and name the first bad token."""
     try:
-        report = _verified(file, engine, server, tokenizer, tolerance)
+        report = _verified(file, engine, server, tokenizer, tolerance, against)
     except OSError as error:
         _stop(f"{file} cannot be read: {error.strerror}.", as_json)
     except AgentError as error:
@@ -175,20 +179,29 @@ def _stop(message: str, as_json: bool) -> NoReturn:
 
 
 def _verified(
-    file: Path, engine: str | None, server: str | None, place: Path | None, tolerance: float | None
+    file: Path,
+    engine: str | None,
+    server: str | None,
+    place: Path | None,
+    tolerance: float | None,
+    against: Path | None,
 ) -> "Report":
-    from perdure.tokens.export import load_jsonl
-    from perdure.tokens.verify import verify
+    from perdure.rollouts.export.verify import verify_any
 
     if engine is not None and server is not None:
         raise ClientError("give --engine or --server, not both.")
     data = file.read_bytes()
-    rollouts = load_jsonl(data)
     tokenizer = _tokenizer(place) if place is not None else None
     recomputing = engine or server
     shown = progress(f"Recomputing logprobs by {recomputing}") if recomputing else nullcontext()
-    with shown, _scorer(engine, server, rollouts) as score:
-        return verify(rollouts, tokenizer=tokenizer, score=score, tolerance=tolerance, source=data)
+    with shown, ExitStack() as stack:
+        return verify_any(
+            data,
+            tokenizer=tokenizer,
+            scorer=(lambda records: stack.enter_context(_scorer(engine, server, records))) if recomputing else None,
+            tolerance=tolerance,
+            against=against.read_bytes() if against is not None else None,
+        )
 
 
 @contextmanager
@@ -198,12 +211,11 @@ def _scorer(engine: str | None, server: str | None, rollouts: list[dict[str, Any
 
         with engine_score(engine, rollouts) as score:
             yield score
-    elif server is not None:
+    else:
         from perdure.cli.scoring import server_score
 
+        assert server is not None
         yield server_score(server)
-    else:
-        yield None
 
 
 def _tokenizer(place: Path) -> "Tokenizer":

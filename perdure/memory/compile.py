@@ -77,6 +77,11 @@ def same_but_for_time(old: str, new: str) -> bool:
     return old == new or _timeless(old) == _timeless(new)
 
 
+def same_for_copies(text: str, agent_id: str) -> str:
+    """A compiled text without what differs between copies of an agent: its own id, the time, the count of messages."""
+    return _timeless(text).replace(agent_id, "")
+
+
 def render_blocks(blocks: Iterable[Block], *, line_numbers: bool = False) -> str:
     rendered = "\n\n".join(_block(block, line_numbers) for block in blocks)
     if not rendered:

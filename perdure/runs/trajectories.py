@@ -15,6 +15,7 @@ from perdure.core.errors import Invalid, NotFound
 from perdure.core.messages import Message
 from perdure.core.rollouts import RewardGiven, Task
 from perdure.core.tokens import Segment, TokenCall
+from perdure.memory.compile import same_for_copies
 from perdure.store import agents, conversations, ledger, message_reads
 from perdure.store import rollouts as rollout_store
 from perdure.store.base import Query, Store, Tx
@@ -125,15 +126,15 @@ def _ledger(conversation_id: str, run_id: str | None) -> Tx[Ledger]:
     said = yield from message_reads.list_messages(conversation_id=conversation_id, limit=None)
     if run_id is not None:
         run = yield from run_by_id(run_id)
-        given = yield from _given(conversation_id, run_id, said)
+        given = yield from _given(conversation_id, run_id, said, segments)
         return segments, calls, said, status_of(run.status, run.stop_reason), run.stop_reason, given
     rows = yield Query("newest_run_of_conversation", {"conversation_id": conversation_id})
     status, reason = rows[0] if rows else ("completed", None)
-    given = yield from _given(conversation_id, None, said)
+    given = yield from _given(conversation_id, None, said, segments)
     return segments, calls, said, status_of(status, reason), reason, given
 
 
-def _given(conversation_id: str, run_id: str | None, said: list[Message]) -> Tx[Given]:
+def _given(conversation_id: str, run_id: str | None, said: list[Message], segments: list[Segment]) -> Tx[Given]:
     """Whose attempt it was, and its rewards: those that were given, then what people said of steps and of tool calls.
 
     A person's signal has a weight of its own only where a trainer gives it one: it is 0 here.
@@ -182,7 +183,20 @@ def _given(conversation_id: str, run_id: str | None, said: list[Message]) -> Tx[
         group_size=job.spec.group_size,
         task={"id": task.id, "hash": task_hash(task), "metadata": task.metadata},
         rewards=tuple(rewards),
+        system_text=_system_text(said, segments),
     )
+
+
+def _system_text(said: list[Message], segments: list[Segment]) -> str | None:
+    """The compiled prompt that the first segment was rendered with; None once it was written anew."""
+    if not segments or segments[0].system_sha256 is None:
+        return None
+    texts = (message.text for message in said if message.role == "system")
+    wanted = segments[0].system_sha256
+    found = next(
+        (text for text in texts if hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest() == wanted), None
+    )
+    return None if found is None else same_for_copies(found, segments[0].agent_id)
 
 
 def task_hash(task: Task) -> str:

@@ -37,7 +37,11 @@ from perdure.tokens.seal import seal
 
 
 class Given(Struct, frozen=True, kw_only=True):
-    """What is known of a rollout beside its tokens: whose attempt at what it was, and how it was scored."""
+    """What is known of a rollout beside its tokens: whose attempt at what it was, and how it was scored.
+
+    `system_text`: of an attempt, the prompt it began with, without what differs between copies of one agent; None if it is not
+    stored any more.
+    """
 
     rollout_id: str | None = None
     group_id: str | None = None
@@ -45,6 +49,7 @@ class Given(Struct, frozen=True, kw_only=True):
     group_size: int | None = None
     task: dict[str, Any] | None = None
     rewards: tuple[Reward, ...] = ()
+    system_text: str | None = None
 
 
 def rollouts_of(
@@ -140,7 +145,7 @@ class _Builder:
             rewards=list(given.rewards),
             reward=sum(each.value * each.weight for each in given.rewards) if given.rewards else None,
             agent_id=first.agent_id,
-            agent_snapshot_sha256=_snapshot(first),
+            agent_snapshot_sha256=_snapshot(first, given),
             conversation_id=first.conversation_id,
             run_ids=runs,
             started_at=own[0].t_queue,
@@ -341,9 +346,14 @@ def _model(segment: Segment) -> Model:
     return Model(handle=segment.model_handle, path=segment.model_name)
 
 
-def _snapshot(first: Segment) -> str:
-    """What the agent was when the record begins: its compiled prompt (memory included), tools, model and settings."""
-    state = [first.system_sha256, first.tools_sha256, first.model_handle, first.settings]
+def _snapshot(first: Segment, given: Given) -> str | None:
+    """What the agent was when the record begins: its compiled prompt (memory included), tools, model and settings.
+
+    The same for all copies of one state. None for an attempt whose first prompt's text is gone.
+    """
+    if given.group_id is not None and given.system_text is None:
+        return None
+    state = [given.system_text or first.system_sha256, first.tools_sha256, first.model_handle, first.settings]
     return hashlib.sha256(msgspec.json.encode(state, order="sorted")).hexdigest()
 
 

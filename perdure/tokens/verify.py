@@ -11,6 +11,7 @@ from perdure.tokens.export import encode_line, first_difference, load_jsonl, loc
 from perdure.tokens.record import Rollout
 from perdure.tokens.verify_calls import check_calls
 from perdure.tokens.verify_damage import check_digests, check_lengths, check_seal, check_values, place_of, shaped
+from perdure.tokens.verify_groups import check_groups
 from perdure.tokens.verify_logprobs import Differences, Score, judge, rescore
 from perdure.tokens.verify_report import Findings, Report
 from perdure.tokens.verify_structure import check_structure
@@ -30,6 +31,7 @@ def verify(
     report = Report()
     differences = Differences()
     lines = source.split(b"\n") if source is not None else None
+    readable: list[tuple[int, Rollout]] = []
     for number, record in enumerate(rollouts, 1):
         report.rollouts += 1
         found = Findings(report, number, str(record.get("rollout_id", "")))
@@ -40,6 +42,7 @@ def verify(
         if rollout is None:
             check_seal(record, found)
             continue
+        readable.append((number, rollout))
         _count(rollout, report)
         _check_one(rollout, record, found, tokenizer)
         if score is not None and report.violation_count:
@@ -53,6 +56,7 @@ def verify(
     if score is not None and report.logprobs is None and not report.violation_count:
         report.notes.append("L5: the engine was given, and no call's logprobs can be compared with it.")
     _check_ids(rollouts, report)
+    check_groups(readable, report)
     return report
 
 

@@ -29,6 +29,7 @@ def check_calls(rollout: Rollout, found: Findings, tokenizer: Tokenizer | None) 
         _check_logprobs(call, found)
         _check_finish(rollout, call, found)
         _check_bridge(call, segment, found)
+        _check_greedy(call, segment, found)
     for segment in rollout.segments:
         _check_vocabulary(rollout, segment, found, tokenizer)
     check_rewards(rollout, found)
@@ -110,6 +111,18 @@ def _check_bridge(call: Call, segment: SegmentRecord, found: Findings) -> None:
         found.expect("S4", inside and masked, message, segment=segment.index, call_id=call.call_id)
 
 
+def _check_greedy(call: Call, segment: SegmentRecord, found: Findings) -> None:
+    """L6, where the record has the likeliest ids: the sampled one has none above it."""
+    if segment.top_logprobs is None or segment.top_ids is None or call.sampling.get("temperature") != 0:
+        return
+    found.looked("L6", call.length)
+    for at in range(call.start, min(call.start + call.length, len(segment.top_logprobs), len(segment.token_ids))):
+        top, own = segment.top_logprobs[at], segment.logprobs[at]
+        if top and own is not None and max(top) > own:
+            message = f"was sampled at temperature 0 with logprob {own}; another id had {max(top)}"
+            found.bad("L6", message, segment=segment.index, position=at, call_id=call.call_id)
+
+
 def _check_vocabulary(rollout: Rollout, segment: SegmentRecord, found: Findings, tokenizer: Tokenizer | None) -> None:
     """S1, S2."""
     info = segment.tokenizer or rollout.tokenizer
@@ -138,11 +151,22 @@ def _named(info: TokenizerInfo) -> str:
 
 
 def check_rewards(rollout: Rollout, found: Findings) -> None:
+    """G3, G4. A call is named by its own id, its step's or that of a tool call it made."""
+    made = {tool_call[0] for message in rollout.messages for tool_call in message.tool_calls}
+    made |= {str(piece.get("id")) for call in rollout.calls for piece in call.parse.get("tool_calls") or ()}
     targets = {
         "segment": {segment.segment_id for segment in rollout.segments},
-        "call": {call.call_id for call in rollout.calls},
+        "call": {name for call in rollout.calls for name in (call.call_id, call.step_id)} | made,
+    }
+    own = {
+        name
+        for call in rollout.calls
+        if call.trainable
+        for name in (call.call_id, call.step_id, call.run_id, call.assistant_message_id)
     }
     for reward in rollout.rewards:
+        message = f"reward {reward.name} was given by {reward.source}, which this rollout trains"
+        found.expect("G4", reward.source is None or reward.source not in own, message)
         known = targets.get(reward.scope)
         message = f"reward {reward.name} is for {reward.scope} {reward.target_id}, which is not in the record"
         found.expect("G3", known is None or reward.target_id in known, message)

@@ -118,10 +118,12 @@ def test_groups_are_run_from_the_agents_own_state_and_leave_it_alone(
 
     data = lines(rollout_server, f"job_id={job['id']}")
     report = verify_bytes(data)
-    assert report.ok, report.problems
+    assert report.ok, report.violations
     records = [json.loads(line) for line in data.splitlines()]
     assert [record["rollout_id"] for record in records] == [r["id"] for r in job["rollouts"]]
     assert {record["group_size"] for record in records} == {2}
+    assert len({record["agent_snapshot_sha256"] for record in records}) == 1
+    assert report.checked["G1"] and report.checked["G2"]
     assert records[0]["task"]["id"] == "tea"
     assert [(r["name"], r["value"], r["weight"]) for r in records[0]["rewards"]] == [
         ("words", 5.0, 0.5),
@@ -148,6 +150,7 @@ def test_a_reward_may_be_given_days_later(rollout_server: ServerProcess, engine_
         ("feedback", -1.0, 0.0, step_id),
     ]
     assert record["reward"] == 1.0
+    assert verify_bytes(lines(rollout_server, f"agent_id={agent.id}")).violations == []
     status, error = ask(rollout_server, "POST", "/v1/rewards", {"name": "x", "value": 1.0})
     assert status == 422 and "exactly one of" in json.dumps(error)
     status, _ = ask(rollout_server, "POST", "/v1/rewards", {"name": "x", "value": 1.0, "run_id": "run-none"})
@@ -177,7 +180,7 @@ def test_a_job_goes_on_after_the_server_died(rollout_server: ServerProcess, engi
     assert job["counts"] == {"completed": 12}, job
     assert all(len(set(r["run_ids"])) == 2 and r["reward"] == 2.0 for r in job["rollouts"])
     report = verify_bytes(lines(rollout_server, f"job_id={job['id']}"))
-    assert report.ok, report.problems
+    assert report.ok, report.violations
 
 
 def test_a_reward_that_fails_is_an_error_and_never_a_zero(

@@ -89,10 +89,27 @@ def read(row: Row) -> list[Sample]:
     ]
 
 
+def whole(rows: list[Row]) -> list[tuple[int, str, str]]:
+    """Each prompt begins with the whole sequence of the call it names as its parent."""
+    wrong: list[tuple[int, str, str]] = []
+    made = {row["model_call_id"]: row["prompt_token_ids"] + row["generation_token_ids"] for row in rows}
+    for number, row in enumerate(rows, 1):
+        parent = row.get("parent_call_id")
+        if parent is None:
+            continue
+        before = made.get(parent)
+        if before is None:
+            wrong.append((number, "P4", f"its parent {parent} is not in the file"))
+        elif row["prompt_token_ids"][: len(before)] != before:
+            wrong.append((number, "P4", f"its prompt does not begin with the ids of its parent {parent}"))
+    return wrong
+
+
 SHAPE = Shape(
     name="nemo-gym",
     about="NeMo Gym TokenEntry, one a call",
     rows=rows,
     read=read,
     keys=frozenset({"prompt_token_ids", "generation_token_ids", "generation_log_probs", "model_call_id"}),
+    whole=whole,
 )

@@ -132,12 +132,14 @@ def load_parquet(data: bytes) -> list[dict[str, Any]]:
         told = footer.get(b"schema")
         if told != SCHEMA.encode():
             raise Unreadable(f"The Parquet file's schema is {told!r}; this reads {SCHEMA!r}.")
+        if lost := sorted(set(_schema(arrow).names) - set(file.schema_arrow.names)):
+            raise Unreadable(f"The Parquet file has no column {lost[0]}.")
         digests: dict[str, str] = json.loads(footer[b"digests"])
         rows = file.read().to_pylist()
-    except (arrow.ArrowException, OSError, KeyError, ValueError) as error:
+    except (arrow.ArrowException, OSError, KeyError, ValueError, OverflowError) as error:
         raise Unreadable(f"The file is no Parquet export, or damaged: {error}") from error
     records = _records(rows)
-    found = {record["rollout_id"]: record["record_sha256"] for record in records}
+    found = {str(record.get("rollout_id")): record.get("record_sha256") for record in records}
     if found != digests:
         missing = sorted(set(digests) ^ set(found)) or [name for name in digests if digests[name] != found[name]]
         raise Unreadable(f"The footer's digests are not those of the rollouts in the file: {', '.join(missing[:3])}")
@@ -151,24 +153,29 @@ def _records(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             if row["rollout"] is not None:
                 records.append({**_decode(row["rollout"]), "segments": []})
             segment = _decode(row["segment"])
-            if not records or records[-1]["rollout_id"] != row["rollout_id"]:
-                raise Unreadable(f"Row {number} is a segment of {row['rollout_id']}, whose first row is missing.")
-        except (msgspec.DecodeError, TypeError, KeyError) as error:
+            whole = segment.keys() >= {*PLAIN, *ARRAYS}
+        except (msgspec.DecodeError, TypeError, AttributeError) as error:
             raise Unreadable(f"Row {number}: {error}") from error
+        if not whole:
+            raise Unreadable(f"Row {number}: its segment lacks fields.")
+        if not records or records[-1].get("rollout_id") != row["rollout_id"]:
+            raise Unreadable(f"Row {number} is a segment of {row['rollout_id']}, whose first row is missing.")
         told = [name for name in PLAIN if segment.get(name) != row[name]]
         if told:
             raise Unreadable(f"Row {number}: the columns {', '.join(told)} are not what its segment says.")
         records[-1]["segments"].append({**segment, **{name: row[name] for name in ARRAYS}})
     for record in records:
-        for call in record["calls"]:
-            _give_back(record, call)
+        try:
+            for call in record["calls"]:
+                _give_back(record, call)
+        except (KeyError, TypeError, IndexError) as error:
+            raise Unreadable(f"{record.get('rollout_id')}: a call is damaged: {error!r}") from error
     return records
 
 
 def _give_back(record: dict[str, Any], call: dict[str, Any]) -> None:
-    segment = record["segments"][call["segment_index"]] if call["segment_index"] < len(record["segments"]) else None
+    segment = record["segments"][call["segment_index"]]
     begin, end = call["start"], call["start"] + call["length"]
     digest = call.pop("digest")
-    call["token_ids"] = segment["token_ids"][begin:end] if segment is not None else []
-    call["logprobs"] = segment["logprobs"][begin:end] if segment is not None else []
+    call |= {name: segment[name][begin:end] for name in ("token_ids", "logprobs")}
     call["digest"] = digest

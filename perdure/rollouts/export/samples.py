@@ -37,7 +37,8 @@ class Sample(Struct, frozen=True, kw_only=True):
 class Shape(Struct, frozen=True, kw_only=True):
     """`rows`: a record in this shape, one a line. `read`: a row's samples; NotThisShape says what it lacks.
 
-    `keys`: fields that every row of the shape has and that tell it from the others.
+    `keys`: fields that every row of the shape has and that tell it from the others. `whole`: what is wrong between the rows of
+    a file, as (row, counted from 1, invariant, message).
     """
 
     name: str
@@ -45,6 +46,7 @@ class Shape(Struct, frozen=True, kw_only=True):
     rows: Callable[[Rollout], list[Row]]
     read: Callable[[Row], list[Sample]]
     keys: frozenset[str]
+    whole: Callable[[list[Row]], list[tuple[int, str, str]]] | None = None
 
 
 class Split(Struct, frozen=True):

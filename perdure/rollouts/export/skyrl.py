@@ -59,10 +59,34 @@ def read(row: Row) -> list[Sample]:
     ]
 
 
+def whole(rows: list[Row]) -> list[tuple[int, str, str]]:
+    """A trajectory's rows stand together and end with their last step."""
+    wrong: list[tuple[int, str, str]] = []
+    seen: set[tuple[str, int]] = set()
+    for number, row in enumerate(rows, 1):
+        own = _trajectory(row)
+        following = _trajectory(rows[number]) if number < len(rows) else None
+        if own in seen:
+            wrong.append((number, "T2", f"the rows of trajectory {own[0]}_{own[1]} do not stand together"))
+        if row["is_last_step"] != (own != following):
+            message = "is_last_step is true and more of its trajectory follows"
+            if not row["is_last_step"]:
+                message = "is the last of its trajectory and is_last_step is false"
+            wrong.append((number, "T2", message))
+        if own != following:
+            seen.add(own)
+    return wrong
+
+
+def _trajectory(row: Row) -> tuple[str, int]:
+    return row["trajectory_ids"]["instance_id"], row["trajectory_ids"]["repetition_id"]
+
+
 SHAPE = Shape(
     name="skyrl",
     about="SkyRL step-wise GeneratorOutput, one row a call",
     rows=rows,
     read=read,
     keys=frozenset({"prompt_token_ids", "response_ids", "loss_masks", "rollout_logprobs", "is_last_step"}),
+    whole=whole,
 )

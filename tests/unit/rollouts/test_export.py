@@ -32,6 +32,7 @@ GIVEN = Given(
     group_size=8,
     task={"id": "sums", "hash": "ab", "metadata": {"env_name": "arithmetic"}},
     rewards=(Reward(name="judge", value=1.5, weight=0.5), Reward(name="judge", value=1.0)),
+    system_text="Be brief.",
 )
 
 

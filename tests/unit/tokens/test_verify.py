@@ -283,6 +283,21 @@ def orphan_reward(record: Record) -> None:
     record["reward"] = 1.0
 
 
+def own_judge(record: Record) -> None:
+    call = record["calls"][0]
+    record["rewards"] = [{"name": "judge", "value": 1.0, "source": call["run_id"]}]
+    record["reward"] = 1.0
+
+
+def greedy_but_not_the_likeliest(record: Record) -> None:
+    segment, at = sampled(record, 2, 1)
+    size = len(segment["token_ids"])
+    record["calls"][2]["sampling"] = {"temperature": 0}
+    segment["top_ids"] = [[1]] * size
+    segment["top_logprobs"] = [[-100.0]] * size
+    segment["top_logprobs"][at] = [segment["logprobs"][at] + 0.001]
+
+
 def other_text(record: Record) -> None:
     segment, at = sampled(record, 2, 0)
     segment["token_ids"][at] = record["calls"][2]["token_ids"][0] = ord("N")
@@ -337,6 +352,8 @@ RESEALED: dict[str, tuple[Callable[[Record], None], str]] = {
     "message other than was rendered": (lambda r: r["messages"][1].__setitem__("text", "What is g?"), "X4"),
     "reward that does not add up": (wrong_reward, "G3"),
     "reward for nobody": (orphan_reward, "G3"),
+    "reward by a run that is trained": (own_judge, "G4"),
+    "greedy call that did not take the likeliest id": (greedy_but_not_the_likeliest, "L6"),
     "another tokenizer": (lambda r: r["tokenizer"].__setitem__("sha256", "ef" * 32), "S2"),
     "incomplete yet trained": (lambda r: r.__setitem__("status", "incomplete"), "D2"),
 }
