@@ -56,14 +56,19 @@ def code_of(vector: Sequence[float]) -> bytes:
 
 
 class SignIndex:
-    """Implements `Vectors` on SQLite. `use_numpy`: None takes it where it is installed; the answers are the same."""
+    """Implements `Vectors` on SQLite. `use_numpy`: None takes it where it is installed; the answers are the same.
+
+    numpy is loaded by the first search, not by the start of a server that may never be asked for one.
+    """
 
     def __init__(self, *, use_numpy: bool | None = None) -> None:
-        numpy = _has_numpy() if use_numpy is None else use_numpy
-        self._make = _NumpyCodes if numpy else _PlainCodes
-        self._similarities = _similarities_by_numpy if numpy else _similarities
+        self._use_numpy = use_numpy
         self._scopes: OrderedDict[str, _Scope] = OrderedDict()
         self._lock = threading.Lock()
+
+    @property
+    def _numpy(self) -> bool:
+        return _has_numpy() if self._use_numpy is None else self._use_numpy
 
     def put(self, scope: str, vectors: Sequence[tuple[int, Vector]]) -> Tx[None]:
         yield Many(
@@ -98,7 +103,7 @@ class SignIndex:
         """The scope's codes, with those that came since the last look."""
         kept = self._scopes.get(scope)
         if kept is None or kept.codes.width != width:
-            kept = self._scopes[scope] = _Scope(self._make(width))
+            kept = self._scopes[scope] = _Scope(_NumpyCodes(width) if self._numpy else _PlainCodes(width))
         self._scopes.move_to_end(scope)
         kept.add((yield Query("new_codes", {"scope": scope, "seen": kept.last_seq})))
         while len(self._scopes) > 1 and sum(len(each.seqs) for each in self._scopes.values()) > KEPT_CODES:
@@ -113,7 +118,8 @@ class SignIndex:
 
     def _ranked(self, rows: Sequence[Row], query: Vector, limit: int) -> list[Near]:
         comparable = [row for row in rows if len(row[1]) == 4 * len(query)]
-        similarities = self._similarities(query, [row[1] for row in comparable])
+        compare = _similarities_by_numpy if self._numpy else _similarities
+        similarities = compare(query, [row[1] for row in comparable])
         near = [Near(row[0], similarity) for row, similarity in zip(comparable, similarities, strict=True)]
         near.sort(key=lambda each: (-each.similarity, each.pos))
         return near[:limit]
