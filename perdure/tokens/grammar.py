@@ -51,7 +51,9 @@ def answer_grammar(
     """
     form = _form(response_format)
     if form is None or tool_choice not in ("auto", "none") or dialect.tool_format == "harmony" or keeps == "none":
-        return tool_grammar(engine, dialect, tools, tool_choice, parallel=parallel, reasoning_open=reasoning_open)
+        return tool_grammar(
+            engine, dialect, tools, tool_choice, parallel=parallel, reasoning_open=reasoning_open, keeps=keeps
+        )
     callable_tools = tools if tool_choice == "auto" else ()
     thinks = reasoning_open or (may_think and _thinks(dialect))
     if thinks and (dialect.reasoning_open, dialect.reasoning_close) != THINK_TAGS:
@@ -87,15 +89,18 @@ def tool_grammar(
     *,
     parallel: bool,
     reasoning_open: bool,
+    keeps: Grammars = "any",
 ) -> dict[str, Any] | None:
     """The grammar of one call to an engine, or None where none is wanted or the engine cannot keep it exactly.
 
-    Only llama.cpp matches special tokens by their text. Other engines' grammars would spell `<tool_call>` out in ordinary
-    tokens, which is not how these models write it, so there a required tool is asked for and not forced. So it is for calls
-    with tagged text and gpt-oss's channels.
+    llama.cpp matches special tokens by their text and may hold calls to their form once one begins. The other engines match text
+    that is no special token, from the first token on: there only a call that must come is forced, where it is written so.
+    Nowhere so for calls with tagged text and gpt-oss's channels.
     """
     written = dialect.tool_format
-    if engine != "llamacpp" or not tools or tool_choice == "none" or written not in _FRAMES:
+    if not tools or tool_choice == "none" or written not in _FRAMES:
+        return None
+    if engine != "llamacpp" and not _forces(dialect, tool_choice, keeps):
         return None
     if tool_choice == "auto":
         if not (trigger := _FRAMES[written].trigger):
@@ -110,6 +115,13 @@ def tool_grammar(
     thinks = _thinks(dialect) and dialect.reasoning_open == THINK_TAGS[0]
     thought = "open" if reasoning_open else "may" if thinks else ""
     return {"kind": "gbnf", "grammar": gbnf(named, parallel=parallel, thought=thought, written=written)}
+
+
+def _forces(dialect: OutputDialect, tool_choice: str, keeps: Grammars) -> bool:
+    """Whether xgrammar can be given the form of the calls: in Qwen's tokenizers `<tool_call>` is a token, but no special one."""
+    if tool_choice == "auto" or keeps != "any" or dialect.tool_format not in ("hermes_json", "llama3_json"):
+        return False
+    return not _thinks(dialect) or (dialect.reasoning_open, dialect.reasoning_close) == THINK_TAGS
 
 
 def gbnf(

@@ -20,6 +20,7 @@ SCHEMA = {
 FORM: dict[str, Any] = {"type": "json_schema", "json_schema": {"name": "forecast", "schema": SCHEMA}}
 FITTING = [f'{{"sure":{sure},"weather":"{kind}"}}' for sure, kind in product(("true", "false"), ("sun", "rain"))]
 PING = ToolSpec("ping", "Answers.", {"type": "object", "properties": {}})
+OTHER = ToolSpec("other", "Does something else.", {"type": "object", "properties": {}})
 SPELT_CALLS = re.compile(r'(<tool_call>\n\{"name": "ping", "arguments": \{\s*\}\}\n</tool_call>\n?)+')
 
 
@@ -32,6 +33,23 @@ async def answers_have_their_form(model: Model, tools: list[ToolSpec], *, tries:
         asked = prompt([message("user", f"How is the weather? {seed}")], tools=tools, settings=settings)
         done, _ = await call(model, asked)
         _check(done, tools)
+
+
+# what every model that was taught calls prefers to their letters: the tokens <tool_call> and </tool_call> of Qwen3
+TAUGHT = {"151657": 100.0, "151658": 100.0}
+
+
+async def calls_are_forced(model: Model, *, tries: int = 4) -> None:
+    """`model` has the bias `TAUGHT`, and knows nothing else of calls."""
+    for seed in range(tries):
+        settings = ModelSettings(temperature=1.0, seed=seed, max_output_tokens=120, enable_thinking=False)
+        asked = [message("user", f"Ping? {seed}")]
+        done, _ = await call(
+            model,
+            prompt(asked, tools=[PING, OTHER], tool_choice="ping", parallel_tool_calls=False, settings=settings),
+        )
+        assert [made.name for made in done.tool_calls] == ["ping"], done
+        assert not done.content and not done.unparsed
 
 
 def _check(done: ModelDone, tools: list[ToolSpec]) -> None:

@@ -22,7 +22,7 @@ from perdure.providers.registry import Registry, providers_from_env
 from perdure.providers.sglang import SGLang
 from perdure.providers.token_exact import TokenExactModel
 from tests.doubles.dialogue import LOOK, Dialogue
-from tests.engines.forms import PING, answers_have_their_form
+from tests.engines.forms import PING, TAUGHT, answers_have_their_form, calls_are_forced
 
 pytestmark = pytest.mark.engine
 
@@ -149,6 +149,19 @@ async def test_an_answer_has_the_wanted_form_or_calls_a_tool(
     path = (await registry.list_models())[0].name
     resolved = await registry.resolve(f"sglang/{path}", require_exact=True)
     await answers_have_their_form(resolved.model, tools)
+
+
+async def test_a_tool_that_must_be_called_is(http: Http, sglang_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fields = SGLang.fields
+
+    def biased(self: SGLang, request: TokenRequest, rid: str) -> dict[str, Any]:
+        made = fields(self, request, rid)
+        return made | {"sampling_params": made["sampling_params"] | {"logit_bias": TAUGHT}}
+
+    monkeypatch.setattr(SGLang, "fields", biased)
+    registry = Registry(providers_from_env({"SGLANG_BASE_URL": sglang_url}), http=http)
+    path = (await registry.list_models())[0].name
+    await calls_are_forced((await registry.resolve(f"sglang/{path}", require_exact=True)).model)
 
 
 async def test_an_id_outside_the_vocabulary_is_never_sent(engine: SGLang) -> None:

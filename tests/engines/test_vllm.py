@@ -12,13 +12,14 @@ from perdure.core.agents import ModelSettings
 from perdure.core.errors import ProviderError
 from perdure.core.model import ToolSpec
 from perdure.core.tokens import VersionSpan
+from perdure.providers import vllm
 from perdure.providers.base import TokenBatch, TokenDone, TokenRequest
 from perdure.providers.http import Endpoint, Http
 from perdure.providers.registry import Registry, providers_from_env
 from perdure.providers.token_exact import TokenExactModel
 from perdure.providers.vllm import VLLM
 from tests.doubles.dialogue import LOOK, Dialogue
-from tests.engines.forms import PING, answers_have_their_form
+from tests.engines.forms import PING, TAUGHT, answers_have_their_form, calls_are_forced
 
 pytestmark = pytest.mark.engine
 
@@ -99,6 +100,13 @@ async def test_an_answer_has_the_wanted_form_or_calls_a_tool(http: Http, vllm_ur
     registry = Registry(providers_from_env({"VLLM_BASE_URL": f"{vllm_url}/v1"}), http=http)
     resolved = await registry.resolve(f"vllm/{MODEL}", require_exact=True)
     await answers_have_their_form(resolved.model, tools)
+
+
+async def test_a_tool_that_must_be_called_is(http: Http, vllm_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sampling = vllm._sampling
+    monkeypatch.setattr(vllm, "_sampling", lambda request: sampling(request) | {"logit_bias": TAUGHT})
+    registry = Registry(providers_from_env({"VLLM_BASE_URL": f"{vllm_url}/v1"}), http=http)
+    await calls_are_forced((await registry.resolve(f"vllm/{MODEL}", require_exact=True)).model)
 
 
 async def test_an_id_outside_the_vocabulary_is_never_sent(engine: VLLM) -> None:

@@ -316,7 +316,9 @@ async def test_grammars_go_to_the_engine_that_takes_them() -> None:
     for kind, choice, expected in (
         ("llamacpp", "auto", "gbnf_lazy"),
         ("llamacpp", "look", "gbnf"),
-        ("sglang", "look", None),
+        ("sglang", "auto", None),
+        ("sglang", "look", "gbnf"),
+        ("vllm", "required", "gbnf"),
     ):
         engine = engine_of("ok", kind=kind)
         done, _ = await call(model_of(engine, QWEN3), prompt([message("user", "Hi.")], tools=TOOLS, tool_choice=choice))

@@ -152,13 +152,19 @@ def test_thinking_may_come_first_where_the_model_thinks() -> None:
 def test_which_engine_and_choice_gets_what() -> None:
     def kind(engine: str, choice: str, **more: Any) -> str | None:
         dialect = more.pop("dialect", OutputDialect())
-        made = tool_grammar(engine, dialect, [TOOL], choice, parallel=True, reasoning_open=False)
+        made = tool_grammar(engine, dialect, [TOOL], choice, parallel=True, reasoning_open=False, **more)
         return made and made["kind"]
 
     assert kind("llamacpp", "auto") == "gbnf_lazy"
     assert kind("llamacpp", "required") == kind("llamacpp", "find") == "gbnf"
     assert kind("llamacpp", "none") is None
-    assert kind("sglang", "required") is kind("vllm", "auto") is None
+    assert kind("sglang", "required") == kind("vllm", "find") == "gbnf"
+    assert kind("sglang", "auto") is kind("vllm", "none") is None
+    assert kind("sglang", "required", keeps="schemas") is kind("vllm", "required", keeps="none") is None
+    other = OutputDialect(reasoning_open="[THINK]", reasoning_close="[/THINK]", marker_ids={"[THINK]": 1})
+    assert kind("sglang", "required", dialect=other) is None
+    assert kind("vllm", "find", dialect=OutputDialect(tool_format="llama3_json", reasoning_open=None)) == "gbnf"
+    assert kind("vllm", "find", dialect=OutputDialect(tool_format="mistral")) is None
     assert kind("llamacpp", "auto", dialect=OutputDialect(tool_format="none")) is None
     lazy = tool_grammar("llamacpp", OutputDialect(), [TOOL], "auto", parallel=True, reasoning_open=False)
     assert lazy is not None and lazy["triggers"] == ["<tool_call>"]
@@ -215,7 +221,9 @@ def test_where_no_grammar_can_be_written_or_wanted_there_is_none() -> None:
     other_tags = OutputDialect(reasoning_open="[THINK]", reasoning_close="[/THINK]", marker_ids={"[THINK]": 1})
     assert formed(dialect=other_tags, tools=[]) is None
     assert formed(response_format=None) is formed(response_format={"type": "text"}) is None
-    assert formed("required") is None
+    assert formed("required") == tool_grammar(
+        "sglang", OutputDialect(), [TOOL], "required", parallel=True, reasoning_open=False
+    )
     lazy = formed(engine="llamacpp", response_format=None)
     assert lazy is not None and lazy["kind"] == "gbnf_lazy"
 
