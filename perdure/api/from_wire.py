@@ -24,6 +24,7 @@ def _settings_of_llm_config(config: LLMConfig) -> dict[str, Any]:
             "parallel_tool_calls",
             "response_format",
             "strict",
+            "put_inner_thoughts_in_kwargs",
             "return_logprobs",
             "top_logprobs",
             "return_token_ids",

@@ -12,6 +12,7 @@ from msgspec import Struct
 from perdure.core.agents import Agent, ModelSettings
 from perdure.core.dialect import PARSER_NAMES
 from perdure.core.errors import Invalid
+from perdure.tools.executor import LEGACY_AGENT_TYPES
 from perdure.tools.json_schema import unsupported
 
 _PROVIDER_TYPES = """
@@ -45,6 +46,7 @@ class _Settings(Struct, kw_only=True):
     response_schema: dict[str, Any] | None = None
     thinking_config: dict[str, Any] | None = None
     strict: bool | None = None
+    put_inner_thoughts_in_kwargs: bool | None = None
     tool_call_parser: str | None = None
     return_logprobs: bool | None = None
     top_logprobs: int | None = None
@@ -68,6 +70,7 @@ _COPIED = (
     "wire_api",
     "response_format",
     "strict",
+    "put_inner_thoughts_in_kwargs",
     "tool_call_parser",
     "return_logprobs",
     "top_logprobs",
@@ -202,7 +205,8 @@ def llm_config(agent: Agent) -> dict[str, Any]:
         "provider_name": facts.get("provider_name") or provider,
         "provider_category": "base",
         "context_window": agent.context_window,
-        "put_inner_thoughts_in_kwargs": False,
+        "put_inner_thoughts_in_kwargs": agent.agent_type in LEGACY_AGENT_TYPES
+        and settings.put_inner_thoughts_in_kwargs is not False,
         "max_tokens": settings.max_output_tokens,
         "enable_reasoner": settings.enable_thinking is not False,
         "reasoning_effort": settings.reasoning_effort,

@@ -189,7 +189,7 @@ def model_json(info: ModelInfo) -> dict[str, Any]:
         "model_wrapper": None,
         "context_window": window,
         "max_context_window": window,
-        "put_inner_thoughts_in_kwargs": False,
+        "put_inner_thoughts_in_kwargs": True,
         "temperature": 1.0,
         "max_tokens": None,
         "enable_reasoner": True,

@@ -27,9 +27,9 @@ from perdure.core.events import (
     ToolsReturned,
     UsageReported,
 )
-from perdure.core.expand import expand
 from perdure.core.ids import part_otid
 from perdure.core.messages import Approval, ImagePart, Message, Part, TextPart, ToolCall, ToolReturn
+from perdure.loop.shown import SEND_MESSAGE, Speech, shown
 from perdure.memory.summary import framed, packed
 
 _encode = msgspec.json.Encoder().encode
@@ -75,16 +75,18 @@ def letta_messages(
     types: Sequence[str] | None = None,
     newest_first: bool = False,
     compaction: bool = False,
+    speech: Speech = SEND_MESSAGE,
 ) -> list[dict[str, Any]]:
     """Stored messages as a listing shows them. `newest_first` turns the messages round, never the parts of one.
 
-    `compaction`: as in `to_wire`; asking for summary messages by type is enough too.
+    `compaction`: as in `to_wire`; asking for summary messages by type is enough too. `speech`: how what older agents say is
+    told apart.
     """
     compaction = compaction or asks_for_compaction(types)
     found: list[dict[str, Any]] = []
     ordered = reversed(list(messages)) if newest_first else messages
     for message in ordered:
-        for event in expand(message):
+        for event in shown(message, speech):
             item = to_wire(event, message.run_id, sender_id=message.sender_id, name=message.name, compaction=compaction)
             if types is None or item["message_type"] in types:
                 found.append(item)

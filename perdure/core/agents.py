@@ -70,8 +70,9 @@ class Tool(Struct, frozen=True, kw_only=True):
 class ModelSettings(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How a model is called. None: the provider's own default, except where a profile says otherwise.
 
-    `wire_api`: which API to call it through, where its provider has several. `raw` keeps the caller's own settings object,
-    so that it comes back as it was sent.
+    `put_inner_thoughts_in_kwargs`: older agent types think in an argument of their calls (None: they do). `wire_api`: which API to
+    call it through, where its provider has several. `raw` keeps the caller's own settings object, so that it comes back as it
+    was sent.
     """
 
     temperature: float | None = None
@@ -93,6 +94,7 @@ class ModelSettings(Struct, frozen=True, kw_only=True, omit_defaults=True):
     thinking_budget: int | None = None
     response_format: dict[str, Any] | None = None
     strict: bool = False
+    put_inner_thoughts_in_kwargs: bool | None = None
     tool_call_parser: str | None = None
     return_logprobs: bool = False
     top_logprobs: int | None = None

@@ -35,7 +35,7 @@ def _said(message: Message, common: dict[str, Any]) -> Iterator[Said]:
     calls_at = len(message.content) if message.calls_at is None else message.calls_at
     index = 0
     for part in merged(message.content[:calls_at]):
-        yield _said_part(part, index, common)
+        yield said_part(part, index, common)
         index += 1
     if message.tool_calls:
         if message.role == "approval":
@@ -44,11 +44,11 @@ def _said(message: Message, common: dict[str, Any]) -> Iterator[Said]:
             yield Said(part=index, tool_calls=message.tool_calls, **common)
         index += 1
     for part in merged(message.content[calls_at:]):
-        yield _said_part(part, index, common)
+        yield said_part(part, index, common)
         index += 1
 
 
-def _said_part(part: Part, index: int, common: dict[str, Any]) -> Said:
+def said_part(part: Part, index: int, common: dict[str, Any]) -> Said:
     if isinstance(part, ReasoningPart):
         return Said(part=index, reasoning=part.text, native=part.native, signature=part.signature, **common)
     if isinstance(part, HiddenReasoningPart):

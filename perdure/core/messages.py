@@ -6,6 +6,7 @@ JSON text the model wrote.
 
 from typing import Literal
 
+import msgspec
 from msgspec import Struct
 
 Role = Literal["system", "user", "assistant", "tool", "approval", "summary"]
@@ -95,6 +96,13 @@ class Parked(Struct, frozen=True, kw_only=True, omit_defaults=True):
     calls_at: int | None = None
 
 
+class LegacyForm(Struct, frozen=True, omit_defaults=True):
+    """On what agents of the older types say and do: they speak by calling a tool. `thoughts`: the argument of the message's
+    call that holds the model's thinking and is none of the tool's own, where there is one."""
+
+    thoughts: str | None = None
+
+
 class CompactionStats(Struct, frozen=True, omit_defaults=True):
     trigger: str
     context_window: int
@@ -111,7 +119,7 @@ class Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
     `tool_returns`: returns of a tool message, or a client's own returns in an approval response.
     `calls_at`: before which of the content parts the tool calls came; None: after all of them.
     `hidden`: kept for the model and the record, not shown in listings.
-    `parked`: on approval requests only.
+    `parked`: on approval requests only. `legacy`: on messages of the older agent types only.
     `created_us`: microseconds since the epoch.
     """
 
@@ -137,8 +145,24 @@ class Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
     calls_at: int | None = None
     compaction: CompactionStats | None = None
     parked: Parked | None = None
+    legacy: LegacyForm | None = None
 
     @property
     def text(self) -> str:
         """The text parts, joined as they stand."""
         return "".join(part.text for part in self.content if isinstance(part, TextPart))
+
+    @property
+    def said(self) -> str:
+        """What others heard: the text, or of an older agent what it said by calling `send_message`."""
+        if self.legacy is None:
+            return self.text
+        return "".join(_said(call) for call in self.tool_calls if call.name == "send_message")
+
+
+def _said(call: ToolCall) -> str:
+    try:
+        message = msgspec.json.decode(call.arguments)["message"]
+    except (msgspec.DecodeError, KeyError, TypeError):
+        return ""  # the tool refused the call
+    return message if isinstance(message, str) else msgspec.json.encode(message).decode()

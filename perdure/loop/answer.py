@@ -126,6 +126,10 @@ class Answer:
             needs_approval=asking,
         )
 
+    def ended(self) -> Sequence[Event]:
+        """What the end of the answer means to a token stream."""
+        return ()
+
     def message(self, done: ModelDone, *, run_id: str, agent_id: str, conversation_id: str, model: str) -> Message:
         """The stored form. Hidden when the model said nothing at all (its tokens may still be on record).
 

@@ -22,7 +22,9 @@ from perdure.core.runs import Step, StopReason
 from perdure.loop import rules, structured
 from perdure.loop.answer import Answer
 from perdure.loop.endings import ending, note
+from perdure.loop.legacy_answer import LegacyAnswer
 from perdure.loop.parking import answered, called_before, park, resume, text_of, waiting_calls
+from perdure.loop.shown import shown
 from perdure.loop.turn import StepResult, Turn
 from perdure.loop.verdicts import verdicts_on
 
@@ -61,7 +63,7 @@ async def _step(turn: Turn) -> AsyncGenerator[Sequence[Event] | StepResult]:
     constraint = rules.allowed_tools(turn.agent.tool_rules, [spec.name for spec in turn.specs], turn.called)
     prompt = _prompt(turn, constraint, step_id, message_id)
     asks = turn.asks if constraint.all_tools else turn.asks & constraint.names
-    answer = Answer(message_id, step_id, started_us, deltas=turn.run.config.stream_tokens, asks=asks)
+    answer = _answer(turn, message_id, step_id, started_us, asks)
     done: ModelDone | None = None
     first_ns: int | None = None
     error: AgentError | None = None
@@ -75,6 +77,8 @@ async def _step(turn: Turn) -> AsyncGenerator[Sequence[Event] | StepResult]:
                     batch = batch[:-1]
                 if events := answer.take(batch):  # type: ignore[arg-type]
                     yield events
+        if last := answer.ended():
+            yield last
         if done is None:
             raise ProviderError(f"The model's answer ended early ({turn.model_handle}). Send the message again.")
     except AgentError as failure:
@@ -111,6 +115,15 @@ async def _step(turn: Turn) -> AsyncGenerator[Sequence[Event] | StepResult]:
     yield await finish_step(turn, clock, message, done, started_ns)
 
 
+def _answer(turn: Turn, message_id: str, step_id: str, at_us: int, asks: frozenset[str]) -> Answer:
+    deltas, legacy = turn.run.config.stream_tokens, turn.legacy
+    if legacy is None:
+        return Answer(message_id, step_id, at_us, deltas=deltas, asks=asks)
+    return LegacyAnswer(
+        message_id, step_id, at_us, deltas=deltas, asks=asks, speech=legacy.speech, form_of=legacy.form_of
+    )
+
+
 def _prompt(turn: Turn, constraint: rules.Allowed, step_id: str, message_id: str) -> Prompt:
     specs = turn.specs if constraint.all_tools else [spec for spec in turn.specs if spec.name in constraint.names]
     choice = "auto"
@@ -118,6 +131,8 @@ def _prompt(turn: Turn, constraint: rules.Allowed, step_id: str, message_id: str
         choice = "none"
     elif constraint.forced:
         choice = specs[0].name if len(specs) == 1 else "required"
+    elif turn.legacy is not None:
+        choice = "required"
     agent, config = turn.agent, turn.run.config
     return Prompt(
         model=turn.model_name,
@@ -161,7 +176,10 @@ async def finish_step(turn: Turn, clock: Step, message: Message, done: ModelDone
             calls, refused=verdicts.refused, prefilled=verdicts.prefilled, step_id=clock.id, keep={}
         )
         tools_ns = time.perf_counter_ns() - tools_started
-    stop, told = ending(turn, done, outcome, broken=verdicts.broken)
+    if turn.legacy is None:
+        stop, told = ending(turn, done, outcome, broken=verdicts.broken)
+    else:
+        stop, told = turn.legacy.ending(turn, done, calls, outcome, broken=verdicts.broken)
     messages = [message, *_after_answer(clock, message, outcome, told)]
     stop, correction, error = structured.verdict(turn, message, stop)
     if correction is not None:
@@ -214,7 +232,7 @@ def _events(turn: Turn, messages: Sequence[Message]) -> tuple[Event, ...]:
     for message in messages:
         if message.role == "user" or (turn.run.config.stream_tokens and message.role == "assistant"):
             continue
-        events.extend(expand(message))
+        events.extend(expand(message) if turn.legacy is None else shown(message, turn.legacy.speech))
     return tuple(events)
 
 
@@ -229,7 +247,14 @@ def _after_answer(step: Step, message: Message, outcome: ToolOutcome | None, tol
     after: list[Message] = []
     if outcome is not None:
         after.append(
-            Message(id=new_id("message"), role="tool", created_us=now_us(), tool_returns=outcome.returns, **common)
+            Message(
+                id=new_id("message"),
+                role="tool",
+                created_us=now_us(),
+                tool_returns=outcome.returns,
+                legacy=message.legacy,
+                **common,
+            )
         )
     if told is not None:
         after.append(note(told, **common))

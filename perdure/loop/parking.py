@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from perdure.core.approvals import Pending, PendingCall, denial
+from perdure.core.events import Event
 from perdure.core.expand import expand
 from perdure.core.history import joined
 from perdure.core.ids import new_id, now_us, preceding_id
@@ -18,6 +19,7 @@ from perdure.core.model import ModelDone
 from perdure.core.runs import ClientTool, Step
 from perdure.loop import rules
 from perdure.loop.endings import after_calls, note, unreadable
+from perdure.loop.shown import shown
 from perdure.loop.turn import StepResult, Turn
 from perdure.loop.verdicts import Verdicts, filled_in, verdicts_on
 from perdure.tools.registry import cut_client_return
@@ -47,7 +49,7 @@ def park(
     answer = msgspec.structs.replace(message, tool_calls=tuple(call for call in calls if call.id not in waiting))
     if not answer.tool_calls:
         answer = msgspec.structs.replace(answer, calls_at=None)
-        answer = msgspec.structs.replace(answer, hidden=not expand(answer))
+        answer = msgspec.structs.replace(answer, hidden=not shown(answer))
     request = Message(
         id=preceding_id(message.id),
         role="approval",
@@ -58,6 +60,7 @@ def park(
         run_id=message.run_id,
         step_id=message.step_id,
         model=message.model,
+        legacy=message.legacy,
         parked=Parked(
             order=tuple(call.id for call in calls),
             called=_remembered(turn.called),
@@ -79,7 +82,7 @@ def park(
         step=msgspec.structs.replace(step, stop_reason="requires_approval"),
         messages=(answer, request),
         done=done,
-        events=() if streams else (*expand(answer), *expand(request)),
+        events=() if streams else (*_events(turn, answer), *_events(turn, request)),
         stop="requires_approval",
         context=(joined(answer, request),),
         parked=pending,
@@ -104,7 +107,10 @@ async def resume(turn: Turn) -> StepResult:
     outcome = await turn.executor.execute(
         calls, refused=verdicts.refused, prefilled=verdicts.prefilled, step_id=request.step_id, keep=given
     )
-    stop, told = after_calls(turn, outcome, broken=verdicts.broken)
+    if turn.legacy is None or given:
+        stop, told = after_calls(turn, outcome, broken=verdicts.broken)
+    else:
+        stop, told = turn.legacy.after_call(turn, request.tool_calls, outcome, broken=verdicts.broken)
     result = StepResult(
         step=_step_of(turn, request),
         outcome=outcome,
@@ -136,12 +142,17 @@ def answered(turn: Turn, result: StepResult) -> StepResult:
         created_us=now_us(),
         tool_returns=returns,
         step_id=request.step_id,
+        legacy=request.legacy,
         **common,
     )
     after: list[Message] = [tool]
     after += [note(text, step_id=request.step_id, **common) for text in (request.parked.note, result.told) if text]
     after.extend(turn.later)
-    return msgspec.structs.replace(result, messages=tuple(after), events=tuple(expand(tool)))
+    return msgspec.structs.replace(result, messages=tuple(after), events=_events(turn, tool))
+
+
+def _events(turn: Turn, message: Message) -> tuple[Event, ...]:
+    return tuple(expand(message) if turn.legacy is None else shown(message, turn.legacy.speech))
 
 
 def given_returns(turn: Turn, request: Message, answer: Message) -> dict[str, ToolReturn]:

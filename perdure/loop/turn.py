@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import Struct
 
@@ -15,6 +15,9 @@ from perdure.core.messages import Message, ToolCall, ToolReturn
 from perdure.core.model import ModelDone, ToolSpec
 from perdure.core.runs import Run, Step, StopReason
 from perdure.providers.base import Model, TokenStream
+
+if TYPE_CHECKING:
+    from perdure.loop.legacy import Legacy
 
 
 class ToolExecutor(Protocol):
@@ -43,6 +46,7 @@ class Turn:
     whose calls wait for an answer, of which the client runs those in `client_tools`. `answer`: what was said to the approval
     request the context ends with; `later`: messages to go behind its calls' returns.
     `window`: the context window in tokens, where anybody has told it; `compact_at`: as in `Prompt`.
+    `legacy`: how agents of the older types do it.
     """
 
     run: Run
@@ -69,6 +73,7 @@ class Turn:
     client_tools: frozenset[str] = frozenset()
     answer: Message | None = None
     later: tuple[Message, ...] = ()
+    legacy: "Legacy | None" = None
 
 
 class StepResult(Struct, frozen=True, kw_only=True):

@@ -22,8 +22,10 @@ from perdure.core.events import Event, LogEnded
 from perdure.core.ids import now_us
 from perdure.core.messages import Message
 from perdure.core.runs import Run, RunConfig, StopReason
+from perdure.loop.legacy import legacy_agent, legacy_of, legacy_specs, legacy_tools
 from perdure.loop.offer import system_text, tool_specs
 from perdure.loop.parking import asking_names
+from perdure.loop.shown import speech_of
 from perdure.loop.turn import Turn
 from perdure.providers.base import ModelInfo
 from perdure.providers.registry import Registry
@@ -323,6 +325,10 @@ class Runner:
     async def _turn(self, run: Run, context: Context) -> tuple[Turn, Executor]:
         bundle, config = context.bundle, run.config
         agent = with_overrides(bundle.agent, config)
+        legacy = legacy_of(agent, bundle.tools, speech_of(config))
+        if legacy is not None:
+            tools = legacy_tools(bundle.tools, agent.model_settings.response_format)
+            bundle, agent = msgspec.structs.replace(bundle, tools=tools), legacy_agent(agent)
         handle = config.override_model or agent.model
         resolved = await self._registry.resolve(
             handle, settings=agent.model_settings, require_exact=config.return_token_ids
@@ -341,11 +347,15 @@ class Runner:
         system = context.system
         if system is None:
             raise AgentError(f"Conversation {run.conversation_id} has no system message. Reset its messages.")
+        specs = tool_specs(bundle.tools, config.client_tools, strict=agent.model_settings.strict)
+        client_tools = frozenset(tool.name for tool in config.client_tools)
+        if legacy is not None:
+            specs = legacy_specs(specs, legacy, agent.tool_rules, client_tools)
         turn = Turn(
             run=run,
             agent=agent,
             tools={tool.name: tool for tool in bundle.tools},
-            specs=tool_specs(bundle.tools, config.client_tools, strict=agent.model_settings.strict),
+            specs=specs,
             system=system,
             system_text=system_text(system.text, config),
             context=context.messages,
@@ -360,8 +370,9 @@ class Runner:
             window=known_window(agent, resolved.info, given=context.own.context_window),
             step_count=run.step_count,
             asks=asking_names(agent.tool_rules, (tool.name for tool in bundle.tools), config.client_tools),
-            client_tools=frozenset(tool.name for tool in config.client_tools),
+            client_tools=client_tools,
             answer=context.answer,
+            legacy=legacy,
         )
         return turn, executor
 

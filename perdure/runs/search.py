@@ -173,7 +173,7 @@ class StoreSearch:
         )
         return [
             MessageHit(
-                id=hit.message.id, role=hit.message.role, text=hit.message.text, created_us=hit.message.created_us
+                id=hit.message.id, role=hit.message.role, text=hit.message.said, created_us=hit.message.created_us
             )
             for hit in (await self._searcher.messages(wanted)).found
         ]

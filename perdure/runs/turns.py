@@ -27,7 +27,7 @@ def assistant_turn(call: TokenCall, prompt_ids: Sequence[int], message: Message 
             [logprob, token_id, tops[at] if tops else None]
             for at, (logprob, token_id) in enumerate(zip(logprobs, output, strict=True))
         ],
-        "content": message.text if message is not None else "",
+        "content": message.said if message is not None else "",
         "tool_name": None,
         "finish_reason": call.finish.type,
         "call_id": call.id,

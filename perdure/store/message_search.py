@@ -44,7 +44,7 @@ class FoundMessage(Struct, frozen=True):
 
 def searchable_text(message: Message) -> str:
     """What a search looks at: what was said, not the tools' traffic."""
-    return "" if message.role in NOT_SAID else message.text
+    return "" if message.role in NOT_SAID else message.said
 
 
 def index_new_messages(limit: int = 2000) -> Tx[bool]:

@@ -1,6 +1,7 @@
 """A tool call's arguments from text to values, and a tool's return cut to size. Nothing is dropped silently."""
 
 import json
+from collections.abc import Container
 from typing import Any, NoReturn
 
 import msgspec
@@ -11,15 +12,16 @@ from perdure.core.messages import ToolCall
 LEGACY_KEYS = ("request_heartbeat", "inner_thoughts", "thinking")
 
 
-def arguments_of(call: ToolCall, *, legacy: bool = False) -> dict[str, Any]:
-    """The arguments of a call. `legacy`: leave out those of older agent types that are no arguments of the tool.
+def arguments_of(call: ToolCall, *, legacy: bool = False, own: Container[str] = ()) -> dict[str, Any]:
+    """The arguments of a call. `legacy`: leave out those of older agent types that are no arguments of the tool's `own`.
 
     No text at all means no arguments. Raises ToolError for anything that is not one JSON object.
     """
     arguments = _object(call)
     if legacy:
         for key in LEGACY_KEYS:
-            arguments.pop(key, None)
+            if key not in own:
+                arguments.pop(key, None)
     return arguments
 
 

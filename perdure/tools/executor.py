@@ -107,9 +107,11 @@ class Executor:
             names = ", ".join(sorted(self._tools)) or "none"
             return _error(call, f"Tool not found: {call.name}. Tools you can call: {names}.")
         try:
-            arguments = arguments_of(call, legacy=self._agent.agent_type in LEGACY_AGENT_TYPES)
-            arguments.update(prefilled.get(call.id, {}))
             schema = tool.json_schema.get("parameters", {})
+            arguments = arguments_of(
+                call, legacy=self._agent.agent_type in LEGACY_AGENT_TYPES, own=schema.get("properties") or ()
+            )
+            arguments.update(prefilled.get(call.id, {}))
             arguments = without_nulls(schema, arguments)
             if (wrong := check_arguments(schema, arguments)) is not None:
                 raise ToolError(f"Error executing function {call.name}: ArgumentError: {wrong}")

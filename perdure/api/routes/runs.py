@@ -17,6 +17,7 @@ from perdure.api.to_wire import iso, letta_messages
 from perdure.core.errors import NotFound
 from perdure.core.messages import Message
 from perdure.core.runs import Run, Step
+from perdure.loop.shown import speech_of
 from perdure.runs.turns import stored_turns
 from perdure.store import agents, run_reads
 from perdure.store import runs as run_store
@@ -120,7 +121,12 @@ async def messages(request: Request, run_id: str, query: Annotated[RunMessagesQu
     page = cut(found, query.page(), "Message")
     config = run.config
     return json_response(
-        letta_messages(page, types=config.include_return_message_types, compaction=config.include_compaction_messages)
+        letta_messages(
+            page,
+            types=config.include_return_message_types,
+            compaction=config.include_compaction_messages,
+            speech=speech_of(config),
+        )
     )
 
 

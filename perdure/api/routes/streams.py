@@ -16,6 +16,7 @@ from perdure.api.sse import EventStream
 from perdure.api.to_wire import letta_messages
 from perdure.core.errors import Conflict, Invalid, NotFound
 from perdure.core.ids import matches, now_us
+from perdure.loop.shown import SEND_MESSAGE, Speech
 from perdure.runs.context import system_message
 from perdure.store import agents, conversations, message_reads, messages
 from perdure.store.approvals import forget_request, parked_runs
@@ -53,6 +54,19 @@ def message_types(query: QueryParams) -> list[str] | None:
     return kinds or None
 
 
+def listed_speech(query: QueryParams) -> Speech:
+    """How a listing is to show what older agents say."""
+    wanted = query.get("use_assistant_message", "true").lower()
+    if wanted not in ("true", "false", "1", "0"):
+        raise wrong("use_assistant_message", f"{wanted!r} is neither true nor false")
+    if wanted in ("false", "0"):
+        return Speech(None)
+    return Speech(
+        query.get("assistant_message_tool_name") or SEND_MESSAGE.tool,
+        query.get("assistant_message_tool_kwarg") or SEND_MESSAGE.argument,
+    )
+
+
 async def list_agent_messages(request: Request) -> ASGIApp:
     """`GET /v1/agents/{agent_id}/messages`: a page, oldest first; `order` says which end it is taken from."""
     store = services(request).store
@@ -65,7 +79,7 @@ async def list_agent_messages(request: Request) -> ASGIApp:
     found = await store.scan(
         lambda: message_reads.list_messages(agent_id=agent_id, conversation_id=conversation_id, **page)
     )
-    return _json(letta_messages(found, types=types))
+    return _json(letta_messages(found, types=types, speech=listed_speech(request.query_params)))
 
 
 async def list_all_messages(request: Request) -> ASGIApp:

@@ -38,6 +38,7 @@ class LLMConfig(BaseModel):
     parallel_tool_calls: bool | None = None
     response_format: dict[str, Any] | None = None
     strict: bool | None = None
+    put_inner_thoughts_in_kwargs: bool | None = None
     return_logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     return_token_ids: bool | None = None

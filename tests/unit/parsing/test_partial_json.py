@@ -1,6 +1,7 @@
 """JSON read while it is written: wherever it is cut, the strings grow to what a whole parse gives."""
 
 import json
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -25,7 +26,7 @@ def read(pieces: list[str]) -> tuple[list[Run], PartialJson]:
 
 def cut(text: str, places: list[int]) -> list[str]:
     at = sorted({0, len(text), *(place % (len(text) + 1) for place in places)})
-    return [text[start:end] for start, end in zip(at, at[1:], strict=False)] or [""]
+    return [text[start:end] for start, end in pairwise(at)] or [""]
 
 
 def grown(runs: list[Run]) -> dict[Path, str]:
