@@ -70,7 +70,7 @@ class Tool(Struct, frozen=True, kw_only=True):
 class ModelSettings(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How a model is called. None: the provider's own default, except where a profile says otherwise.
 
-    `put_inner_thoughts_in_kwargs`: older agent types think in an argument of their calls (None: they do). `wire_api`: which API to
+    `put_inner_thoughts_in_kwargs`: older agent types think in an argument of their calls (None: yes). `wire_api`: which API to
     call it through, where its provider has several. `raw` keeps the caller's own settings object, so that it comes back as it
     was sent.
     """
