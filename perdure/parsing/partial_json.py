@@ -78,7 +78,8 @@ class PartialJson:
 
     def finish(self) -> list[Run]:
         """No more will come: what waited is told, and a value that is not complete is broken."""
-        if self._state == "scalar" and self._in_scalar(self._held, 0, last=True) == len(self._held):
+        waits = self.broken is None and self._state == "scalar"
+        if waits and self._in_scalar(self._held, 0, last=True) == len(self._held):
             self._held = ""
         if self.broken is None and self._state != "end":
             self._break("it ends before it is complete")
