@@ -375,3 +375,23 @@ def test_a_conversation_waits_by_itself(client: Letta, engine: OpenAIDouble, pay
     assert client.conversations.cancel(conversation.id) == {request.run_id: "cancelled"}
     answer, *_ = list(client.conversations.messages.create(conversation.id, input="Hm?", include_pings=False))
     assert answer.message_type == "assistant_message"
+
+
+def test_a_request_outlives_a_compaction(client: Letta, engine: OpenAIDouble, payer: Any) -> None:
+    for number in range(4):
+        client.agents.messages.create(agent_id=payer.id, input=f"Remember {number}.")
+    made = [("call_a", "look", {"at": "sky"}), ("call_b", "send_money", {"amount": 5})]
+    engine.script(calls(made, content="Both."))
+    client.agents.messages.create(agent_id=payer.id, input="Go")
+    engine.script(text("They remembered four things."))
+    client.agents.messages.compact(payer.id)
+    shown = client.agents.retrieve(payer.id, include=["agent.pending_approval"])
+    assert shown.pending_approval is not None
+    engine.script(text("Done."))
+    answer = client.agents.messages.create(agent_id=payer.id, messages=approve("call_b"))
+    assert [each.tool_return for each in answer.messages[0].tool_returns] == ["saw sky", "sent 5"]
+    sent = engine.requests[-1]["messages"]
+    assert [each["id"] for each in sent[-3]["tool_calls"]] == ["call_a", "call_b"]
+    assert [message["role"] for message in sent[-2:]] == ["tool", "tool"]
+    assert "They remembered four things." in str(sent)
+    assert "Remember 0." not in str(sent)
