@@ -75,7 +75,7 @@ _ANSWERS: dict[str, str] = {
     "Model": """
         handle string?, name string, display_name string?, provider_type string, provider_name string?,
         provider_category string?, model_type string, model string, model_endpoint_type string, model_endpoint string?,
-        context_window integer, max_context_window integer, temperature number, max_tokens integer?,
+        context_window integer?, max_context_window integer?, temperature number, max_tokens integer?,
         enable_reasoner boolean, parallel_tool_calls boolean?, strict boolean, return_logprobs boolean,
         return_token_ids boolean""",
     "EmbeddingModel": """

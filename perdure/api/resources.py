@@ -174,7 +174,7 @@ def tool_json(tool: Tool) -> dict[str, Any]:
 
 
 def model_json(info: ModelInfo) -> dict[str, Any]:
-    window = info.context_window or 32_768
+    """`context_window` null: neither the provider nor its maker says."""
     return {
         "handle": info.handle,
         "name": info.name,
@@ -187,8 +187,8 @@ def model_json(info: ModelInfo) -> dict[str, Any]:
         "model_endpoint_type": info.endpoint_type,
         "model_endpoint": info.endpoint,
         "model_wrapper": None,
-        "context_window": window,
-        "max_context_window": window,
+        "context_window": info.context_window,
+        "max_context_window": info.context_window,
         "put_inner_thoughts_in_kwargs": True,
         "temperature": 1.0,
         "max_tokens": None,

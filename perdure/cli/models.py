@@ -2,11 +2,15 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from perdure.cli.options import AsJson, new_app
+
+if TYPE_CHECKING:
+    from perdure.config import Settings
+    from perdure.providers.registry import Registry
 
 app = new_app("List models and check providers.")
 
@@ -23,7 +27,7 @@ def models(
 ) -> None:
     """List the models that can be reached, and say what is wrong with the providers that cannot.
 
-    Reads the same environment and configuration file as `perdure serve`, so no server is needed.
+    Reads the same environment, configuration file and added providers as `perdure serve`, so no server is needed.
     Exits with status 1 when nothing can be reached.
     """
     found, errors = _from_server(base_url) if base_url else _from_environment(config)
@@ -54,12 +58,39 @@ def _from_environment(config: Path | None) -> tuple[list[dict[str, Any]], dict[s
         configs = [*providers_from_config(settings.config, settings.env), *providers_from_env(settings.env)]
         registry = Registry(configs, tokenizers_dir=settings.tokenizers_dir, env=settings.env)
         try:
-            return await list_models(registry)
+            wrong = await _use_added(settings, registry)
+            found, errors = await list_models(registry)
+            return found, {**errors, **wrong}
         finally:
             await registry.close()
 
     found, errors = asyncio.run(ask())
     return [_row({"handle": m.handle}, m.kind, m.endpoint, m.context_window) for m in found], errors
+
+
+async def _use_added(settings: "Settings", registry: "Registry") -> dict[str, str]:
+    """Take the added providers into use, if there is a database; answers what is wrong with it. Nothing is made or written."""
+    from perdure.agents.providers import Providers
+    from perdure.agents.sealing import KEY_FILE, open_vault
+    from perdure.core.errors import AgentError
+    from perdure.store.migrate import sqlite_is_current
+    from perdure.store.postgres import PostgresStore
+    from perdure.store.sqlite import SqliteStore
+
+    url = settings.postgres_url
+    if not settings.encryption_keys and not (settings.data_dir / KEY_FILE).exists():
+        return {}  # no server has been here
+    try:
+        if url is None and not sqlite_is_current(settings.sqlite_path):
+            return {}
+        store = SqliteStore(settings.sqlite_path, readers=1) if url is None else PostgresStore(url, pool_size=1)
+        try:
+            await Providers(store, registry, open_vault(settings.encryption_keys, settings.data_dir)).load()
+        finally:
+            await store.close()
+    except AgentError as error:
+        return {"added providers": error.message}
+    return {}
 
 
 def _row(model: dict[str, Any], kind: str, endpoint: str | None, context: int | None) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What a provider serves: its model list, in each of the ways providers tell it, with context windows where they say.
 
-Invariant: a context window is the provider's word or a published figure (`profiles.py`); where there is neither it is None.
+Invariant: a context window is the provider's word or a published figure (`profiles.py`, `published_windows.py`); where there is
+neither it is None.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ from perdure.providers.configs import ProviderConfig, deployments_root, without_
 from perdure.providers.http import Endpoint, Http
 from perdure.providers.model_traits import traits_of
 from perdure.providers.profiles import ProviderProfile, profile_of
+from perdure.providers.published_windows import published_window
 
 TIMEOUT_S = 5.0
 
@@ -132,12 +134,17 @@ def _info(
         provider_type=kind,
         endpoint_type=kind,
         endpoint=shown_url(config.base_url),
-        context_window=window if window is not None else traits_of(model).context_window,
+        context_window=window or traits_of(model).context_window or _published(config, profile, name),
         embedding_dim=EMBEDDING_DIMS.get(model.removesuffix(":latest")) if embedding else None,
         family=family,
         category=config.category,
         kind="embedding" if embedding else "llm",
     )
+
+
+def _published(config: ProviderConfig, profile: ProviderProfile, name: str) -> int | None:
+    at_home = profile.base_url is not None and (config.base_url or "").rstrip("/") == profile.base_url
+    return published_window(config.kind, name) if at_home else None
 
 
 async def _with_slots(http: Http, config: ProviderConfig, found: list[ModelInfo]) -> list[ModelInfo]:

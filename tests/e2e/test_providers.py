@@ -1,5 +1,8 @@
 """Providers that users add, over HTTP: taken into use at once, by every server, with keys that never come back."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -206,3 +209,23 @@ def test_two_servers_of_one_database_have_the_same_providers(
                 break
             assert refused.status_code == 200
         assert "shared" in refused.json()["detail"]
+
+
+def test_perdure_models_lists_added_providers_too(
+    own_server: Callable[..., ServerProcess], other: OpenAIDouble
+) -> None:
+    server = own_server()
+    with http(server) as raw:
+        add(raw, other, "mine")
+    if not (server.data_dir / "perdure.db").exists():
+        pytest.skip("its database is elsewhere")
+    env = {**server._env, "PERDURE_DATA_DIR": str(server.data_dir)}
+    shown = subprocess.run(
+        [sys.executable, "-m", "perdure", "models", "--json"],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "mine/tiny" in [model["handle"] for model in json.loads(shown.stdout)["models"]], shown.stderr

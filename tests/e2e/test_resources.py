@@ -255,7 +255,7 @@ def test_models(client: Letta) -> None:
     models = client.models.list(provider_name="openai")
     assert [model.handle for model in models] == ["openai/gpt-test"]
     assert models[0].handle in {model.handle for model in client.models.list()}
-    assert models[0].max_context_window > 0
+    assert models[0].max_context_window is None  # nobody says
     assert client.models.list(provider_name="nobody") == []
     embedding = client.models.embeddings.list()  # the embedded one, where it is installed
     assert {model.handle for model in embedding} <= {"wordllama/l2-supercat-256"}
