@@ -19,6 +19,7 @@ from perdure.parsing.sse import SseParser
 from perdure.providers.anthropic_frames import MessagesAnswer
 from perdure.providers.anthropic_messages import CACHE_MARK, TurnEncoder
 from perdure.providers.anthropic_request import request_of
+from perdure.providers.attempts import Batches, attempts
 from perdure.providers.base import Model, ModelInfo, TokenStream
 from perdure.providers.catalogue import list_models, named_models
 from perdure.providers.claude_models import ClaudeTraits, claude_traits
@@ -114,24 +115,14 @@ class ClaudeModel:
         self._tools = ToolBytes(self._tool)
         self._drop_unbound = False
 
-    async def stream(
-        self, prompt: Prompt, tokens: TokenStream | None = None
-    ) -> AsyncGenerator[Sequence[Chunk | ModelDone], None]:
-        attempt = 0
-        while True:
-            attempt += 1
-            given = False
-            response, body = await self._open(prompt)
-            try:
-                async with response, aclosing(self._read(response, body)) as batches:
-                    async for batch in batches:
-                        given = True
-                        yield batch
-                return
-            except ProviderError as error:
-                retries = self._platform.endpoint.retries
-                if given or not await self._http.pause(error, attempt, retries):
-                    raise
+    def stream(self, prompt: Prompt, tokens: TokenStream | None = None) -> Batches:
+        return attempts(self._http, self._platform.endpoint.retries, lambda: self._open(prompt), self._opened)
+
+    async def _opened(self, opened: tuple[Answer, bytes]) -> Batches:
+        response, body = opened
+        async with response, aclosing(self._read(response, body)) as batches:
+            async for batch in batches:
+                yield batch
 
     async def _open(self, prompt: Prompt) -> tuple[Answer, bytes]:
         """The answer under way, and the request it answers.

@@ -5,14 +5,15 @@ drops the connection, and with it the generation.
 """
 
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
 
 from perdure.core.errors import ProviderError
-from perdure.core.model import Chunk, ModelDone, Prompt
+from perdure.core.model import Prompt
 from perdure.parsing.sse import SseParser
+from perdure.providers.attempts import Batches, attempts
 from perdure.providers.base import TokenStream
 from perdure.providers.gemini_frames import GeminiAnswer
 from perdure.providers.gemini_messages import ContentEncoder
@@ -63,11 +64,12 @@ class Gemini:
         self._headers = headers
         self._path = f"{path}{model}:{'streamGenerateContent?alt=sse' if stream else 'generateContent'}"
 
-    async def stream(
-        self, prompt: Prompt, tokens: TokenStream | None = None
-    ) -> AsyncGenerator[Sequence[Chunk | ModelDone], None]:
+    def stream(self, prompt: Prompt, tokens: TokenStream | None = None) -> Batches:
+        return attempts(self._http, self._endpoint.retries, lambda: self._open(prompt), self._read)
+
+    async def _read(self, opened: tuple[Answer, bytes]) -> Batches:
         answer = GeminiAnswer(self._endpoint.name)
-        response, body = await self._open(prompt)
+        response, body = opened
         async with response:
             if self._stream and "application/json" not in response.content_type:
                 parser = SseParser()

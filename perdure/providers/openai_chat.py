@@ -4,16 +4,16 @@ Invariant: text, tool calls and their arguments pass verbatim both ways. Closing
 the generation.
 """
 
-from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import msgspec
 
-from perdure.core.model import Chunk, ModelDone, Prompt
+from perdure.core.model import ModelDone, Prompt
 from perdure.parsing.sse import SseParser
+from perdure.providers.attempts import Batches, attempts
 from perdure.providers.base import TokenStream
 from perdure.providers.dialects import ChatProfile
-from perdure.providers.http import Endpoint, Http
+from perdure.providers.http import Answer, Endpoint, Http
 from perdure.providers.model_traits import ModelTraits, traits_of
 from perdure.providers.openai_frames import ChatAnswer
 from perdure.providers.openai_messages import MessageEncoder
@@ -57,12 +57,18 @@ class OpenAIChat:
     def takes_images(self) -> bool:
         return self._profile.images is not None
 
-    async def stream(
-        self, prompt: Prompt, tokens: TokenStream | None = None
-    ) -> AsyncGenerator[Sequence[Chunk | ModelDone], None]:
+    def stream(self, prompt: Prompt, tokens: TokenStream | None = None) -> Batches:
         body = self.body(prompt)
+        return attempts(
+            self._http,
+            self._endpoint.retries,
+            lambda: self._http.open(self._endpoint, self._path, body),
+            lambda response: self._read(response, body),
+        )
+
+    async def _read(self, opened: Answer, body: bytes) -> Batches:
         answer = ChatAnswer(self._endpoint.name, think_tags=self._profile.think_tags is not None)
-        async with await self._http.open(self._endpoint, self._path, body) as response:
+        async with opened as response:
             if self._stream and "application/json" not in response.content_type:
                 parser = SseParser()
                 while not parser.done and answer.failure is None and (data := await response.read()):

@@ -5,14 +5,14 @@ back with them. Closing the stream drops the connection, and with it the generat
 """
 
 import re
-from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import msgspec
 
 from perdure.core.errors import ProviderError
-from perdure.core.model import Chunk, ModelDone, Prompt
+from perdure.core.model import ModelDone, Prompt
 from perdure.parsing.sse import SseParser
+from perdure.providers.attempts import Batches, attempts
 from perdure.providers.base import TokenStream
 from perdure.providers.http import Answer, Endpoint, Http
 from perdure.providers.model_traits import ModelTraits, traits_of
@@ -59,11 +59,12 @@ class OpenAIResponses:
         self._not_exact = not_exact
         self._summaries = True
 
-    async def stream(
-        self, prompt: Prompt, tokens: TokenStream | None = None
-    ) -> AsyncGenerator[Sequence[Chunk | ModelDone], None]:
+    def stream(self, prompt: Prompt, tokens: TokenStream | None = None) -> Batches:
+        return attempts(self._http, self._endpoint.retries, lambda: self._open(prompt), self._read)
+
+    async def _read(self, opened: tuple[Answer, bytes]) -> Batches:
         answer = ResponsesAnswer(self._endpoint.name)
-        response, body = await self._open(prompt)
+        response, body = opened
         async with response:
             if self._stream and "application/json" not in response.content_type:
                 parser = SseParser()

@@ -141,7 +141,8 @@ async def test_a_conversation_the_api_would_take(http: Http, double: ResponsesDo
 
 async def test_a_failed_and_an_incomplete_response(http: Http, double: ResponsesDouble) -> None:
     model = OpenAIResponses(http, Endpoint("acme", double.base_url), "gpt-5")
-    double.script({"content": "Once upon", "finish": "length"}, {"error": {"code": "server_error", "message": "Oops"}})
+    oops = {"error": {"code": "server_error", "message": "Oops"}}
+    double.script({"content": "Once upon", "finish": "length"}, oops, oops, oops)
     assert (await ask(model))[1].finish == "length"
     with pytest.raises(ProviderError, match="Oops"):
         await ask(model)
