@@ -78,10 +78,10 @@ class Client:
         with self._answer("POST", path, form=form) as response:
             return json.loads(self._read(response))
 
-    def stream(self, path: str, body: Any) -> Iterator[dict[str, Any]]:
+    def stream(self, path: str, body: Any = None, *, method: str = "POST") -> Iterator[dict[str, Any]]:
         """The frames of an event stream, until [DONE]. An `event: error` frame comes like the others: its
         `message_type` is error_message. A stream that ends without [DONE] is a ClientError: something broke."""
-        with self._answer("POST", path, body, accept="text/event-stream") as response:
+        with self._answer(method, path, body, accept="text/event-stream") as response:
             yield from _frames(self._lines(response))
 
     def _json(self, method: str, path: str, body: Any = None) -> Any:

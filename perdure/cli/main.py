@@ -20,6 +20,7 @@ COMMANDS = {
     "chat": "perdure.cli.chat",
     "agents": "perdure.cli.agents",
     "runs": "perdure.cli.runs",
+    "rollouts": "perdure.cli.rollouts",
     "models": "perdure.cli.models",
     "providers": "perdure.cli.providers",
     "trajectory": "perdure.cli.trajectory",

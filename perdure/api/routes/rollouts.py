@@ -179,6 +179,7 @@ async def _progress(request: Request, job_id: str) -> AsyncIterator[bytes]:
             yield b"data: [DONE]\n\n"
             return
         await parts.rollouts.news(job_id, LOOK_S)
+        yield b": waiting\n\n"  # a quiet stream is given up by clients and proxies
 
 
 def _frame(value: dict[str, Any]) -> bytes:

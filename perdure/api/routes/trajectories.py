@@ -19,6 +19,7 @@ from perdure.core.errors import Invalid
 from perdure.providers.token_exact import TokenExactModel
 from perdure.rollouts.export import JSONL, PARQUET
 from perdure.rollouts.export.formats import check_format, lines
+from perdure.rollouts.rescore import rescored
 from perdure.runs.trajectories import Wanted, rollouts
 
 if TYPE_CHECKING:
@@ -122,7 +123,32 @@ async def rescore(request: Request) -> ASGIApp:
     return json_response({"logprobs": logprobs})
 
 
+class RescoreRecord(Struct, frozen=True):
+    """`model`: the handle to ask, where the policy is served under another now."""
+
+    model: str | None = None
+
+
+_decode_record = msgspec.json.Decoder(RescoreRecord).decode
+
+
+async def rescore_record(request: Request) -> ASGIApp:
+    """`POST /v1/trajectories/{id}/rescore`: what the weights served now give for all that was sampled, segment by segment.
+
+    The id is of a rollout, run, conversation, agent (its own conversation) or segment.
+    """
+    try:
+        body = _decode_record(await request.body() or b"{}")
+    except msgspec.DecodeError as error:
+        raise Invalid(f"{error}. Send nothing, or {{model}}.", status=422) from error
+    parts = services(request)
+    wanted = request.path_params["trajectory_id"]
+    segments = await rescored(parts.store, parts.registry, wanted, model=body.model)
+    return json_response({"id": wanted, "segments": segments})
+
+
 routes = [
     route("GET", "/v1/trajectories", export, "export_trajectories"),
     route("POST", "/v1/trajectories/rescore", rescore, "rescore_tokens"),
+    route("POST", "/v1/trajectories/{trajectory_id}/rescore", rescore_record, "rescore_trajectory"),
 ]

@@ -1,0 +1,202 @@
+"""`perdure rollouts`: try an agent many times at tasks, watch it, keep what came of it.
+
+The job is the server's: a command that is interrupted leaves it running, and `show` finds it again.
+"""
+
+import json
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import typer
+
+from perdure.cli.agents import find_agent
+from perdure.cli.client import Client, ClientError, connect, segment
+from perdure.cli.options import AsJson, BaseUrl, new_app
+from perdure.cli.show import is_terminal, print_fields, print_json, print_table, printable
+from perdure.rollouts.export import FORMATS, JSONL
+
+app = new_app("Run an agent in groups of attempts at tasks, scored.", no_args_is_help=True)
+
+Job = Annotated[str, typer.Argument(metavar="JOB", help="A rollout job's id.")]
+
+
+@app.command("run")
+def run_rollouts(
+    tasks: Annotated[
+        Path, typer.Argument(metavar="TASKS", help="JSON lines of {input} or {turns}, with id and metadata if wanted.")
+    ],
+    agent: Annotated[str, typer.Option("--agent", "-a", metavar="AGENT", help="An agent's id or name.")],
+    group: Annotated[int, typer.Option("--group", "-g", min=1, help="Attempts at each task.")] = 1,
+    reward: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE|URL", help="A Python file with reward(rollout), or a judge. May be repeated."),
+    ] = None,
+    max_concurrency: Annotated[int, typer.Option(min=1, help="Attempts that run at the same time.")] = 16,
+    max_steps: Annotated[int, typer.Option(min=1, help="Steps a turn may take.")] = 50,
+    model: Annotated[str | None, typer.Option(metavar="HANDLE", help="Another model than the agent's.")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0.0, help="Another temperature than the agent's.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the trajectories there at the end.")
+    ] = None,
+    format_name: Annotated[
+        str, typer.Option("--format", metavar="FORMAT", help="What --out writes, as `trajectory export` does.")
+    ] = JSONL,
+    base_url: BaseUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Start a job, show it live, and exit with 0 if every attempt came to its end, else with 1."""
+    if format_name not in FORMATS:
+        raise ClientError(f"--format: {format_name!r} is not known; use {', '.join(FORMATS)}.")
+    client = connect(base_url)
+    body: dict[str, Any] = {
+        "agent_id": find_agent(client, agent)["id"],
+        "tasks": _tasks(tasks),
+        "group_size": group,
+        "max_concurrency": max_concurrency,
+        "max_steps": max_steps,
+        "rewards": [_reward(each) for each in reward or []],
+    }
+    if model is not None:
+        body["model"] = model
+    if temperature is not None:
+        body["model_settings"] = {"temperature": temperature}
+    job = client.post("/v1/rollouts", body)
+    print(f"{job['id']}: {len(job['rollouts'])} rollouts of {job['tasks']} tasks", file=sys.stderr)
+    ended = _watch(client, job)
+    if out is not None:
+        wanted = None if format_name == JSONL else format_name
+        _write(out, client.get_bytes("/v1/trajectories", job_id=job["id"], format=wanted))
+    if as_json:
+        print_json(ended)
+    else:
+        _print_job(ended)
+    if ended["status"] != "completed" or ended["counts"].get("failed"):
+        raise typer.Exit(1)
+
+
+@app.command("show")
+def show_job(job: Job, base_url: BaseUrl = None, as_json: AsJson = False) -> None:
+    """Show a job: how far it is, and each of its rollouts."""
+    found = connect(base_url).get(f"/v1/rollouts/{segment(job)}")
+    if as_json:
+        print_json(found)
+        return
+    _print_job(found)
+    columns = ("id", "task_id", "group_index", "status", "reward", "error")
+    print()
+    print_table(columns, [[rollout.get(name) for name in columns] for rollout in found["rollouts"]])
+
+
+@app.command("cancel")
+def cancel_job(job: Job, base_url: BaseUrl = None, as_json: AsJson = False) -> None:
+    """End a job: what has not begun never will, what goes on is cancelled."""
+    found = connect(base_url).post(f"/v1/rollouts/{segment(job)}/cancel")
+    if as_json:
+        print_json(found)
+    else:
+        _print_job(found)
+
+
+def _tasks(file: Path) -> list[dict[str, Any]]:
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ClientError(f"{file} cannot be read: {error}.") from error
+    tasks: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            task = json.loads(line)
+        except ValueError as error:
+            raise ClientError(f"{file}, line {number} is not JSON: {error}.") from error
+        if not isinstance(task, dict) or ("input" in task) == ("turns" in task):
+            raise ClientError(f'{file}, line {number}: a task is {{"input": "..."}} or {{"turns": ["...", "..."]}}.')
+        tasks.append(task)
+    if not tasks:
+        raise ClientError(f'{file} has no task. Write one a line, as {{"input": "..."}}.')
+    return tasks
+
+
+def _reward(given: str) -> dict[str, Any]:
+    if given.startswith(("http://", "https://")):
+        return {"name": urlsplit(given).hostname or "judge", "url": given}
+    file = Path(given)
+    try:
+        return {"name": file.stem, "source_code": file.read_text(encoding="utf-8")}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ClientError(f"--reward: {given} is neither a URL nor a file that can be read: {error}.") from error
+
+
+def _watch(client: Client, job: dict[str, Any]) -> dict[str, Any]:
+    """The job as it ended, each rollout shown as it does."""
+    with _view(len(job["rollouts"])) as show:
+        for frame in client.stream(f"/v1/rollouts/{segment(job['id'])}/stream", method="GET"):
+            if frame["message_type"] == "job":
+                return frame
+            show(frame)
+    raise ClientError(f"The stream ended before {job['id']} did. `perdure rollouts show {job['id']}` finds it again.")
+
+
+@contextmanager
+def _view(total: int) -> Generator[Any]:
+    """A bar with counts and the mean reward on a terminal; a line a rollout in a pipe."""
+    counts: dict[str, int] = {}
+    rewards: list[float] = []
+
+    def told(frame: dict[str, Any]) -> str:
+        counts[frame["status"]] = counts.get(frame["status"], 0) + 1
+        if frame["reward"] is not None:
+            rewards.append(frame["reward"])
+        mean = f", mean reward {sum(rewards) / len(rewards):.4g}" if rewards else ""
+        return ", ".join(f"{number} {status}" for status, number in sorted(counts.items())) + mean
+
+    if not is_terminal(sys.stderr):
+
+        def line(frame: dict[str, Any]) -> None:
+            told(frame)
+            scored = "" if frame["reward"] is None else f" reward {frame['reward']:.4g}"
+            failed = f": {printable(frame['error'])}" if frame["error"] else ""
+            place = f"{printable(frame['task_id'])} #{frame['group_index']}"
+            done = sum(counts.values())
+            print(f"{done}/{total} {place} {frame['status']}{scored}{failed}", file=sys.stderr, flush=True)
+
+        yield line
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[told]}", markup=False))
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        bar = progress.add_task("rollouts", total=total, told="")
+
+        def advance(frame: dict[str, Any]) -> None:
+            text = told(frame)
+            if frame["error"]:
+                where = f"{frame['task_id']} #{frame['group_index']}: {frame['error']}"
+                progress.console.print(printable(where), style="red", markup=False)
+            progress.update(bar, advance=1, told=text)
+
+        yield advance
+
+
+def _print_job(job: dict[str, Any]) -> None:
+    counts = ", ".join(f"{number} {status}" for status, number in sorted(job["counts"].items()))
+    fields: list[tuple[str, Any]] = [(name, job.get(name)) for name in ("id", "agent_id", "status", "tasks")]
+    fields += [("group size", job["group_size"]), ("rollouts", counts), ("mean reward", job["mean_reward"])]
+    print_fields(fields)
+
+
+def _write(file: Path, data: bytes) -> None:
+    """Whole or not at all."""
+    partial = file.with_name(file.name + ".partial")
+    try:
+        partial.write_bytes(data)
+        partial.replace(file)
+    except OSError as error:
+        raise ClientError(f"{file} cannot be written: {error.strerror}.") from error
+    print(f"{file}: {len(data):,} bytes", file=sys.stderr)
