@@ -166,7 +166,7 @@ async def test_letta_evals_fetches_complete_and_consistent_turns(
     call = '<tool_call>\n{"name": "memory_insert", "arguments": {"label": "human", "new_string": "x"}}\n</tool_call>'
     for said in ("Hi", "Again"):
         exact_engine.script(call, "Done now.")
-        client.agents.messages.create(agent.id, input=said)
+        client.agents.messages.create(agent.id, input=said, extra_body={"return_token_ids": True})
     async with AsyncLetta(base_url=exact_server.url, max_retries=0) as fetching:
         turns = await trace.fetch_token_data(fetching, agent.id)
     record = json.loads(lines(exact_server, f"agent_id={agent.id}"))
