@@ -17,7 +17,9 @@ from perdure.providers.sigv4 import AwsKeys
 # The wire's names of kinds that we call otherwise.
 _ALSO = {"lmstudio_openai": "lmstudio"}
 # Kinds whose right to call comes from the machine the server runs on, or that run inside of it.
-_CONFIGURED_ONLY = frozenset({"anthropic_vertex", "local"})
+_CONFIGURED_ONLY = frozenset(
+    {"local", *(kind for kind, profile in PROFILES.items() if profile.cloud and profile.messages_api != "bedrock")}
+)
 _NAME = re.compile(r"[\w.-][\w. -]*")
 KINDS = (*(kind for kind in PROFILES if kind not in _CONFIGURED_ONLY), OPENAI_COMPATIBLE.kind)
 

@@ -34,14 +34,3 @@ def test_the_same_model_elsewhere_has_no_window_by_its_name() -> None:
 
     assert listed(None) == [128_000]
     assert listed("http://proxy.example/v1") == [None]
-
-
-def test_an_added_provider_never_gets_a_key_it_was_not_given() -> None:
-    config = config_of(
-        AddedProvider(id="", name="mine", kind="vllm", base_url="http://there"), api_key="", access_key=""
-    )
-    assert config.api_key is None and config.category == "byok" and config.cloud is None
-    signed = AddedProvider(id="", name="mine", kind="bedrock", region="us-east-1")
-    bedrock = config_of(signed, api_key="secret", access_key="AKIA")
-    assert bedrock.api_key is None and bedrock.cloud is not None and bedrock.cloud.keys is not None
-    assert bedrock.cloud.keys.secret_access_key == "secret" and "secret" not in repr(bedrock)
