@@ -38,6 +38,8 @@ class ServerProcess:
             for key, value in os.environ.items()
             if not key.endswith(("_API_KEY", "_BASE_URL", "_API_BASE")) and not key.startswith(("PERDURE", "LETTA"))
         }
+        if "PERDURE_DATABASE_URL" in env:  # servers of one database need one key
+            clean["PERDURE_ENCRYPTION_KEY"] = "a key for tests"
         self._env = {**clean, **env}
         self.process: subprocess.Popen[bytes] | None = None
         self.start()
