@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from perdure.cli.client import Client, ClientError, connect
-from perdure.cli.options import BaseUrl, new_app
-from perdure.cli.show import is_terminal, paint, print_fields, print_json, print_table, progress, use_colour
+from perdure.cli.options import AsJson, BaseUrl, new_app
+from perdure.cli.show import is_terminal, paint, print_fields, print_json, print_table, progress, use_colour, warn
 from perdure.core.errors import AgentError
 from perdure.rollouts.export import FORMATS, JSONL, PARQUET
 
@@ -119,6 +119,45 @@ def _from_database(file: Path, target: str, format_name: str) -> bytes:
             await store.close()
 
     return asyncio.run(read())
+
+
+@app.command("drift")
+def show_drift(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="AGENT|RUN|JOB", help="An agent's id or name, or the id of a run, conversation or rollout job."
+        ),
+    ],
+    base_url: BaseUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show how often re-rendering the stored messages would have made another prompt than the model was given."""
+    client = connect(base_url)
+    report = client.get("/v1/trajectories/drift", **which(client, target))
+    if as_json:
+        print_json(report)
+        return
+    rows = [("all", "", report), *(("model", name, each) for name, each in report["models"].items())]
+    rows += [("tool", name, each) for name, each in report["tools"].items()]
+    cells = [
+        (kind, name, each["calls"], each["drifted"], None if each["rate"] is None else f"{each['rate']:.1%}")
+        for kind, name, each in rows
+    ]
+    print_table(("of", "name", "calls", "re-rendered otherwise", "rate"), cells)
+    if (first := report["first_difference"]) is not None:
+        print()
+        print_fields(
+            [
+                ("first difference", f"call {first['call_id']}, token {first['position']}"),
+                ("in message", first["message_id"] or "the template's own text"),
+                ("after", repr(first["before"])),
+                ("the model saw", repr(first["recorded"])),
+                ("re-rendered", repr(first["rendered"])),
+            ]
+        )
+    for why, number in report["not_compared"].items():
+        warn(f"not compared: {number} calls, {why}")
 
 
 @app.command("verify")

@@ -63,6 +63,22 @@ async def rollouts(
             yield rollout
 
 
+async def conversations_of(
+    store: Store,
+    *,
+    agent_id: str | None = None,
+    run_id: str | None = None,
+    conversation_id: str | None = None,
+    job_id: str | None = None,
+) -> list[str]:
+    """The conversations that `rollouts` would read. NotFound, Invalid."""
+    if [agent_id, run_id, conversation_id, job_id].count(None) != 3:
+        raise Invalid("Give exactly one of agent_id, run_id, conversation_id and job_id.", status=422)
+    if job_id is not None:
+        return await store.scan(lambda: _conversations_of_job(job_id, Wanted()))
+    return await store.scan(lambda: _conversations(agent_id, run_id, conversation_id))
+
+
 async def rollouts_of_either(store: Store, wanted: str) -> AsyncIterator[dict[str, Any]]:
     """As `rollouts`, the kind of thing told from its id."""
     match wanted.partition("-")[0]:

@@ -178,3 +178,27 @@ async def test_letta_evals_fetches_complete_and_consistent_turns(
         assert [triple[1] for triple in turn.output_token_logprobs] == each["token_ids"]
         assert [triple[0] for triple in turn.output_token_logprobs] == each["logprobs"]
     assert sum(1 for turn in turns if turn.role == "tool" and turn.content) == 2
+
+
+def test_drift_shows_what_rendering_again_would_have_changed(
+    exact_server: ServerProcess, exact_engine: SGLangDouble
+) -> None:
+    client = Letta(base_url=exact_server.url, max_retries=0)
+    plain, spaced = new_agent(client), new_agent(client)
+    exact_engine.script("Hello Ann.", "Bye Ann.")
+    for said in ("Hi", "Bye"):
+        client.agents.messages.create(plain.id, input=said)
+    _, report = ask(exact_server, "GET", f"/v1/trajectories/drift?agent_id={plain.id}")
+    assert (report["calls"], report["drifted"], report["tools"]) == (2, 0, {}), report
+    call = '<tool_call>\n{"name":"memory_insert","arguments":{"label":"human","new_string":"x"}}\n</tool_call>'
+    exact_engine.script(call, "Done now.")
+    client.agents.messages.create(spaced.id, input="Hi")
+    _, report = ask(exact_server, "GET", f"/v1/trajectories/drift?agent_id={spaced.id}")
+    assert (report["calls"], report["drifted"], report["rate"]) == (2, 1, 0.5), report
+    assert report["models"]["sglang/tiny"]["drifted"] == 1
+    assert report["tools"]["memory_insert"]["rate"] == 1.0
+    first = report["first_difference"]
+    assert first["recorded"] != first["rendered"] and "memory_insert" in first["before"] + first["recorded"]
+    shown = perdure(exact_server, "trajectory", "drift", spaced.id)
+    assert shown.returncode == 0 and "50.0%" in shown.stdout and "re-rendered" in shown.stdout
+    assert ask(exact_server, "GET", "/v1/trajectories/drift")[0] == 422

@@ -17,6 +17,7 @@ from perdure.api.errors import json_response
 from perdure.api.services import services
 from perdure.core.errors import Invalid
 from perdure.providers.token_exact import TokenExactModel
+from perdure.rollouts.drift import drift_report
 from perdure.rollouts.export import JSONL, PARQUET
 from perdure.rollouts.export.formats import check_format, lines
 from perdure.rollouts.rescore import rescored
@@ -123,6 +124,13 @@ async def rescore(request: Request) -> ASGIApp:
     return json_response({"logprobs": logprobs})
 
 
+async def drift(request: Request) -> ASGIApp:
+    """`GET /v1/trajectories/drift?agent_id=|run_id=|conversation_id=|job_id=`: what re-rendering would have made of it."""
+    parts, query = services(request), request.query_params
+    wanted = {name: value for name in _WANTED if (value := query.get(name))}
+    return json_response(await drift_report(parts.store, parts.registry, **wanted))
+
+
 class RescoreRecord(Struct, frozen=True):
     """`model`: the handle to ask, where the policy is served under another now."""
 
@@ -149,6 +157,7 @@ async def rescore_record(request: Request) -> ASGIApp:
 
 routes = [
     route("GET", "/v1/trajectories", export, "export_trajectories"),
+    route("GET", "/v1/trajectories/drift", drift, "trajectory_drift"),
     route("POST", "/v1/trajectories/rescore", rescore, "rescore_tokens"),
     route("POST", "/v1/trajectories/{trajectory_id}/rescore", rescore_record, "rescore_trajectory"),
 ]
