@@ -42,8 +42,8 @@ class HarmonyRenderer(NativeRenderer):
         at = find(ids, self._channel_id, 0)
         while at >= 0:
             body = find(ids, self._message_id, at) if self._is_analysis(ids, at) else -1
-            if body >= 0:
-                end = find(ids, self._end_id, body)
+            end = find(ids, self._end_id, at)
+            if body >= 0 and (end < 0 or body < end):  # else the header was cut off
                 if self.tokenizer.decode(ids[body + 1 : body + 8 if end < 0 else min(end, body + 8)]).strip():
                     return True
             at = find(ids, self._channel_id, at + 1)

@@ -176,3 +176,11 @@ def test_a_mistral_models_own_call_ids_go_back_as_they_were() -> None:
     bridged = _bridged(renderer, "[TOOL_CALLS]go[CALL_ID]aB3dE5gH7[ARGS]{}</s>", [told])
     assert isinstance(bridged, Rendered)
     assert renderer.tokenizer.decode(bridged.ids) == "[TOOL_RESULTS]aB3dE5gH7[TOOL_CONTENT]ok[/TOOL_RESULTS]"
+
+
+def test_a_harmony_header_that_was_cut_off_is_no_thinking() -> None:
+    renderer = RENDERERS["harmony"]()
+    answer = "<|channel|>analysis<|end|><|start|>user<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>b<|return|>"
+    assert isinstance(_bridged(renderer, answer, USER, retention="tool_cycle"), Rendered)
+    thought = answer.replace("analysis", "analysis<|message|>Hm.")
+    assert isinstance(_bridged(renderer, thought, USER, retention="tool_cycle"), NoBridge)
