@@ -43,9 +43,10 @@ class HarmonyRenderer(NativeRenderer):
         while at >= 0:
             body = find(ids, self._message_id, at) if self._is_analysis(ids, at) else -1
             end = find(ids, self._end_id, at)
-            if body >= 0 and (end < 0 or body < end):  # else the header was cut off
-                if self.tokenizer.decode(ids[body + 1 : body + 8 if end < 0 else min(end, body + 8)]).strip():
-                    return True
+            is_whole = body >= 0 and (end < 0 or body < end)  # else the header was cut off
+            shown = ids[body + 1 : body + 8 if end < 0 else min(end, body + 8)] if is_whole else ()
+            if self.tokenizer.decode(shown).strip():
+                return True
             at = find(ids, self._channel_id, at + 1)
         return False
 
@@ -55,7 +56,7 @@ class HarmonyRenderer(NativeRenderer):
 
     def _ends_thinking(self, ids: Sequence[int], start: int) -> bool:
         begin = rfind(ids, self._channel_id, start)
-        if begin < 0 or not self._is_analysis(ids, begin):
+        if begin < 0 or not self._is_analysis(ids, begin) or find(ids, self._message_id, begin) < 0:
             return False
         ended = any(one in (self._end_id, self._start_id, self._call_id) for one in ids[begin:])
         return not ended
