@@ -36,6 +36,7 @@ class HarmonyRenderer(NativeRenderer):
         )
         self._analysis = tokenizer.encode("analysis")
         self._closing = frozenset((*self.stop_token_ids, self._end_id))
+        self._turn_ids = self._closing | {self._start_id}
 
     def _has_thoughts(self, ids: Sequence[int]) -> bool:
         ids = ids[:-1] if ids and ids[-1] in self._closing else ids
@@ -43,7 +44,7 @@ class HarmonyRenderer(NativeRenderer):
         while at >= 0:
             body = find(ids, self._message_id, at) if self._is_analysis(ids, at) else -1
             end = find(ids, self._end_id, at)
-            is_whole = body >= 0 and (end < 0 or body < end)  # else the header was cut off
+            is_whole = body >= 0 and not any(one in self._turn_ids for one in ids[at:body])  # else it was cut off
             shown = ids[body + 1 : body + 8 if end < 0 else min(end, body + 8)] if is_whole else ()
             if self.tokenizer.decode(shown).strip():
                 return True

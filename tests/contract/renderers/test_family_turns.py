@@ -182,5 +182,7 @@ def test_a_harmony_header_that_was_cut_off_is_no_thinking() -> None:
     renderer = RENDERERS["harmony"]()
     answer = "<|channel|>analysis<|end|><|start|>user<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>b<|return|>"
     assert isinstance(_bridged(renderer, answer, USER, retention="tool_cycle"), Rendered)
+    stopped = answer.replace("analysis<|end|>", "analysis<|return|>")
+    assert isinstance(_bridged(renderer, stopped, USER, retention="tool_cycle"), Rendered)
     thought = answer.replace("analysis", "analysis<|message|>Hm.")
     assert isinstance(_bridged(renderer, thought, USER, retention="tool_cycle"), NoBridge)
