@@ -17,7 +17,7 @@ from perdure.core.ids import new_id, new_otid
 from perdure.core.messages import Approval, ImagePart, Message, TextPart, ToolReturn
 from perdure.core.runs import ClientSkill, ClientTool, RunConfig
 from perdure.providers.images import MAX_BYTES, media_type_of
-from perdure.store.runs import RequestKey
+from perdure.store.submissions import RequestKey
 
 
 class SendRequest(Struct, kw_only=True):

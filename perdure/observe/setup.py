@@ -11,7 +11,7 @@ from perdure.core.errors import AgentError
 if TYPE_CHECKING:
     from perdure.core.runs import Run
     from perdure.observe.tracing import Tracing
-    from perdure.store.runs import StepCommit
+    from perdure.store.commits import StepCommit
 
 Observer = Callable[["Run", "StepCommit"], None]
 

@@ -15,7 +15,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 from perdure import __version__
 from perdure.core.ids import trace_id_of
 from perdure.core.runs import Run, Step
-from perdure.store.runs import StepCommit
+from perdure.store.commits import StepCommit
 
 KEPT_RUNS = 10_000
 

@@ -27,7 +27,7 @@ from perdure.store.archives import filed_by
 from perdure.store.base import Query, Store, Tx
 from perdure.store.conversations import ConversationState
 from perdure.store.private_blocks import private_blocks
-from perdure.store.runs import Accepted
+from perdure.store.submissions import Accepted
 
 KEPT_CONVERSATIONS = 2000
 

@@ -42,9 +42,10 @@ from perdure.runs.worker import Observer, Worker
 from perdure.store import events as event_store
 from perdure.store import runs as run_store
 from perdure.store import steps as step_store
+from perdure.store import submissions
 from perdure.store.approvals import cancel_parked
 from perdure.store.base import Store
-from perdure.store.runs import Accepted, RequestKey
+from perdure.store.submissions import Accepted, RequestKey
 from perdure.tools.builtin import BuiltinTools
 from perdure.tools.executor import Executor, OpenSecrets
 from perdure.tools.sandbox import Sandbox
@@ -176,7 +177,7 @@ class Runner:
         if self._stopping:
             raise StoreError("The server is shutting down.")
         write = self._store.begin_write(
-            lambda: run_store.submit_run(
+            lambda: submissions.submit_run(
                 run,
                 inputs,
                 otids=otids,
@@ -382,7 +383,7 @@ class Runner:
             return
         dead = await self._dead_owner(conversation_id)
         accepted = await self._store.write(
-            lambda: run_store.claim_next(
+            lambda: submissions.claim_next(
                 conversation_id, owner=self.owner, until=now_us() + LEASE_US, now=now_us(), dead_owner=dead
             )
         )

@@ -16,9 +16,9 @@ from perdure.runs.indexer import Indexer
 from perdure.store import embedding
 from perdure.store.archives import archive_ids_of_agent
 from perdure.store.base import Store
+from perdure.store.commits import StepCommit
 from perdure.store.message_search import FoundMessage, MessageSearch, index_new_messages, search_messages
 from perdure.store.passage_search import Found, PassageSearch, VectorQuery, search_passages
-from perdure.store.runs import StepCommit
 from perdure.tools.base import MessageHit, PassageHit, TagMatch
 
 T = TypeVar("T")

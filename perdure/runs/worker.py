@@ -39,9 +39,10 @@ from perdure.store import agents
 from perdure.store import events as event_store
 from perdure.store.approvals import Admission
 from perdure.store.base import Store, Tx
+from perdure.store.commits import BlockWrite, RunEnd, StepCommit, commit_step
 from perdure.store.compaction import NewContext
 from perdure.store.private_blocks import private_blocks
-from perdure.store.runs import BlockWrite, Lease, RunEnd, StepCommit, commit_step
+from perdure.store.runs import Lease
 from perdure.tools.base import PassageInsert
 from perdure.tools.builtin import EDITS
 from perdure.tools.executor import Executor

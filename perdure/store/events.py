@@ -5,7 +5,8 @@ import msgspec
 from perdure.core.errors import LeaseLost
 from perdure.core.events import Event
 from perdure.store.base import Query, Tx
-from perdure.store.runs import EventChunk, Lease, insert_events
+from perdure.store.commits import EventChunk, insert_events
+from perdure.store.runs import Lease
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[Event])

@@ -32,7 +32,7 @@ from perdure.runs.concurrency import make_room
 from perdure.runs.runner import Submitted
 from perdure.store import agents
 from perdure.store.conversation_reads import conversation_by_id
-from perdure.store.runs import known_run
+from perdure.store.submissions import known_run
 
 _encode = msgspec.json.Encoder().encode
 

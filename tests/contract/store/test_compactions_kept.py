@@ -9,10 +9,12 @@ from perdure.core.ids import new_id, now_us
 from perdure.core.messages import Message, TextPart
 from perdure.core.runs import Run, RunConfig, Usage
 from perdure.store.base import Store
+from perdure.store.commits import StepCommit, commit_step
 from perdure.store.compaction import NewContext
 from perdure.store.conversations import ConversationState, conversation_state
 from perdure.store.messages import context_messages, insert_messages
-from perdure.store.runs import Lease, StepCommit, commit_step, submit_run
+from perdure.store.runs import Lease
+from perdure.store.submissions import submit_run
 from tests.contract.store.test_agents_kept import create
 
 

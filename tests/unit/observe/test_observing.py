@@ -16,7 +16,8 @@ from perdure.core.runs import Run, RunConfig, Step, Usage
 from perdure.observe.metrics import Metrics
 from perdure.observe.setup import exports
 from perdure.observe.tracing import RunIds, Tracing
-from perdure.store.runs import Lease, RunEnd, StepCommit
+from perdure.store.commits import RunEnd, StepCommit
+from perdure.store.runs import Lease
 
 START = 1_700_000_000_000_000
 

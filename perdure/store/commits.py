@@ -1,0 +1,282 @@
+"""What a step leaves behind, written as a whole under the fence of its run's lease, or not at all."""
+
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from perdure.core.agents import Block
+from perdure.core.approvals import Pending
+from perdure.core.archives import Passage
+from perdure.core.errors import LeaseLost, StaleBlock
+from perdure.core.messages import Message
+from perdure.core.runs import RunStatus, Step, StopReason, Usage
+from perdure.core.tokens import Segment, TokenCall
+from perdure.store.approvals import set_pending
+from perdure.store.base import Query, Tx
+from perdure.store.blocks import attach_block, create_block
+from perdure.store.codec import block_params
+from perdure.store.compaction import NewContext, replace_context
+from perdure.store.groups import GroupTurn, count_turn
+from perdure.store.messages import insert_messages
+from perdure.store.passages import file_for_agent
+from perdure.store.private_blocks import add_private_blocks, remove_private_block
+from perdure.store.run_queue import QueuedRun, queue_run
+from perdure.store.runs import Lease
+
+_json = msgspec.json.Encoder().encode
+_pack = msgspec.msgpack.Encoder().encode
+
+
+class BlockWrite(Struct, frozen=True):
+    """One memory edit to commit. kind: "update" (also renames), "create" (and attach), "detach"."""
+
+    kind: str
+    block: Block
+    base_version: int
+
+
+class RunEnd(Struct, frozen=True, kw_only=True):
+    """`refused`: the run was not let in, so nothing is said of its agent."""
+
+    status: RunStatus
+    stop_reason: StopReason
+    completed_us: int
+    total_duration_ns: int
+    error: dict[str, Any] | None = None
+    metadata: dict[str, Any] | None = None
+    refused: bool = False
+
+
+class EventChunk(Struct, frozen=True):
+    """Events `first_seq`..`last_seq` of a run's log, encoded."""
+
+    first_seq: int
+    last_seq: int
+    body: bytes
+
+
+class StepCommit(Struct, frozen=True, kw_only=True):
+    """Everything one step leaves behind; all of it is written or none.
+
+    `isolated`: the labels whose blocks the conversation has for itself.
+    `turn`: a turn of a group's manager that ends with it; `queued`: the runs that begin because of it.
+    `parked`: what the conversation waits for from now on; `settled`: what it waited for is answered.
+    """
+
+    lease: Lease
+    agent_id: str
+    now: int
+    usage: Usage
+    step_count: int
+    messages: tuple[Message, ...] = ()
+    parked: Pending | None = None
+    settled: bool = False
+    step: Step | None = None
+    events: EventChunk | None = None
+    context_tokens: int | None = None
+    ttft_ns: int | None = None
+    segment: Segment | None = None
+    call: TokenCall | None = None
+    segment_id: str | None = None
+    consumed_cause: str | None = None
+    request: bytes | None = None
+    response: bytes | None = None
+    blocks: tuple[BlockWrite, ...] = ()
+    passages: tuple[Passage, ...] = ()
+    isolated: tuple[str, ...] = ()
+    context: NewContext | None = None
+    turn: GroupTurn | None = None
+    queued: tuple[QueuedRun, ...] = ()
+    end: RunEnd | None = None
+
+
+def commit_step(commit: StepCommit, *, again: bool = False) -> Tx[None]:
+    """Write a step. LeaseLost if the fence is void, StaleBlock if a block changed under an edit, StaleGroup if a turn did.
+
+    `again`: the answer to an earlier attempt was lost, which may have been committed; then there is nothing left to do.
+    """
+    lease, now = commit.lease, commit.now
+    if again and (yield from _was_committed(commit)):
+        return
+    held = yield Query(
+        "fence_check",
+        {
+            "conversation_id": lease.conversation_id,
+            "run_id": lease.run_id,
+            "owner": lease.owner,
+            "fence": lease.fence,
+            "segment_id": commit.segment_id,
+            "consumed_cause": commit.consumed_cause,
+            "now": now,
+        },
+    )
+    if not held:
+        raise LeaseLost(f"Run {lease.run_id} is not ours any more: another worker took over its conversation.")
+    if commit.turn is not None:
+        yield from count_turn(commit.turn)
+        for queued in commit.queued:
+            yield from queue_run(queued)
+    yield from insert_messages(commit.messages)
+    if commit.parked is not None or commit.settled:
+        yield from set_pending(lease.conversation_id, commit.parked)
+    if commit.context is not None:
+        yield from replace_context(lease.conversation_id, commit.context, now)
+    yield from _write_blocks(commit)
+    if commit.passages:
+        yield from file_for_agent(commit.agent_id, commit.passages, commit.now)
+    if commit.step is not None:
+        yield from _write_step(commit, commit.step)
+    if commit.events is not None:
+        yield from insert_events(lease.run_id, commit.events)
+    yield from _write_tokens(commit)
+    if commit.end is None:
+        yield Query(
+            "progress_run",
+            {
+                "id": lease.run_id,
+                "usage": _json(commit.usage),
+                "step_count": commit.step_count,
+                "context_tokens": commit.context_tokens,
+                "ttft_ns": commit.ttft_ns,
+            },
+        )
+    else:
+        yield from _finish(commit, commit.end)
+
+
+def _was_committed(commit: StepCommit) -> Tx[bool]:
+    lease = commit.lease
+    if commit.step is not None:
+        return bool((yield Query("step_by_id", {"id": commit.step.id})))
+    ended = {"conversation_id": lease.conversation_id, "fence": lease.fence, "run_id": lease.run_id}
+    return bool((yield Query("ended_under_fence", ended)))
+
+
+def _write_step(commit: StepCommit, step: Step) -> Tx[None]:
+    yield Query(
+        "insert_step",
+        {
+            "id": step.id,
+            "run_id": step.run_id,
+            "agent_id": step.agent_id,
+            "created_us": step.created_us,
+            "model": step.model,
+            "body": _json(step),
+        },
+    )
+    if commit.request is not None:
+        yield Query(
+            "insert_trace",
+            {"step_id": step.id, "created_us": commit.now, "request": commit.request, "response": commit.response},
+        )
+
+
+def _write_tokens(commit: StepCommit) -> Tx[None]:
+    if (segment := commit.segment) is not None:
+        yield Query(
+            "insert_segment",
+            {
+                "id": segment.id,
+                "conversation_id": segment.conversation_id,
+                "agent_id": segment.agent_id,
+                "idx": segment.index,
+                "body": _pack(segment),
+            },
+        )
+    if (call := commit.call) is not None:
+        yield Query(
+            "insert_call",
+            {
+                "id": call.id,
+                "segment_id": call.segment_id,
+                "conversation_id": call.conversation_id,
+                "run_id": call.run_id,
+                "step_id": call.step_id,
+                "body": _pack(call),
+            },
+        )
+
+
+def _write_blocks(commit: StepCommit) -> Tx[None]:
+    for write in commit.blocks:
+        block = write.block
+        if write.kind == "create":
+            yield from _create_block(commit, block)
+        elif write.kind == "detach":
+            yield from _detach_block(commit, block)
+        else:
+            if write.kind == "rename" and (
+                yield Query("label_clash", {"block_id": block.id, "label": block.label})
+            ):  # another conversation was quicker: the tool is to be told so
+                raise StaleBlock(block.id)
+            columns = block_params(block) | {"version": write.base_version, "updated_us": commit.now}
+            if not (yield Query("change_block", columns)):
+                raise StaleBlock(block.id)
+            yield Query("relabel_attached_block", {"block_id": block.id, "label": block.label})
+        yield Query("bump_agents_of_block", {"block_id": block.id, "now": commit.now})
+
+
+def _create_block(commit: StepCommit, block: Block) -> Tx[None]:
+    """StaleBlock if the agent got one of that label meanwhile."""
+    if block.label in commit.isolated:
+        yield from add_private_blocks(commit.lease.conversation_id, (block,))
+        return
+    if (yield Query("attached_label", {"agent_id": commit.agent_id, "label": block.label})):
+        raise StaleBlock(block.id)
+    yield from create_block(block)
+    yield from attach_block(commit.agent_id, block)
+
+
+def _detach_block(commit: StepCommit, block: Block) -> Tx[None]:
+    if commit.isolated and (yield from remove_private_block(commit.lease.conversation_id, block.id)):
+        return
+    yield Query("detach_block", {"agent_id": commit.agent_id, "block_id": block.id})
+    yield Query("bump_agent", {"id": commit.agent_id, "now": commit.now})
+
+
+def _finish(commit: StepCommit, end: RunEnd) -> Tx[None]:
+    lease = commit.lease
+    yield Query(
+        "finish_run",
+        {
+            "id": lease.run_id,
+            "status": end.status,
+            "stop_reason": end.stop_reason,
+            "completed_us": end.completed_us,
+            "usage": _json(commit.usage),
+            "step_count": commit.step_count,
+            "context_tokens": commit.context_tokens,
+            "error": _json(end.error) if end.error else None,
+            "metadata": _json(end.metadata) if end.metadata else None,
+            "ttft_ns": commit.ttft_ns,
+            "total_duration_ns": end.total_duration_ns,
+        },
+    )
+    if not end.refused:
+        yield Query(
+            "agent_ran",
+            {
+                "agent_id": commit.agent_id,
+                "completed_us": end.completed_us,
+                "duration_ms": end.total_duration_ns // 1_000_000,
+                "stop_reason": end.stop_reason,
+            },
+        )
+    yield Query(
+        "release_lease",
+        {
+            "conversation_id": lease.conversation_id,
+            "run_id": lease.run_id,
+            "owner": lease.owner,
+            "fence": lease.fence,
+            "completed_us": end.completed_us,
+        },
+    )
+
+
+def insert_events(run_id: str, chunk: EventChunk) -> Tx[None]:
+    yield Query(
+        "insert_events",
+        {"run_id": run_id, "first_seq": chunk.first_seq, "last_seq": chunk.last_seq, "body": chunk.body},
+    )

@@ -1,0 +1,195 @@
+"""How a run begins in the database: accepted once, queued or started, claimed by one worker at a time.
+
+A lease is taken in the statement that looks whether it is free, so two workers can never both hold one.
+"""
+
+import msgspec
+from msgspec import Struct
+
+from perdure.core.approvals import is_answer
+from perdure.core.errors import Conflict, Unavailable
+from perdure.core.messages import Message
+from perdure.core.runs import Run
+from perdure.store.approvals import Admission, admit, readmit, replay_of
+from perdure.store.base import Query, Tx
+from perdure.store.conversations import ConversationState, conversation_state, run_view
+from perdure.store.runs import Lease
+
+_json = msgspec.json.Encoder().encode
+_input = msgspec.json.Decoder(tuple[Message, ...]).decode
+
+KEY_LIFE_US = 24 * 3600 * 1_000_000
+
+
+class RequestKey(Struct, frozen=True):
+    """A client's Idempotency-Key, and the SHA-256 of the request it stands for."""
+
+    key: str
+    digest: bytes
+
+
+class Accepted(Struct, frozen=True):
+    """What became of a submission. `lease` and `state` are set when the run may start at once; `attached`: the request had
+    been accepted before, under this run id. `admitted`: what was stored of its messages; `fresh`: and nothing else was stored
+    since the conversation's last run."""
+
+    run_id: str
+    attached: bool = False
+    lease: Lease | None = None
+    state: ConversationState | None = None
+    admitted: Admission = Admission()
+    fresh: bool = False
+
+
+def submit_run(
+    run: Run,
+    inputs: tuple[Message, ...],
+    *,
+    otids: tuple[str, ...],
+    owner: str,
+    until: int,
+    wait: bool,
+    max_queued: int,
+    key: RequestKey | None = None,
+) -> Tx[Accepted]:
+    """Accept a request once: per otid, and per `key` for a day.
+
+    Starts it at once if the conversation is free; otherwise queues it (`wait`) or raises Conflict naming the holder.
+    Raises NotFound for an unknown conversation, Unavailable when the queue is full.
+    """
+    conversation_id, now = run.conversation_id, run.created_us
+    state = yield from conversation_state(conversation_id)
+    if (otids or key is not None) and (run_id := (yield from known_run(conversation_id, otids, key, now))) is not None:
+        return Accepted(run_id, attached=True)
+    if is_answer(inputs) and (replay := (yield from replay_of(state, inputs))) is not None:
+        if replay.again is None:
+            return Accepted(replay.run_id, attached=True)
+        inputs = replay.again
+    queued = yield Query("queued_runs", {"conversation_id": conversation_id, "limit": max_queued})
+    busy = bool(queued) or (state.active_run_id is not None and state.lease_until_us >= now)
+    if busy and not wait:
+        holder = state.active_run_id or queued[0][0]
+        raise Conflict(
+            f"Another request for conversation {conversation_id} is currently being processed (run {holder}). "
+            "Wait for it to end or cancel it.",
+            run_id=holder,
+        )
+    if len(queued) >= max_queued:
+        raise Unavailable(f"{max_queued} messages are already waiting for {conversation_id}. Send again later.")
+    fence: int | None = None
+    if not busy:
+        fence = yield from _take_lease(conversation_id, run.id, owner, until, now, dead_owner="")
+        busy = fence is None  # by the database's clock somebody still holds it
+    yield Query(
+        "insert_run",
+        {
+            "id": run.id,
+            "agent_id": run.agent_id,
+            "conversation_id": conversation_id,
+            "status": "created" if busy else "running",
+            "background": int(run.background),
+            "created_us": now,
+            "attempts": 0 if busy else 1,
+            "config": _json(run.config),
+            "input": _json(inputs) if busy else b"[]",
+            "metadata": _json(run.metadata) if run.metadata else None,
+        },
+    )
+    admitted = Admission()
+    if fence is not None:
+        state = yield from _as_leased(state, fence)
+        admitted = yield from admit((run.id, run.agent_id), state, inputs, now)
+    if admitted.refused is None:  # what is refused now may be sent again later
+        for otid in otids:
+            yield Query("insert_otid", {"conversation_id": conversation_id, "otid": otid, "run_id": run.id, "now": now})
+        if key is not None:
+            yield Query(
+                "put_request_key",
+                {
+                    "conversation_id": conversation_id,
+                    "key": key.key,
+                    "digest": key.digest,
+                    "run_id": run.id,
+                    "now": now,
+                },
+            )
+    if (url := run.config.callback_url) is not None:
+        yield Query("insert_callback", {"run_id": run.id, "url": url, "due_us": now})
+    if fence is None:
+        return Accepted(run.id)
+    lease = Lease(conversation_id, run.id, owner, fence)
+    return Accepted(run.id, lease=lease, state=state, admitted=admitted, fresh=not admitted.closed)
+
+
+def known_run(conversation_id: str, otids: tuple[str, ...], key: RequestKey | None, now: int) -> Tx[str | None]:
+    """The run of a request that was accepted before. Conflict if its key was another request's."""
+    for otid in otids:
+        rows = yield Query("otid_run", {"conversation_id": conversation_id, "otid": otid})
+        if rows:
+            return rows[0][0]
+    return None if key is None else (yield from _run_of_key(conversation_id, key, now))
+
+
+def _run_of_key(conversation_id: str, key: RequestKey, now: int) -> Tx[str | None]:
+    """The run that was asked for under this key; None if none was, lately. Conflict if it was for something else."""
+    rows = yield Query("request_key", {"conversation_id": conversation_id, "key": key.key})
+    if not rows or rows[0][2] < now - KEY_LIFE_US:
+        return None
+    digest, run_id, _ = rows[0]
+    if bytes(digest) != key.digest:
+        raise Conflict(
+            f"Idempotency-Key {key.key!r} was used for another request (run {run_id}). Send this one under a key of its own.",
+            run_id=run_id,
+        )
+    return run_id
+
+
+def _take_lease(
+    conversation_id: str, run_id: str, owner: str, until: int, now: int, *, dead_owner: str
+) -> Tx[int | None]:
+    rows = yield Query(
+        "take_lease",
+        {
+            "conversation_id": conversation_id,
+            "run_id": run_id,
+            "owner": owner,
+            "until": until,
+            "now": now,
+            "dead_owner": dead_owner,
+        },
+    )
+    return rows[0][0] if rows else None
+
+
+def _as_leased(state: ConversationState, fence: int) -> Tx[ConversationState]:
+    """The conversation as it was when its lease was taken: another process may have been here since we looked."""
+    if fence == state.fence + 1:
+        return state
+    return run_view(state.id, (yield Query("conversation_for_run", {"id": state.id}))[0])
+
+
+def claim_next(conversation_id: str, *, owner: str, until: int, now: int, dead_owner: str = "") -> Tx[Accepted | None]:
+    """Claim the conversation's interrupted or oldest queued run, if it is free; None if there is nothing to do."""
+    rows = yield Query("conversation_for_run", {"id": conversation_id})
+    if not rows:
+        return None
+    state = run_view(conversation_id, rows[0])
+    runs = yield Query("active_runs_of", {"conversation_id": conversation_id})
+    if not runs:
+        return None
+    interrupted = [row for row in runs if row[1] == "running"]
+    run_id = (interrupted or runs)[0][0]
+    fence = yield from _take_lease(conversation_id, run_id, owner, until, now, dead_owner=dead_owner)
+    if fence is None:
+        return None
+    yield Query("start_run", {"id": run_id})
+    run = yield Query("run_row", {"id": run_id})
+    state = yield from _as_leased(state, fence)
+    if interrupted:
+        admitted = readmit(run_id, state, run[0][17])
+    else:
+        admitted = yield from admit((run_id, state.agent_id), state, _input(run[0][17]), now)
+        if admitted.refused is not None:
+            yield Query("delete_run_otids", {"id": run_id})
+            yield Query("forget_request_key", {"conversation_id": conversation_id, "run_id": run_id})
+    return Accepted(run_id, lease=Lease(conversation_id, run_id, owner, fence), state=state, admitted=admitted)
