@@ -13,31 +13,25 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Coroutine
 from typing import Any
 
-import msgspec
 from msgspec import Struct
 
-from perdure.core.agents import Agent, ModelSettings
 from perdure.core.errors import AgentError, LeaseLost, ProviderError, StoreError
 from perdure.core.events import Event, LogEnded
 from perdure.core.ids import now_us
 from perdure.core.messages import Message
-from perdure.core.runs import Run, RunConfig, StopReason
-from perdure.loop.legacy import legacy_agent, legacy_of, legacy_specs, legacy_tools
-from perdure.loop.offer import system_text, tool_specs
-from perdure.loop.parking import asking_names
-from perdure.loop.shown import speech_of
-from perdure.loop.turn import Turn
-from perdure.providers.base import ModelInfo
+from perdure.core.runs import Run, StopReason
 from perdure.providers.registry import Registry
 from perdure.providers.web import Web
+from perdure.runs.assembly import Turns, as_agent_wants, with_overrides
 from perdure.runs.callbacks import Callbacks
 from perdure.runs.compact import Compactor
-from perdure.runs.context import Context, Contexts
+from perdure.runs.context import Contexts
 from perdure.runs.log import RunLog
 from perdure.runs.peers import RunPeers
 from perdure.runs.remote import Remote
-from perdure.runs.search import Searcher, StoreSearch
+from perdure.runs.search import Searcher
 from perdure.runs.shielding import shielded
+from perdure.runs.watch import LEASE_US, Watch
 from perdure.runs.worker import Observer, Worker
 from perdure.store import events as event_store
 from perdure.store import runs as run_store
@@ -46,15 +40,11 @@ from perdure.store import submissions
 from perdure.store.approvals import cancel_parked
 from perdure.store.base import Store
 from perdure.store.submissions import Accepted, RequestKey
-from perdure.tools.builtin import BuiltinTools
-from perdure.tools.executor import Executor, OpenSecrets
+from perdure.tools.executor import OpenSecrets
 from perdure.tools.sandbox import Sandbox
 
 log = logging.getLogger(__name__)
 
-LEASE_US = 8_000_000
-BEAT_S = 2.0
-SWEEP_S = 1.0
 MAX_ATTEMPTS = 5
 KEPT_LOGS = 1000
 
@@ -103,20 +93,22 @@ class Runner:
         open_secrets: OpenSecrets = dict,
     ) -> None:
         self._store = store
-        self._registry = registry
-        self._sandbox = sandbox
-        self._web = web or Web()
-        self._searcher = searcher or Searcher(store)
-        self._builtin = BuiltinTools()
+        web = web or Web()
         self.contexts = Contexts(store)
+        self._turns = Turns(
+            registry,
+            sandbox,
+            web,
+            searcher or Searcher(store),
+            peers=lambda run, bundle: RunPeers(self, store, self.contexts, run, bundle, max_depth=max_agent_depth),
+            open_secrets=open_secrets,
+        )
         self._compactor = Compactor(registry, self.contexts)
         self.owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:12]}"
         self._max_queued = max_queued
         self._trace_limit = trace_limit
-        self._callbacks = Callbacks(store, self._web, secret=callback_secret)
+        self._callbacks = Callbacks(store, web, secret=callback_secret)
         self._approval_expiry_us = None if approval_expiry_s is None else round(approval_expiry_s * 1e6)
-        self._max_agent_depth = max_agent_depth
-        self._open_secrets = open_secrets
         self._logs: OrderedDict[str, RunLog] = OrderedDict()
         self._jobs: dict[str, _Job] = {}
         self._newest: dict[str, _Job] = {}
@@ -132,11 +124,20 @@ class Runner:
             claim=self._claim_if_waiting,
             spawn=self._spawn,
         )
+        self._watch = Watch(
+            store,
+            self._remote,
+            self.owner,
+            jobs=self._jobs,
+            logs=self._logs,
+            claim=self._claim,
+            cancel=self._stop_job,
+        )
 
     async def start(self) -> None:
         await self._remote.start()
-        self._spawn(self._beat())
-        self._spawn(self._sweep())
+        self._spawn(self._watch.beat())
+        self._spawn(self._watch.sweep())
         self._spawn(self._callbacks.deliver())
 
     async def stop(self, grace_s: float = 5.0) -> None:
@@ -316,72 +317,18 @@ class Runner:
         admitted = accepted.admitted
         if admitted.answering is not None and context.answer is None:
             raise AgentError(f"The request {admitted.answering.request_id} is not in the context any more.")
-        turn, executor = await self._turn(run, context)
+        turn, executor = await self._turns.turn(run, context)
         turn.later = admitted.later
         if run.config.compact_only:
             await worker.compact_only(turn, context, executor, self._compactor)
         else:
             await worker.drive(turn, context, executor, self._compactor)
 
-    async def _turn(self, run: Run, context: Context) -> tuple[Turn, Executor]:
-        bundle, config = context.bundle, run.config
-        agent = with_overrides(bundle.agent, config)
-        legacy = legacy_of(agent, bundle.tools, speech_of(config))
-        if legacy is not None:
-            tools = legacy_tools(bundle.tools, agent.model_settings.response_format)
-            bundle, agent = msgspec.structs.replace(bundle, tools=tools), legacy_agent(agent)
-        handle = config.override_model or agent.model
-        resolved = await self._registry.resolve(
-            handle, settings=agent.model_settings, require_exact=config.return_token_ids
-        )
-        executor = Executor(
-            bundle,
-            builtin=self._builtin,
-            sandbox=self._sandbox,
-            web=self._web,
-            search=StoreSearch(self._searcher, agent.id),
-            peers=RunPeers(self, self._store, self.contexts, run, bundle, max_depth=self._max_agent_depth),
-            run_id=run.id,
-            conversation_id=run.conversation_id,
-            open_secrets=self._open_secrets,
-        )
-        system = context.system
-        if system is None:
-            raise AgentError(f"Conversation {run.conversation_id} has no system message. Reset its messages.")
-        specs = tool_specs(bundle.tools, config.client_tools, strict=agent.model_settings.strict)
-        client_tools = frozenset(tool.name for tool in config.client_tools)
-        if legacy is not None:
-            specs = legacy_specs(specs, legacy, agent.tool_rules, client_tools)
-        turn = Turn(
-            run=run,
-            agent=agent,
-            tools={tool.name: tool for tool in bundle.tools},
-            specs=specs,
-            system=system,
-            system_text=system_text(system.text, config),
-            context=context.messages,
-            model=resolved.model,
-            model_handle=handle,
-            model_name=resolved.name,
-            provider_name=resolved.provider_name,
-            endpoint=resolved.endpoint,
-            executor=executor,
-            blocks=executor.blocks,
-            tokens=context.tokens,
-            window=known_window(agent, resolved.info, given=context.own.context_window),
-            step_count=run.step_count,
-            asks=asking_names(agent.tool_rules, (tool.name for tool in bundle.tools), config.client_tools),
-            client_tools=client_tools,
-            answer=context.answer,
-            legacy=legacy,
-        )
-        return turn, executor
-
     async def _claim(self, conversation_id: str) -> None:
         """Take up the conversation's next run, if there is one and it is free."""
         if self._stopping:
             return
-        dead = await self._dead_owner(conversation_id)
+        dead = await self._watch.dead_owner(conversation_id)
         accepted = await self._store.write(
             lambda: submissions.claim_next(
                 conversation_id, owner=self.owner, until=now_us() + LEASE_US, now=now_us(), dead_owner=dead
@@ -408,65 +355,6 @@ class Runner:
         worker = self._worker(run, accepted, self._logs[run.id])
         error = AgentError(f"This run ended its worker {run.attempts - 1} times and is not tried again.")
         await self._end(worker, "error", error)
-
-    # -- watching over leases
-
-    async def _beat(self) -> None:
-        while True:
-            await asyncio.sleep(BEAT_S)
-            if not self._jobs:
-                continue
-            held = {job.conversation_id for job in self._jobs.values()}
-            now = now_us()
-            try:
-                await self._store.write(
-                    lambda held=held, now=now: run_store.renew_leases(held, self.owner, now + LEASE_US, now)
-                )
-                if self._remote.shared:  # a cancellation's news may have been lost
-                    for run_id in await self._store.read(run_store.cancel_requests):
-                        self._stop_job(run_id)
-            except StoreError:
-                log.exception("renewing leases failed; trying again")
-
-    async def _sweep(self) -> None:
-        while True:
-            try:
-                if self._remote.shared:
-                    await self._let_go_of_taken()
-                for conversation_id in await self._orphans():
-                    if not any(job.conversation_id == conversation_id for job in self._jobs.values()):
-                        await self._claim(conversation_id)
-            except AgentError:
-                log.exception("looking for interrupted runs failed; trying again")
-            await asyncio.sleep(SWEEP_S)
-
-    async def _let_go_of_taken(self) -> None:
-        """Runs queued from here that another process took up, where its news was lost."""
-        waiting = [id for id, runlog in self._logs.items() if not runlog.ended and id not in self._jobs]
-        for run_id in waiting:
-            run = await self._store.read(lambda run_id=run_id: run_store.run_by_id(run_id))
-            if run.status != "created":
-                self._remote.driven_elsewhere(run_id)
-
-    async def _orphans(self) -> list[str]:
-        found: list[str] = []
-        for dead in await self._dead_owners():
-            found += await self._store.read(lambda dead=dead: run_store.orphaned_conversations(now_us(), dead))
-        return list(dict.fromkeys(found))
-
-    async def _dead_owners(self) -> list[str]:
-        """Lease owners on this host whose process is gone (their leases need not run out), and "" for none in particular.
-
-        Where several machines share a database, two of them may go by one name: there only the lease's time counts.
-        """
-        if self._remote.shared:
-            return [""]
-        owners = await self._store.read(run_store.lease_owners)
-        return ["", *(owner for owner in owners if owner != self.owner and is_dead(owner))]
-
-    async def _dead_owner(self, conversation_id: str) -> str:
-        owners = await self._dead_owners()
-        return owners[-1] if len(owners) > 1 else ""
 
     # -- following and ending
 
@@ -577,50 +465,3 @@ class Runner:
         if denied:
             self.contexts.forget(run.conversation_id)
         return "cancelled" if denied else "ended"
-
-
-def as_agent_wants(run: Run, settings: ModelSettings) -> Run:
-    """What an agent's settings ask of all its runs counts as asked by the request."""
-    if not (settings.return_token_ids or settings.return_logprobs):
-        return run
-    config = msgspec.structs.replace(
-        run.config,
-        return_token_ids=run.config.return_token_ids or settings.return_token_ids,
-        return_logprobs=run.config.return_logprobs or settings.return_logprobs,
-        top_logprobs=run.config.top_logprobs if run.config.top_logprobs is not None else settings.top_logprobs,
-    )
-    return msgspec.structs.replace(run, config=config)
-
-
-def with_overrides(agent: Agent, config: RunConfig) -> Agent:
-    """The agent as this run is to have it."""
-    if config.first_tools:
-        first = ({"type": "run_first", "tool_name": name, "args": None} for name in config.first_tools)
-        agent = msgspec.structs.replace(agent, tool_rules=(*agent.tool_rules, *first))
-    if config.override_settings is None:
-        return agent
-    settings = msgspec.convert(msgspec.to_builtins(agent.model_settings) | config.override_settings, ModelSettings)
-    return msgspec.structs.replace(agent, model_settings=settings)
-
-
-def known_window(agent: Agent, info: ModelInfo | None, *, given: int | None) -> int | None:
-    """The context window in tokens, within the model's own. `given`: the conversation's. None where it was only assumed."""
-    told = info.context_window if info is not None else None
-    if told is None and given is None and agent.extra.get("model", {}).get("assumed_window"):
-        return None
-    return agent.context_window if told is None else min(agent.context_window, told)
-
-
-def is_dead(owner: str) -> bool:
-    """True only if the owner is a process of this host that does not exist any more."""
-    host, _, rest = owner.partition(":")
-    pid = rest.partition(":")[0]
-    if host != socket.gethostname() or not pid.isdigit():
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return int(pid) == os.getpid()  # our own pid under another name: the process before us had it
