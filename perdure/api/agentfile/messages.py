@@ -18,6 +18,7 @@ from perdure.core.messages import (
     CompactionStats,
     HiddenReasoningPart,
     ImagePart,
+    LegacyForm,
     Message,
     Parked,
     Part,
@@ -36,6 +37,7 @@ _OURS: dict[str, tuple[Any, Any]] = {
     "is_err": (None, bool),
     "parked": (None, Parked),
     "compaction": (None, CompactionStats),
+    "legacy": (None, LegacyForm),
 }
 
 ROLES: frozenset[str] = frozenset({"system", "user", "assistant", "tool", "approval", "summary"})
