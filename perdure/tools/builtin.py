@@ -48,7 +48,7 @@ class BuiltinTools:
             if definition is None:
                 raise ToolError(f"{tool.name} is not a tool this server can run.")
             # what may be said is its agent's own business, and checked by then
-            given = args if tool.name == "send_message" else _checked(definition, args)
+            given = args if tool.name == "send_message" and "message" in args else _checked(definition, args)
             text = await _run(definition, given, context)
         except ToolError as error:
             return _answer(call, "error", error.message)

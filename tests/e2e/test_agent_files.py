@@ -96,9 +96,10 @@ def test_a_file_of_the_archived_server_is_imported_and_the_agent_answers(
         made = client.agents.import_file(file=file, model="openai/gpt-test", append_copy_suffix=False)
     (agent_id,) = made.agent_ids
     forget(agent_id)
-    engine.script(text("Here I am."))
+    speaks = name == "legacy.af"  # agents of the older types speak by calling a tool
+    engine.script(call("send_message", {"message": "Here I am."}) if speaks else text("Here I am."))
     answer = client.agents.messages.create(agent_id=agent_id, input="Hello?")
-    assert answer.messages[-1].content == "Here I am."
+    assert [m.content for m in answer.messages if m.message_type == "assistant_message"] == ["Here I am."]
     sent = engine.requests[-1]["messages"]
     assert said in json.dumps(sent[1]["content"])
     assert sent[-1] == {"role": "user", "content": "Hello?"}

@@ -73,7 +73,7 @@ def test_an_engine_that_dies_in_the_middle(
 
 def test_an_engine_that_sends_garbage(client: Letta, engine: OpenAIDouble, new_agent: Callable[..., Any]) -> None:
     agent = new_agent()
-    engine.script(text("", garbage="<html>Welcome to the proxy</html>"))
+    engine.script(*[text("", garbage="<html>Welcome to the proxy</html>")] * 3)  # it is asked again twice
     with pytest.raises(APIStatusError) as failed:
         client.agents.messages.create(agent_id=agent.id, input="Hi")
     assert failed.value.status_code in (500, 502)

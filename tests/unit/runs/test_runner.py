@@ -54,6 +54,7 @@ class World:
             otid=otid,
         )
         submitted = await self.runner.submit(run, (message,), (otid,) if otid else (), wait=wait)
+        await submitted.durable
         return submitted.run_id
 
     async def events(self, run_id: str, after: int = 0) -> list[Event]:
