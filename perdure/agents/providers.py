@@ -194,7 +194,6 @@ class Providers:
     async def _load_in_background(self) -> None:
         try:
             await self.load()
-        except (
-            Exception
-        ) as error:  # the database is away: it is asked again with the next news, or for an unknown handle
+        except Exception as error:
+            # The database is away: it is asked again with the next news, or for an unknown handle.
             log.warning("the added providers could not be read: %s: %s", type(error).__name__, error)

@@ -1,10 +1,9 @@
 """What a provider serves: its model list, in each of the ways providers tell it, with context windows where they say.
 
-Invariant: a context window is the provider's word or a published figure (`profiles.py`, `published_windows.py`); where there is
-neither it is None.
+Invariant: a context window is the provider's word or a published figure (`model_traits.py`, `published_windows.py`); where there
+is neither it is None.
 """
 
-import asyncio
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -16,6 +15,7 @@ from perdure.core.errors import ProviderError
 from perdure.providers.base import ModelInfo
 from perdure.providers.configs import ProviderConfig, deployments_root, without_version
 from perdure.providers.http import Endpoint, Http
+from perdure.providers.loaded_windows import of_lmstudio, of_ollama, with_slots
 from perdure.providers.model_traits import traits_of
 from perdure.providers.profiles import ProviderProfile, profile_of
 from perdure.providers.published_windows import published_window
@@ -27,8 +27,8 @@ _WINDOW_KEYS = (
     "max_model_len",
     "context_length",
     "context_window",
-    "max_context_length",
     "loaded_context_length",
+    "max_context_length",
     "inputTokenLimit",
 )
 # Where lists are elsewhere than at /models, or come in pages. Azure's deployments are listed by one old version alone.
@@ -37,13 +37,15 @@ _LISTS: dict[str, str] = {
     "gemini": "/models?pageSize=1000",
     "azure": "/openai/deployments?api-version=2023-03-15-preview",
 }
+_LOADED = {"llamacpp": with_slots, "ollama": of_ollama, "lmstudio": of_lmstudio}
 _EMBEDDING = re.compile(r"embed|\bbge-|\be5-|\bgte-", re.IGNORECASE)
-# Numbers in a vector, as the models' makers publish it.
+# Numbers in a vector, as the models' makers publish it; where a model can give several, the number it gives unasked.
 EMBEDDING_DIMS = {
     "text-embedding-3-small": 1536,
     "text-embedding-3-large": 3072,
     "text-embedding-ada-002": 1536,
     "gemini-embedding-001": 3072,
+    "gemini-embedding-2": 3072,
     "mistral-embed": 1024,
     "codestral-embed": 1536,
     "nomic-embed-text": 768,
@@ -72,18 +74,23 @@ async def list_models(
         answer = _decoded(config.name, await http.call(endpoint, path, method="GET", retry=False, timeout_s=TIMEOUT_S))
     except ProviderError as error:
         if error.status in (404, 405) and profile.known:
-            return [_info(config, profile, name, options.context_window or window) for name, window in profile.known]
+            return named_models(config, profile, profile.known)
         raise
     entries = answer.get("data", answer.get("models")) if isinstance(answer, dict) else answer
     if not isinstance(entries, list):
         raise ProviderError(f"{config.name} answered {endpoint.base_url}/models without a list of models.")
     found = [_of_entry(config, profile, entry) for entry in entries if isinstance(entry, dict) and _usable(entry)]
     found = [info for info in found if info.name and not (config.kind == "openai" and _NOT_CHAT.search(info.name))]
-    if profile.models == "llamacpp":
-        return await _with_slots(http, config, found)
-    if profile.models == "ollama":
-        return list(await asyncio.gather(*(_of_ollama(http, config, info) for info in found)))
-    return found
+    told_by = _LOADED.get(profile.models)
+    if told_by is None or options.context_window is not None or config.base_url is None:
+        return found
+    root = Endpoint(config.name, without_version(config.base_url), headers=auth_headers(config))
+
+    async def ask(path: str, body: Any) -> Any:
+        raw, method = (None, "GET") if body is None else (msgspec.json.encode(body), "POST")
+        return _decoded(config.name, await http.call(root, path, raw, method=method, retry=False, timeout_s=TIMEOUT_S))
+
+    return await told_by(ask, found)
 
 
 def _usable(entry: dict[str, Any]) -> bool:
@@ -145,54 +152,6 @@ def _info(
 def _published(config: ProviderConfig, profile: ProviderProfile, name: str) -> int | None:
     at_home = profile.base_url is not None and (config.base_url or "").rstrip("/") == profile.base_url
     return published_window(config.kind, name) if at_home else None
-
-
-async def _with_slots(http: Http, config: ProviderConfig, found: list[ModelInfo]) -> list[ModelInfo]:
-    """llama.cpp divides its context among its slots; `/props` tells what one of them has."""
-    if config.base_url is None or config.options.context_window is not None:
-        return found
-    root = Endpoint(config.name, without_version(config.base_url), headers=auth_headers(config))
-    try:
-        props = _decoded(config.name, await http.call(root, "/props", method="GET", retry=False, timeout_s=TIMEOUT_S))
-        window = props["default_generation_settings"]["n_ctx"]
-    except (ProviderError, KeyError, TypeError):
-        return found
-    return [msgspec.structs.replace(info, context_window=window) for info in found]
-
-
-async def _of_ollama(http: Http, config: ProviderConfig, info: ModelInfo) -> ModelInfo:
-    """The context an Ollama model is loaded with (`num_ctx`), else the longest it could be loaded with."""
-    if config.base_url is None or config.options.context_window is not None:
-        return info
-    root = Endpoint(config.name, without_version(config.base_url))
-    body = msgspec.json.encode({"model": info.name})
-    try:
-        shown = _decoded(config.name, await http.call(root, "/api/show", body, retry=False, timeout_s=TIMEOUT_S))
-    except ProviderError:
-        return info
-    if not isinstance(shown, dict):
-        return info
-    embedding = "embedding" in (shown.get("capabilities") or ())
-    kind = "embedding" if embedding else info.kind
-    return msgspec.structs.replace(
-        info,
-        context_window=_ollama_window(shown) or info.context_window,
-        kind=kind,
-        embedding_dim=_ollama_fact(shown, ".embedding_length") if kind == "embedding" else None,
-    )
-
-
-def _ollama_window(shown: dict[str, Any]) -> int | None:
-    found = re.search(r"^num_ctx\s+(\d+)", str(shown.get("parameters") or ""), re.MULTILINE)
-    if found:
-        return int(found[1])
-    return _ollama_fact(shown, ".context_length")
-
-
-def _ollama_fact(shown: dict[str, Any], suffix: str) -> int | None:
-    facts = shown.get("model_info")
-    found = facts.items() if isinstance(facts, dict) else ()
-    return next((value for key, value in found if key.endswith(suffix) and isinstance(value, int)), None)
 
 
 def auth_headers(config: ProviderConfig) -> dict[str, str]:

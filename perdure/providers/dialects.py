@@ -16,10 +16,10 @@ class ChatProfile(Struct, frozen=True, kw_only=True):
     What is sent:
     `max_tokens`: the name of the output limit. `sampling`: settings it takes beyond OpenAI's own. `penalties`, `logprobs`,
     `parallel_tool_calls`, `reasoning_effort`, `verbosity`: it takes that setting. `seed`: its name for it. `refuses`: settings
-    that models whose name matches refuse. `strict`: it takes `strict` on a tool. `required`: its word for "some tool must be
-    called"; `named`: it can be told which one. `formats`: the kinds of `response_format` it holds the model to;
-    `formats_with_tools`: also in a request that offers tools. `images`: it takes them by address and by value, by value alone,
-    or not at all.
+    that models whose name matches refuse ("images": they read text only). `strict`: it takes `strict` on a tool. `required`: its
+    word for "some tool must be called"; `named`: it can be told which one. `formats`: the kinds of `response_format` it holds the
+    model to; `formats_with_tools`: also in a request that offers tools. `images`: it takes them by address and by value, by
+    value alone, or not at all.
     `thinking`: its words for thinking switched on and off; `reasoning_object`: it takes `reasoning` as an object.
     `template_kwargs`: it hands `chat_template_kwargs` to the chat template. `stream`, `stream_usage`: it streams, and takes
     `stream_options`. `extra`: sent always; `tools_extra`: with tools, when streaming.
@@ -129,12 +129,14 @@ CHAT: dict[str, ChatProfile] = {
         parallel_tool_calls=False,
         seed=None,
         formats=_OBJECTS_ONLY,
-        images=None,
         thinking=_ON_OFF,
         reasoning_out="reasoning_content",
         reasoning_needed=True,
         parse_arguments=True,
-        refuses=((r"deepseek-reasoner", frozenset({"logprobs", "tool_choice"})),),
+        refuses=(
+            (r"deepseek-reasoner", frozenset({"logprobs", "tool_choice"})),
+            (r"deepseek-(?:chat|reasoner|v4-pro)", frozenset({"images"})),
+        ),
     ),
     "xai": ChatProfile(
         max_tokens="max_completion_tokens",

@@ -7,6 +7,8 @@ import time
 from typing import Any
 from urllib.parse import quote
 
+import msgspec
+
 from perdure.core.errors import ProviderError
 from perdure.providers.base import Model, ModelInfo
 from perdure.providers.catalogue import auth_headers, list_models
@@ -17,6 +19,7 @@ from perdure.providers.http import Endpoint, Http, Timeouts
 from perdure.providers.model_traits import traits_of
 from perdure.providers.openai_chat import OpenAIChat
 from perdure.providers.openai_messages import MessageEncoder
+from perdure.providers.openai_request import refused
 from perdure.providers.openai_responses import OpenAIResponses
 from perdure.providers.profiles import ProviderProfile, WireApi, profile_of
 from perdure.providers.responses_messages import InputEncoder
@@ -39,7 +42,7 @@ class ChatProvider:
             timeouts = Timeouts(first_byte_s=config.options.first_byte_timeout_s)
         url = _api_url(config, self.profile)
         self.endpoint = Endpoint(config.name, url, headers=auth_headers(config), timeouts=timeouts)
-        self._encoder = MessageEncoder(self.profile.chat, provider=config.name)
+        self._encoders: dict[bool, MessageEncoder] = {}
         self._inputs = InputEncoder(config.name)
         self._contents: dict[str | None, ContentEncoder] = {}
         self._listed: list[ModelInfo] = []
@@ -115,12 +118,17 @@ class ChatProvider:
                 path=self._path("/responses"),
                 not_exact=not_exact,
             )
+        dialect = self.profile.chat
+        sees = "images" not in refused(family or name, dialect, traits)
+        dialect = dialect if sees else msgspec.structs.replace(dialect, images=None)
+        if sees not in self._encoders:
+            self._encoders[sees] = MessageEncoder(dialect, provider=self.name)
         return OpenAIChat(
             self.http,
             self.endpoint,
             name,
-            self.profile.chat,
-            encoder=self._encoder,
+            dialect,
+            encoder=self._encoders[sees],
             traits=traits,
             stream=stream,
             path=self._path("/chat/completions", name),

@@ -40,12 +40,16 @@ def _gemini(thinking: Literal["level", "budget"], call_signature: str | None = N
     return ModelTraits(context_window=1_048_576, reasons=True, thinking=thinking, call_signature=call_signature)
 
 
-# First match wins. Context windows from the makers' public model pages.
+# First match wins; a model newer than all of these is taken to be like the newest. Context windows from the makers' public
+# model pages, as of November 2026.
 _TRAITS: tuple[tuple[re.Pattern[str], ModelTraits], ...] = tuple(
     (re.compile(pattern), traits)
     for pattern, traits in (
         (r"gpt-5[\w.]*-chat", _chatter(128_000, max_tokens="max_completion_tokens")),
-        (r"gpt-(?:[5-9]|\d\d)", _reasoner(400_000)),
+        (r"chat-latest", _chatter(400_000, max_tokens="max_completion_tokens")),
+        (r"gpt-5\.3-codex-spark", _reasoner(128_000)),
+        (r"gpt-5(?![.\d])|gpt-5\.[0-3](?!\d)|gpt-5\.[45]-(?:mini|nano|instant)", _reasoner(400_000)),
+        (r"gpt-(?:[5-9]|\d\d)", _reasoner(1_050_000)),
         (r"o1-mini", _reasoner(128_000, "parallel_tool_calls")),
         (r"o[134](-|$)", _reasoner(200_000, "parallel_tool_calls")),
         (r"codex-mini", _reasoner(200_000)),

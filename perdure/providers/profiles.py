@@ -9,7 +9,9 @@ from msgspec import Struct
 
 from perdure.providers.dialects import CHAT, ChatProfile
 
-ModelsApi = Literal["openai", "sglang", "vllm", "llamacpp", "ollama", "anthropic", "gemini", "azure", "listed"]
+ModelsApi = Literal[
+    "openai", "sglang", "vllm", "llamacpp", "ollama", "lmstudio", "anthropic", "gemini", "azure", "listed"
+]
 TokenApi = Literal["sglang", "vllm", "llamacpp"]
 WireApi = Literal["chat", "responses"]
 MessagesApi = Literal["anthropic", "bedrock", "vertex"]
@@ -24,7 +26,7 @@ class ProviderProfile(Struct, frozen=True, kw_only=True):
     to base URLs without one; None: nothing is added. `api`: how its models are called. `lists_all`: a model
     it does not list is one it does not have. `listed_as` is how the catalogue types it. `reasoners`: the API by which its
     models that reason are called at `base_url`; elsewhere, and for all others, it is chat completions unless told.
-    `known`: its models (name, context window) where it has no list of them. `deployments`: its models are called by the names
+    `known`: its models, where it has no list of them. `deployments`: its models are called by the names
     of their deployments, and by a version of the API if one is given (`version_env`).
     `messages_api`: it speaks Anthropic's Messages API, and where. `cloud`: its address follows from a region (`clouds.py`).
     """
@@ -41,7 +43,7 @@ class ProviderProfile(Struct, frozen=True, kw_only=True):
     models: ModelsApi = "openai"
     token_api: TokenApi | None = None
     reasoners: WireApi = "chat"
-    known: tuple[tuple[str, int | None], ...] = ()
+    known: tuple[str, ...] = ()
     deployments: bool = False
     version_env: tuple[str, ...] = ()
     messages_api: MessagesApi | None = None
@@ -50,27 +52,47 @@ class ProviderProfile(Struct, frozen=True, kw_only=True):
     chat: ChatProfile = ChatProfile()
 
 
-# What Google Cloud is known to serve of its own; windows by their names (`model_traits.py`).
+# What Google Cloud is known to serve of its own, from its public model pages.
 _GEMINI = (
+    "gemini-3.8-flash",
+    "gemini-3.7-flash",
+    "gemini-3.5-flash",
     "gemini-3.1-pro-preview",
+    "gemini-3.1-flash-lite",
     "gemini-3-flash-preview",
     "gemini-2.5-pro",
     "gemini-2.5-flash",
     "gemini-2.5-flash-lite",
-    "gemini-2.0-flash-001",
 )
 
-# Z.ai has no list of models.
+# Z.ai's and MiniMax's pages name their models; their APIs may not.
 _GLM = (
-    ("glm-5.3", 1_048_576),
-    ("glm-5.2", None),
-    ("glm-5.1", None),
-    ("glm-5", None),
-    ("glm-4.7", 204_800),
-    ("glm-4.6", 204_800),
-    ("glm-4.5", 131_072),
-    ("glm-4.5-air", 131_072),
-    ("glm-4.5v", 65_536),
+    "glm-5.3",
+    "glm-5.3-flash",
+    "glm-5.2",
+    "glm-5.1",
+    "glm-5",
+    "glm-5-turbo",
+    "glm-5v-turbo",
+    "glm-4.7",
+    "glm-4.7-flash",
+    "glm-4.7-flashx",
+    "glm-4.6",
+    "glm-4.6v",
+    "glm-4.5",
+    "glm-4.5-air",
+    "glm-4.5-flash",
+    "glm-4.5v",
+)
+_MINIMAX = (
+    "MiniMax-M3",
+    "MiniMax-M2.7",
+    "MiniMax-M2.7-highspeed",
+    "MiniMax-M2.5",
+    "MiniMax-M2.5-highspeed",
+    "MiniMax-M2.1",
+    "MiniMax-M2.1-highspeed",
+    "MiniMax-M2",
 )
 
 PROFILES: dict[str, ProviderProfile] = {
@@ -82,7 +104,7 @@ PROFILES: dict[str, ProviderProfile] = {
             url_env=("OPENAI_BASE_URL", "OPENAI_API_BASE"),
             key_env=("OPENAI_API_KEY",),
             reasoners="responses",
-            small_models=("gpt-5-mini", "gpt-4.1-mini", "gpt-4o-mini"),
+            small_models=("gpt-6-luna", "gpt-5.4-mini", "gpt-5-mini", "gpt-4.1-mini", "gpt-4o-mini"),
             chat=CHAT["openai"],
         ),
         ProviderProfile(
@@ -103,7 +125,7 @@ PROFILES: dict[str, ProviderProfile] = {
             key_env=("ANTHROPIC_API_KEY",),
             models="anthropic",
             messages_api="anthropic",
-            small_models=("claude-haiku-4-5",),
+            small_models=("claude-haiku-5-5", "claude-haiku-4-5"),
         ),
         ProviderProfile(
             kind="bedrock",
@@ -162,6 +184,7 @@ PROFILES: dict[str, ProviderProfile] = {
             kind="lmstudio",
             url_env=("LMSTUDIO_BASE_URL", "LMSTUDIO_API_BASE"),
             listed_as="lmstudio_openai",
+            models="lmstudio",
             chat=CHAT["lmstudio"],
         ),
         ProviderProfile(
@@ -252,12 +275,7 @@ PROFILES: dict[str, ProviderProfile] = {
             url_env=("MINIMAX_BASE_URL",),
             key_env=("MINIMAX_API_KEY",),
             lists_all=False,
-            known=(
-                ("MiniMax-M3", None),
-                ("MiniMax-M2.7", 204_800),
-                ("MiniMax-M2.5", 204_800),
-                ("MiniMax-M2.1", 204_800),
-            ),
+            known=_MINIMAX,
             chat=CHAT["minimax"],
         ),
         ProviderProfile(
@@ -284,14 +302,14 @@ PROFILES: dict[str, ProviderProfile] = {
             version="v1beta",
             api="gemini",
             models="gemini",
-            small_models=("gemini-2.5-flash",),
+            small_models=("gemini-3.1-flash-lite", "gemini-2.5-flash"),
         ),
         ProviderProfile(
             kind="google_vertex",
             url_env=("GOOGLE_VERTEX_BASE_URL",),
             lists_all=False,
             models="listed",
-            known=tuple((name, None) for name in _GEMINI),
+            known=_GEMINI,
             api="gemini",
             cloud=True,
         ),

@@ -25,7 +25,7 @@ class VertexGeminiProvider(ChatProvider):
         return self._gemini(name, stream, path=self._below, headers=self._headers)
 
     async def list_models(self) -> list[ModelInfo]:
-        names = self.config.options.models or tuple(name for name, _ in self.profile.known)
+        names = self.config.options.models or self.profile.known
         self._listed = named_models(self.config, self.profile, names)
         return self._listed
 

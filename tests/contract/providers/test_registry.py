@@ -187,28 +187,6 @@ async def test_llamacpp_tells_the_window_of_a_slot(http: Http, wire: Wire) -> No
     assert [line for line, _, _ in wire.requests] == ["GET /v1/models", "GET /props"]
 
 
-@pytest.mark.parametrize(
-    ("shown", "window"),
-    [
-        (
-            {
-                "parameters": "stop x\nnum_ctx                        16384",
-                "model_info": {"llama.context_length": 8192},
-            },
-            16384,
-        ),
-        ({"model_info": {"llama.context_length": 8192}}, 8192),
-        ({}, None),
-    ],
-)
-async def test_ollama_tells_the_window_of_a_model(
-    http: Http, wire: Wire, shown: dict[str, Any], window: int | None
-) -> None:
-    wire.answers = [answer(200, {"data": [{"id": "m:latest"}]}), answer(200, shown)]
-    found = await registry(http, config("ollama", "ollama", wire.url)).list_models()
-    assert found[0].context_window == window and wire.requests[1][0] == "POST /api/show"
-
-
 async def test_what_is_no_list_is_an_error(http: Http, wire: Wire) -> None:
     found = registry(http, config("p", "openai_compatible", wire.url))
     for body in (b"<html>", {"data": 5}, {"hello": 1}):

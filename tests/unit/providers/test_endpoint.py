@@ -2,10 +2,13 @@
 
 import pytest
 
+from perdure.core.messages import ImagePart, Message
+from perdure.core.model import Prompt
 from perdure.providers.configs import ProviderConfig, ProviderOptions
 from perdure.providers.endpoint import ChatProvider
 from perdure.providers.http import Http
 from perdure.providers.openai_chat import OpenAIChat
+from perdure.providers.openai_messages import IMAGE_LEFT_OUT
 from perdure.providers.openai_responses import OpenAIResponses
 from perdure.providers.profiles import WireApi
 
@@ -35,3 +38,16 @@ def test_what_an_agent_asks_for_wins_over_the_configuration_and_that_over_the_ru
     assert isinstance(provider(wire_api="chat").chat("gpt-5", wire_api="responses"), OpenAIResponses)
     assert isinstance(provider("http://127.0.0.1:1", wire_api="responses").chat("qwen"), OpenAIResponses)
     assert isinstance(provider("http://127.0.0.1:1", wire_api="responses").chat("qwen", wire_api="chat"), OpenAIChat)
+
+
+def test_a_model_that_reads_text_only_is_told_of_images_in_words() -> None:
+    deepseek = provider("http://127.0.0.1:1/v1", "deepseek")
+    picture = ImagePart(media_type="image/png", data="aGk=")
+    prompt = Prompt(
+        model="m", system="", messages=[Message(id="message-1", role="user", created_us=1, content=(picture,))]
+    )
+    seeing, reading = (deepseek.chat(name) for name in ("deepseek-flash", "deepseek-v4-pro"))
+    assert isinstance(seeing, OpenAIChat) and isinstance(reading, OpenAIChat)
+    assert (seeing.takes_images, reading.takes_images) == (True, False)
+    assert b"data:image/png" in seeing.body(prompt)
+    assert IMAGE_LEFT_OUT.encode() in reading.body(prompt) and b"image_url" not in reading.body(prompt)
