@@ -20,6 +20,7 @@ from perdure.config import Settings, SettingsError
 from perdure.observe.metrics import Metrics
 from perdure.observe.setup import Exports, exports
 from perdure.providers.embeddings import Embeddings
+from perdure.providers.limits import limits_from
 from perdure.providers.registry import Registry, providers_from_config, providers_from_env
 from perdure.providers.web import Web
 from perdure.rollouts.driver import Rollouts
@@ -111,7 +112,8 @@ def build(settings: Settings) -> Server:
     vault = open_vault(settings.encryption_keys, settings.data_dir)
     store, private = open_store(settings)
     configs = [*providers_from_config(settings.config, settings.env), *providers_from_env(settings.env)]
-    registry = Registry(configs, tokenizers_dir=settings.tokenizers_dir, env=settings.env)
+    limits = limits_from(settings.config, settings.env)
+    registry = Registry(configs, tokenizers_dir=settings.tokenizers_dir, env=settings.env, limits=limits)
     web = Web(allow_private=settings.allow_private_urls)
     sandbox = Sandbox(
         mode=settings.tool_isolation,  # type: ignore[arg-type]

@@ -90,12 +90,16 @@ def _proxy_for(scheme: str, host: str) -> str | None:
 
 
 class Http:
-    """Shared by every provider of a server. The session is opened on first use, once per event loop."""
+    """Shared by every provider of a server. The session is opened on first use, once per event loop.
+
+    `refused`: told of each attempt that failed, by the endpoint's name, before the wait for the next one.
+    """
 
     def __init__(self, *, sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep) -> None:
         self._session: ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sleep = sleep
+        self.refused: Callable[[str, ProviderError], None] | None = None
         self._draining: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
@@ -133,6 +137,8 @@ class Http:
             try:
                 return await self._once(endpoint, path, body() if callable(body) else body, method, headers)
             except ProviderError as error:
+                if self.refused is not None:
+                    self.refused(endpoint.name, error)
                 if not retry or not await self.pause(error, attempt, endpoint.retries):
                     raise
 

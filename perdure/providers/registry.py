@@ -26,6 +26,8 @@ from perdure.providers.configs import (
 from perdure.providers.endpoint import ChatProvider
 from perdure.providers.engines import EngineProvider, LocalProvider, Places, places_of
 from perdure.providers.http import Http
+from perdure.providers.limited import limited
+from perdure.providers.limits import Configured, Gate, Limits
 from perdure.providers.profiles import WireApi, profile_of
 from perdure.providers.vertex import VertexProvider
 from perdure.providers.vertex_gemini import VertexGeminiProvider
@@ -48,7 +50,10 @@ UNAVAILABLE = "The embedded engine is not installed: pip install 'perdure[local]
 
 
 class Resolved(Struct, frozen=True):
-    """A handle's model. `name`: as its provider knows it. `not_exact`: why its tokens are not on record, where they could be."""
+    """A handle's model. `name`: as its provider knows it. `not_exact`: why its tokens are not on record, where they could be.
+
+    Where the provider has limits, `model` keeps within them (`limited.unlimited` gives the one below).
+    """
 
     model: Model
     name: str
@@ -94,7 +99,8 @@ class Registry:
 
     `errors`: by name, what was wrong with those that could not be listed last time. `look_again`: called before an unknown
     provider is refused; it may call `set_added`. `changes`: goes up when a provider in use is changed or removed.
-    `http`: for tests; otherwise the registry opens its own client.
+    `http`: for tests; otherwise the registry opens its own client. `limits`: what its models may be asked; `gates`: those of
+    the providers asked so far, by name.
     """
 
     def __init__(
@@ -104,11 +110,17 @@ class Registry:
         tokenizers_dir: Path | None = None,
         env: Mapping[str, str] | None = None,
         http: Http | None = None,
+        limits: Configured = Configured(),
     ) -> None:
+        self.gates: dict[str, Gate] = {}
+        self._limits = limits
+        self._together = Gate(limits.together) if limits.together else None
         self.errors: dict[str, AgentError] = {}
         self.changes = 0
         self.look_again: Callable[[], Awaitable[None]] | None = None
         self._http = http or Http()
+        if limits:
+            self._http.refused = self._refused
         self._places = places_of(tokenizers_dir, env or {})
         self._configs = {config.name: config for config in unique(configs)}
         self._base = frozenset(self._configs)
@@ -258,12 +270,25 @@ class Registry:
             raise NotFound(f"{provider.name} has no model {name!r} (handle {key[0]}). It has: {shown}{more}.")
         true_name = info.name if info is not None else name
         model, not_exact = await provider.open(true_name, info, key[1], key[2])
-        resolved = Resolved(model, true_name, provider.name, provider.base_url, info, not_exact)
+        within = self._limited(model, provider.name)
+        resolved = Resolved(within, true_name, provider.name, provider.base_url, info, not_exact)
         lasting = info is not None and not_exact is None
         if self._providers.get(provider.name) is not provider:
             return resolved  # it was changed in the meantime: for this once
         self._kept[key] = _Kept(resolved, None if lasting else time.monotonic() + FALLBACK_FRESH_S)
         return resolved
+
+    def _limited(self, model: Model, provider_name: str) -> Model:
+        if not self._limits:
+            return model
+        gate = self.gates.get(provider_name)
+        if gate is None:
+            gate = self.gates[provider_name] = Gate(self._limits.each.get(provider_name, Limits()))
+        return limited(model, gate, self._together)
+
+    def _refused(self, provider_name: str, error: ProviderError) -> None:
+        if (gate := self.gates.get(provider_name)) is not None:
+            gate.refused(error)
 
     def _offered(self) -> str:
         if not self._providers:

@@ -16,6 +16,7 @@ from perdure.core.messages import Message
 from perdure.core.model import ToolSpec
 from perdure.core.tokens import ROLES, Segment, Span, TokenCall, bytes_to_ids
 from perdure.loop.offer import tool_specs
+from perdure.providers.limited import unlimited
 from perdure.providers.registry import Registry
 from perdure.providers.token_exact import TokenExactModel
 from perdure.providers.token_plan import common_prefix, tools_sha256
@@ -98,7 +99,7 @@ def _read(conversation_id: str) -> Tx[Read]:
 async def _renderer(registry: Registry, segment: Segment) -> Renderer | str:
     """The one the segment was rendered with, or why it is not at hand."""
     try:
-        model = (await registry.resolve(segment.model_handle, require_exact=True)).model
+        model = unlimited((await registry.resolve(segment.model_handle, require_exact=True)).model)
     except AgentError:
         return "the model is not served now"
     if not isinstance(model, TokenExactModel):

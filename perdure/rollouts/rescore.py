@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from perdure.core.errors import Invalid, NotFound
+from perdure.providers.limited import unlimited
 from perdure.providers.registry import Registry
 from perdure.providers.token_exact import TokenExactModel
 from perdure.runs.trajectories import rollouts
@@ -67,7 +68,7 @@ def _named(wanted: str) -> Tx[tuple[str, str | None]]:
 async def _segment(registry: Registry, rollout: Rollout, segment: SegmentRecord, handle: str | None) -> dict[str, Any]:
     handle = handle or (segment.model or rollout.model).handle
     resolved = await registry.resolve(handle, require_exact=True)
-    model = resolved.model
+    model = unlimited(resolved.model)
     if not isinstance(model, TokenExactModel):
         raise Invalid(f"model: {handle} takes text, not token ids; it cannot score a token record.")
     own, now = segment.tokenizer or rollout.tokenizer, model.renderer.tokenizer.info

@@ -16,6 +16,7 @@ from perdure.api.endpoint import route
 from perdure.api.errors import json_response
 from perdure.api.services import services
 from perdure.core.errors import Invalid
+from perdure.providers.limited import unlimited
 from perdure.providers.token_exact import TokenExactModel
 from perdure.rollouts.drift import drift_report
 from perdure.rollouts.export import JSONL, PARQUET
@@ -111,7 +112,7 @@ async def rescore(request: Request) -> ASGIApp:
             f"start: {body.start} is not in [1, {len(body.token_ids)}]: the first id has nothing before it.", status=422
         )
     resolved = await services(request).registry.resolve(body.handle, require_exact=True)
-    model = resolved.model
+    model = unlimited(resolved.model)
     if not isinstance(model, TokenExactModel):
         raise Invalid(f"handle: {body.handle} takes text, not token ids; it cannot score a token record.")
     vocab_size = model.renderer.tokenizer.info.vocab_size
