@@ -22,6 +22,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     `password`: None means that everyone may call. `env` is kept for the providers, which have their own variables.
     Sizes are in bytes, times in seconds; `approval_expiry_s` None: approval requests wait for ever.
     `encryption_keys`: the first seals secrets, all open them; none: one is kept in a file of the data directory.
+    `keep_...`: how long what has ended is kept, None for ever: runs' event logs, callbacks, schedules' ticks, batches.
     `max_agent_depth`: how many agents may stand in a row, each asked or told by the one before, after the first.
     """
 
@@ -46,6 +47,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     callback_secret: str | None = None
     encryption_keys: tuple[str, ...] = ()
     concurrency: str = "enqueue"
+    keep_streams_s: float | None = 30 * 86_400.0
+    keep_callbacks_s: float | None = 30 * 86_400.0
+    keep_ticks_s: float | None = 90 * 86_400.0
+    keep_batches_s: float | None = 30 * 86_400.0
     config_file: Path | None = None
     config: dict[str, Any] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
@@ -112,6 +117,10 @@ def load_settings(env: Mapping[str, str] = os.environ, **overrides: Any) -> Sett
     take("PERDURE_CONCURRENCY", "concurrency", _concurrency)
     take("PERDURE_POSTGRES_POOL", "postgres_pool", _positive)
     take("PERDURE_APPROVAL_EXPIRY", "approval_expiry_s", _seconds_or_never)
+    take("PERDURE_KEEP_STREAMS", "keep_streams_s", _seconds_or_never)
+    take("PERDURE_KEEP_CALLBACKS", "keep_callbacks_s", _seconds_or_never)
+    take("PERDURE_KEEP_TICKS", "keep_ticks_s", _seconds_or_never)
+    take("PERDURE_KEEP_BATCHES", "keep_batches_s", _seconds_or_never)
     take("PERDURE_AGENT_DEPTH", "max_agent_depth", _positive)
     take("PERDURE_CONFIG", "config_file", _path)
     take("PERDURE_SQLITE_SYNCHRONOUS", "synchronous", _synchronous)

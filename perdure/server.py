@@ -26,6 +26,7 @@ from perdure.providers.web import Web
 from perdure.rollouts.driver import Rollouts
 from perdure.rollouts.rewards import Scoring
 from perdure.runs.indexer import Indexer
+from perdure.runs.janitor import Janitor, Kept
 from perdure.runs.runner import Runner
 from perdure.runs.schedules import Schedules
 from perdure.runs.search import Searcher
@@ -52,6 +53,7 @@ class Server:
     app: ASGIApp
     exports: Exports
     schedules: Schedules
+    janitor: Janitor
     _checking: "asyncio.Task[None] | None" = None
 
     async def start(self) -> None:
@@ -64,6 +66,7 @@ class Server:
         await self.services.runner.start()
         await self.services.rollouts.start()
         await self.schedules.start()
+        await self.janitor.start()
         self._checking = asyncio.create_task(self.services.store.check_after_crash())
         if isinstance(self.services.store, PostgresStore):
             self.indexer.unusable = await prepare_pgvector(self.services.store)
@@ -73,6 +76,7 @@ class Server:
 
     async def stop(self) -> None:
         """Let running runs end or hand them over, then close everything in the order it depends on each other."""
+        await self.janitor.stop()
         await self.schedules.stop()
         await self.services.rollouts.stop()
         await self.services.runner.stop()
@@ -159,7 +163,21 @@ def build(settings: Settings) -> Server:
         vault=vault,
         providers=Providers(store, registry, vault),
     )
-    return Server(settings, services, indexer, create_app(services), told, Schedules(store, runner))
+    kept = Kept(
+        events_s=settings.keep_streams_s,
+        callbacks_s=settings.keep_callbacks_s,
+        ticks_s=settings.keep_ticks_s,
+        batches_s=settings.keep_batches_s,
+    )
+    return Server(
+        settings,
+        services,
+        indexer,
+        create_app(services),
+        told,
+        Schedules(store, runner),
+        Janitor(store, runner.owner, kept),
+    )
 
 
 @contextlib.asynccontextmanager

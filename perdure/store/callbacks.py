@@ -1,6 +1,6 @@
-"""Callbacks to be delivered: who is to be told that a run has ended, and what became of telling them.
+"""Callbacks to be delivered: who is to be told that a run or a batch has ended, and what became of telling them.
 
-A row is inserted with its run, so a callback that was accepted is never forgotten.
+A run's row is inserted with it, a batch's when it ends, so a callback that was accepted is never forgotten.
 """
 
 from typing import Any
@@ -11,9 +11,12 @@ from perdure.store.base import Query, Tx
 
 
 class Callback(Struct, frozen=True):
+    """`run_id`: of a run or a batch."""
+
     run_id: str
     url: str
     attempts: int
+    due_us: int = 0
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
@@ -25,9 +28,10 @@ class Outcome(Struct, frozen=True, kw_only=True):
     due_us: int | None = None
 
 
-def due_callbacks(now: int) -> Tx[list[Callback]]:
-    """Those of ended runs whose time has come, at most 50."""
-    rows = yield Query("due_callbacks", {"now": now})
+def due_callbacks(now: int, after: Callback | None = None, limit: int = 50) -> Tx[list[Callback]]:
+    """Those of what has ended whose time has come, at most `limit`, in their order `after` that one."""
+    at = (after.due_us, after.run_id) if after is not None else (-1, "")
+    rows = yield Query("due_callbacks", {"now": now, "after_us": at[0], "after_id": at[1], "limit": limit})
     return [Callback(*row) for row in rows]
 
 
@@ -36,6 +40,15 @@ def take_callback(callback: Callback, until: int) -> Tx[bool]:
     return bool(
         (yield Query("take_callback", {"run_id": callback.run_id, "attempts": callback.attempts, "until": until}))
     )
+
+
+def add_callback(run_id: str, url: str, now: int) -> Tx[None]:
+    """To be delivered once the run or batch has ended."""
+    yield Query("insert_callback", {"run_id": run_id, "url": url, "due_us": now})
+
+
+def forget_callback(run_id: str) -> Tx[None]:
+    yield Query("delete_run_callback", {"id": run_id})
 
 
 def callback_tried(run_id: str, outcome: Outcome) -> Tx[None]:

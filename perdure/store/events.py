@@ -2,8 +2,9 @@
 
 import msgspec
 
-from perdure.core.errors import LeaseLost
+from perdure.core.errors import Gone, LeaseLost
 from perdure.core.events import Event
+from perdure.core.runs import Run
 from perdure.store.base import Query, Tx
 from perdure.store.commits import EventChunk, insert_events
 from perdure.store.runs import Lease
@@ -46,3 +47,13 @@ def events_after(run_id: str, after: int) -> Tx[list[tuple[int, Event]]]:
 def last_seq(run_id: str) -> Tx[int]:
     rows = yield Query("last_event_seq", {"run_id": run_id})
     return int(rows[0][0])
+
+
+def check_log(run: Run) -> Tx[None]:
+    """Gone if the run's events are not kept any more: every run that was begun and ended has some."""
+    if run.status in ("created", "running") or run.attempts == 0 or (yield from last_seq(run.id)):
+        return
+    raise Gone(
+        f"The stream of run {run.id} is not kept any more: it ended longer ago than the server keeps streams "
+        f"(PERDURE_KEEP_STREAMS). What was said is at GET /v1/runs/{run.id}/messages."
+    )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from perdure.core.errors import StoreError
 
-HEAD = "0009"
+HEAD = "0010"
 
 
 def sqlite_is_current(path: str | Path) -> bool:

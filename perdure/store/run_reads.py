@@ -14,7 +14,7 @@ _RUNS = Source(
     "runs",
     "r",
 )
-_OF_A_RUN = ("delete_run_events", "delete_run_traces", "delete_run_steps", "delete_run_otids")
+_OF_A_RUN = ("delete_run_events", "delete_run_traces", "delete_run_steps", "delete_run_otids", "delete_run_callback")
 
 
 class RunFilter(Struct, frozen=True, kw_only=True):
@@ -51,8 +51,9 @@ def list_runs(wanted: RunFilter, page: Page) -> Tx[list[Run]]:
 
 def delete_run(run_id: str) -> Tx[None]:
     """Delete a run that has ended, with its log, steps and traces; what was said stays in the conversation."""
-    yield from run_by_id(run_id)
+    run = yield from run_by_id(run_id)
     if not (yield Query("delete_run", {"id": run_id})):
         raise Conflict(f"Run {run_id} has not ended. Cancel it first.", run_id=run_id)
     for name in _OF_A_RUN:
         yield Query(name, {"id": run_id})
+    yield Query("forget_request_key", {"conversation_id": run.conversation_id, "run_id": run_id})

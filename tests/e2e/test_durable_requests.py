@@ -229,3 +229,33 @@ def test_frames_shown_before_a_crash_keep_their_numbers_after_it(
     after = {frame.seq_id: frame.model_dump_json() for frame in whole if getattr(frame, "seq_id", None)}
     assert all(after[number] == frame for number, frame in before)
     assert "The answer after all." in "".join(getattr(f, "content", "") or "" for f in rest)
+
+
+def test_a_stream_that_is_not_kept_any_more_is_gone_and_what_was_said_is_not(
+    own_server: Callable[..., ServerProcess], engine: OpenAIDouble
+) -> None:
+    server = own_server(PERDURE_KEEP_STREAMS="1")
+    client = Letta(base_url=server.url, max_retries=0)
+    agent = new_agent(client)
+    engine.script(text("Kept."))
+    body: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi", "otid": "hello"}], "background": True}
+    frames = list(client.agents.messages.create(agent.id, streaming=True, **body))
+    run_id = next(frame.run_id for frame in frames if getattr(frame, "run_id", None))
+    assert len(list(client.runs.messages.stream(run_id))) > 2
+
+    def gone() -> APIStatusError | None:
+        try:
+            list(client.runs.messages.stream(run_id))
+        except APIStatusError as error:
+            return error
+        return None
+
+    error = wait_for(gone, within_s=30)
+    assert error.status_code == 410
+    assert "PERDURE_KEEP_STREAMS" in str(error)
+    with pytest.raises(APIStatusError) as again:  # the same request: it is not answered anew
+        client.agents.messages.create(agent.id, messages=body["messages"])
+    assert again.value.status_code == 410
+    assert [m.content for m in client.runs.messages.list(run_id).items if m.message_type == "assistant_message"] == [
+        "Kept."
+    ]

@@ -20,6 +20,7 @@ from perdure.api.sse import EventStream
 from perdure.api.to_wire import letta_messages
 from perdure.core.errors import Conflict, Invalid, NotFound
 from perdure.store import message_reads
+from perdure.store.events import check_log
 from perdure.store.runs import active_runs, run_of_otid
 
 OTID_WAIT_S = 1.75
@@ -77,6 +78,7 @@ async def resume_stream(request: Request) -> ASGIApp:
     run = await parts.runner.run(body.run_id or await _run_to_follow(parts, place, body))
     if run.conversation_id != place.conversation_id:
         raise NotFound(f"run_id: run {run.id} is not of conversation {place.conversation_id}")
+    await parts.store.read(lambda: check_log(run))
     return EventStream(
         parts.runner,
         run,

@@ -32,6 +32,7 @@ from perdure.runs.concurrency import make_room
 from perdure.runs.runner import Submitted
 from perdure.store import agents
 from perdure.store.conversation_reads import conversation_by_id
+from perdure.store.events import check_log
 from perdure.store.submissions import known_run
 
 _encode = msgspec.json.Encoder().encode
@@ -132,6 +133,8 @@ async def answer_run(
 ) -> Response:
     """Accept the request and answer once its run has ended. `wait`: in turn, where the conversation is busy; else Conflict."""
     run, submitted = await submit(parts, body, agent_id, conversation_id, streaming=False, background=False, wait=wait)
+    if submitted.attached:
+        await _accepted_before(parts, submitted.run_id)
     events = await parts.runner.outcome(submitted.run_id)
     failed = next((event for event in events if isinstance(event, RunFailed)), None)
     if failed is not None:
@@ -150,6 +153,13 @@ async def answer_run(
     return Response(_encode(answer), media_type="application/json")
 
 
+async def _accepted_before(parts: Services, run_id: str) -> Run:
+    """The run of a request that came again. Gone if its answer is not kept any more."""
+    run = await parts.runner.run(run_id)
+    await parts.store.read(lambda: check_log(run))
+    return run
+
+
 async def stream_run(
     parts: Services, body: SendRequest, agent_id: str, conversation_id: str, *, wait: bool
 ) -> EventStream:
@@ -164,7 +174,7 @@ async def stream_run(
         wait=wait,
     )
     if submitted.attached:
-        run = await parts.runner.run(submitted.run_id)
+        run = await _accepted_before(parts, submitted.run_id)
     return EventStream(
         parts.runner,
         run,

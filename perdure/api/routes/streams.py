@@ -21,6 +21,7 @@ from perdure.runs.context import system_message
 from perdure.store import agents, conversations, message_reads, messages
 from perdure.store.approvals import forget_request, parked_runs
 from perdure.store.base import Tx
+from perdure.store.events import check_log
 from perdure.store.runs import active_runs
 
 _encode = msgspec.json.Encoder().encode
@@ -149,6 +150,7 @@ async def resume_stream(request: Request) -> ASGIApp:
     run = await parts.runner.run(request.path_params["run_id"])
     if not run.background:
         raise Invalid(f"Run {run.id} was not created in background mode, so it cannot be streamed again.")
+    await parts.store.read(lambda: check_log(run))
     return EventStream(
         parts.runner,
         run,

@@ -5,8 +5,10 @@ INSERT INTO callbacks (run_id, url, due_us) VALUES (:run_id, :url, :due_us)
 SELECT url, attempts, sent_us, status_code, error, done FROM callbacks WHERE run_id = :run_id
 
 -- name: due_callbacks
-SELECT c.run_id, c.url, c.attempts FROM callbacks c JOIN runs r ON r.id = c.run_id
-WHERE c.done = 0 AND c.due_us <= :now AND r.status IN ('completed', 'failed', 'cancelled') ORDER BY c.due_us LIMIT 50
+SELECT c.run_id, c.url, c.attempts, c.due_us FROM callbacks c LEFT JOIN runs r ON r.id = c.run_id
+WHERE c.done = 0 AND c.due_us <= :now AND (c.due_us, c.run_id) > (:after_us, :after_id)
+  AND (r.id IS NULL OR r.status NOT IN ('created', 'running'))
+ORDER BY c.due_us, c.run_id LIMIT :limit
 
 -- name: take_callback
 UPDATE callbacks SET due_us = :until, attempts = attempts + 1
@@ -28,5 +30,11 @@ ON CONFLICT (conversation_id, key) DO UPDATE SET digest = excluded.digest, run_i
 -- name: forget_request_key
 DELETE FROM request_keys WHERE conversation_id = :conversation_id AND run_id = :run_id
 
--- name: delete_old_request_keys
-DELETE FROM request_keys WHERE created_us < :before
+-- name: delete_run_callback
+DELETE FROM callbacks WHERE run_id = :id
+
+-- name: delete_agent_callbacks
+DELETE FROM callbacks WHERE run_id IN (SELECT id FROM runs WHERE agent_id = :id)
+
+-- name: delete_agent_request_keys
+DELETE FROM request_keys WHERE conversation_id IN (SELECT id FROM conversations WHERE agent_id = :id)

@@ -1,0 +1,52 @@
+"""The named queries: none that nobody asks, none asked for that is not there."""
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import perdure
+from perdure.store.sql import queries
+
+SOURCES = Path(perdure.__file__).parent
+
+
+def named() -> set[str]:
+    return queries("sqlite").keys() | queries("postgres").keys()
+
+
+@cache
+def sources() -> list[ast.AST]:
+    return [node for file in SOURCES.rglob("*.py") for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))]
+
+
+def strings() -> set[str]:
+    return {node.value for node in sources() if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+
+
+def asked() -> Iterator[ast.expr]:
+    """The names given to Query and Many."""
+    for node in sources():
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("Query", "Many"):
+            yield from node.args[:1]
+
+
+def put_together() -> list[re.Pattern[str]]:
+    """Names that are made of parts when they are asked for."""
+    return [re.compile("".join(map(_part, name.values))) for name in asked() if isinstance(name, ast.JoinedStr)]
+
+
+def _part(part: ast.expr) -> str:
+    return re.escape(str(part.value)) if isinstance(part, ast.Constant) else "[a-z_]+"
+
+
+def test_every_named_query_is_asked_for_somewhere() -> None:
+    known = strings()
+    assert {name for name in named() - known if not any(made.fullmatch(name) for made in put_together())} == set()
+
+
+def test_every_query_that_is_asked_for_by_name_exists() -> None:
+    wanted = {str(name.value) for name in asked() if isinstance(name, ast.Constant)}
+    assert len(wanted) > 100
+    assert wanted - named() == set()
