@@ -1,6 +1,7 @@
 """Tells those who asked for it that a run has ended: at least once, signed, again after a pause where nobody answered.
 
 Invariant: at any moment one process at most makes an attempt for a run, and an attempt that was cut off is made again.
+A receiver that is slow holds up only those of its own host.
 """
 
 import asyncio
@@ -8,12 +9,14 @@ import hashlib
 import hmac
 import logging
 import time
+from collections import Counter
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
-from perdure.core.errors import AgentError, Invalid
+from perdure.core.errors import AgentError, Invalid, NotFound
 from perdure.core.ids import now_us
 from perdure.core.runs import Run
 from perdure.providers.web import Web
@@ -28,6 +31,8 @@ log = logging.getLogger(__name__)
 PAUSES_S = (2, 10, 60, 300, 1800, 7200, 21600)
 ATTEMPT_S = 30.0
 LOOK_S = 5.0
+AT_ONCE = 64
+PER_HOST = 4
 
 
 class Callbacks:
@@ -38,6 +43,8 @@ class Callbacks:
         self._web = web
         self._secret = secret.encode() if secret else None
         self._wake = asyncio.Event()
+        self._attempts: dict[str, asyncio.Task[None]] = {}
+        self._of_host: Counter[str] = Counter()
 
     def run_ended(self, run: Run) -> None:
         if run.config.callback_url is not None:
@@ -45,29 +52,73 @@ class Callbacks:
 
     async def deliver(self) -> None:
         """For ever: whatever is due."""
-        while True:
-            self._wake.clear()
-            try:
-                for callback in await self._store.read(lambda: callback_store.due_callbacks(now_us())):
-                    await self._attempt(callback)
-            except AgentError:
-                log.exception("delivering callbacks failed; trying again")
-            try:
-                async with asyncio.timeout(LOOK_S):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
+        try:
+            while True:
+                self._wake.clear()
+                try:
+                    await self._begin_due()
+                except AgentError:
+                    log.exception("looking for callbacks failed; trying again")
+                try:
+                    async with asyncio.timeout(LOOK_S):
+                        await self._wake.wait()
+                except TimeoutError:
+                    pass
+        finally:
+            for attempt in self._attempts.values():
+                attempt.cancel()
+            await asyncio.gather(*self._attempts.values(), return_exceptions=True)
+
+    async def _begin_due(self) -> None:
+        """An attempt for each callback that is due and whose host has room; the others wait for an attempt's end."""
+        now = now_us()
+        last: Callback | None = None
+        while len(self._attempts) < AT_ONCE:
+            found = await self._store.read(lambda last=last: callback_store.due_callbacks(now, last))
+            if not found:
+                return
+            for callback in found:
+                if len(self._attempts) < AT_ONCE:
+                    self._begin(callback)
+            last = found[-1]
+
+    def _begin(self, callback: Callback) -> None:
+        host = urlsplit(callback.url).netloc
+        if callback.run_id in self._attempts or self._of_host[host] >= PER_HOST:
+            return
+        self._of_host[host] += 1
+        attempt = asyncio.create_task(self._attempt(callback))
+        self._attempts[callback.run_id] = attempt
+
+        def ended(_: object) -> None:
+            del self._attempts[callback.run_id]
+            self._of_host[host] -= 1
+            self._of_host += Counter()  # forgets the hosts that nothing is sent to
+            self._wake.set()
+
+        attempt.add_done_callback(ended)
 
     async def _attempt(self, callback: Callback) -> None:
-        until = now_us() + int(ATTEMPT_S * 2e6)
-        if not await self._store.write(lambda: callback_store.take_callback(callback, until)):
-            return
-        run = await self._store.read(lambda: run_store.run_by_id(callback.run_id))
-        outcome = await self._post(callback, run)
-        await self._store.write(lambda: callback_store.callback_tried(callback.run_id, outcome))
+        try:
+            until = now_us() + int(ATTEMPT_S * 2e6)
+            if not await self._store.write(lambda: callback_store.take_callback(callback, until)):
+                return
+            try:
+                said = await self._payload(callback.run_id)
+            except NotFound:  # it was deleted since
+                await self._store.write(lambda: callback_store.forget_callback(callback.run_id))
+                return
+            outcome = await self._post(callback, said)
+            await self._store.write(lambda: callback_store.callback_tried(callback.run_id, outcome))
+        except AgentError:
+            log.exception("delivering the callback of %s failed; trying again", callback.run_id)
+            await asyncio.sleep(LOOK_S)  # in its place: a database that is away is not asked again at once
 
-    async def _post(self, callback: Callback, run: Run) -> Outcome:
-        body = msgspec.json.encode(payload(run))
+    async def _payload(self, run_id: str) -> dict[str, Any]:
+        return payload(await self._store.read(lambda: run_store.run_by_id(run_id)))
+
+    async def _post(self, callback: Callback, said: dict[str, Any]) -> Outcome:
+        body = msgspec.json.encode(said)
         headers = {"Content-Type": "application/json"}
         if self._secret is not None:
             headers["X-Perdure-Signature"] = signature(self._secret, int(time.time()), body)
