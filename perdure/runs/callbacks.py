@@ -11,6 +11,7 @@ import logging
 import time
 from collections import Counter
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -74,7 +75,7 @@ class Callbacks:
         now = now_us()
         last: Callback | None = None
         while len(self._attempts) < AT_ONCE:
-            found = await self._store.read(lambda last=last: callback_store.due_callbacks(now, last))
+            found = await self._store.read(partial(callback_store.due_callbacks, now, last))
             if not found:
                 return
             for callback in found:

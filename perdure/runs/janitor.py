@@ -6,6 +6,7 @@ Invariant: one process of a database does it at a time, in small transactions, a
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 
 from msgspec import Struct
 
@@ -100,9 +101,9 @@ class Janitor:
 
     async def _expire_ticks(self, before: int) -> None:
         after = ""
-        while found := await self._store.read(lambda after=after: retention.schedule_ids(after)):
+        while found := await self._store.read(partial(retention.schedule_ids, after)):
             for schedule_id in found:
-                await self._store.write(lambda schedule_id=schedule_id: retention.expire_ticks(schedule_id, before))
+                await self._store.write(partial(retention.expire_ticks, schedule_id, before))
                 await asyncio.sleep(PAUSE_S)
             after = found[-1]
 
