@@ -58,6 +58,30 @@ class VersionSpan(Struct, frozen=True, array_like=True):
     end: int
 
 
+class RoutedExperts(Struct, frozen=True, kw_only=True):
+    """Which experts a mixture model used: one row an id that went through it, of `layers` x `top_k` expert numbers.
+
+    Row `start` + i is of id `start` + i of the prompt and completion taken as one; the last sampled id has none, for it has not
+    gone through the model. `layers` None: the engine did not tell the shape, and a row is `per_row` numbers. `data`: `rows` rows
+    of little-endian `dtype`.
+    """
+
+    start: int
+    rows: int
+    per_row: int
+    dtype: Literal["int32", "uint16", "uint8", "int16", "int64"]
+    data: bytes
+    layers: int | None = None
+
+    @property
+    def row_bytes(self) -> int:
+        return len(self.data) // self.rows if self.rows else 0
+
+    @property
+    def top_k(self) -> int | None:
+        return self.per_row // self.layers if self.layers else None
+
+
 class TokenizerInfo(Struct, frozen=True):
     """`sha256` is of the tokenizer's own definition; `special` maps special-token text to id."""
 
@@ -104,13 +128,25 @@ class Finish(Struct, frozen=True):
     raw: Any = None
 
 
+class GenerationAttempt(Struct, frozen=True, kw_only=True):
+    """One request of a generation that the engine broke off and that went on: completion ids [start, start + length)."""
+
+    start: int
+    length: int
+    finish: Finish
+    engine_request_id: str | None = None
+    engine_base_url: str | None = None
+    cached_tokens: int | None = None
+    retractions: int | None = None
+
+
 class TokenCall(Struct, frozen=True, kw_only=True):
     """One generation.
 
     `delta_ids` [D]: prompt ids after the segment's previous end; `prompt_len` = the segment's length before + D.
     `completion_ids` [C], `logprobs` [C] float32, the engine's own; both include the end-of-turn token when it was sampled.
     `top_logprobs` [C] of [[logprob, id], ...] where asked for. `spans` cover the D ids in order.
-    `text`: what the ids decode to, special tokens kept.
+    `text`: what the ids decode to, special tokens kept. `attempts`: where it took more than one request, each of them in order.
     """
 
     id: str
@@ -148,6 +184,7 @@ class TokenCall(Struct, frozen=True, kw_only=True):
     ended_us: int | None = None
     trainable: bool = True
     call_type: CallType = "agent_step"
+    attempts: tuple[GenerationAttempt, ...] = ()
 
 
 def ids_to_bytes(ids: "list[int] | array[int]") -> bytes:

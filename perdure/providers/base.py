@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from msgspec import Struct, field
 
 from perdure.core.model import Chunk, CountedPrompt, ModelDone, Prompt
-from perdure.core.tokens import Finish, LogprobSemantics, Segment, VersionSpan
+from perdure.core.tokens import Finish, GenerationAttempt, LogprobSemantics, RoutedExperts, Segment, VersionSpan
 
 Category = Literal["base", "byok"]
 
@@ -98,7 +98,8 @@ class Provider(Protocol):
 class TokenRequest(Struct, frozen=True, kw_only=True):
     """`ids` are the whole prompt. `grammar`: where wanted, {"kind": "json_schema", "schema"}, {"regex",
     "pattern"}, {"gbnf", "grammar"}, or {"gbnf_lazy", "grammar", "triggers", "rest"}: once one of the texts `triggers` is
-    written, and `rest` is the grammar of what follows it."""
+    written, and `rest` is the grammar of what follows it. `affinity`: whose call it is, and which others are like it (see
+    `replicas.py`). `routed_from`: tell the experts used, from the row of that id on; None: do not."""
 
     model: str
     ids: "array[int]"
@@ -116,6 +117,8 @@ class TokenRequest(Struct, frozen=True, kw_only=True):
     repetition_penalty: float | None = None
     top_logprobs: int = 0
     grammar: dict[str, Any] | None = None
+    affinity: tuple[str, str] = ("", "")
+    routed_from: int | None = None
 
 
 class TokenBatch(Struct, frozen=True, kw_only=True):
@@ -127,6 +130,8 @@ class TokenBatch(Struct, frozen=True, kw_only=True):
 
 
 class TokenDone(Struct, frozen=True, kw_only=True):
+    """`base_url`: who answered, where that is one of several. `attempts`: of an answer that was broken off and went on."""
+
     finish: Finish
     prompt_tokens: int | None = None
     cached_tokens: int | None = None
@@ -135,6 +140,9 @@ class TokenDone(Struct, frozen=True, kw_only=True):
     engine_request_id: str | None = None
     request: bytes = b""
     response: dict[str, Any] = field(default_factory=dict)
+    base_url: str | None = None
+    attempts: tuple[GenerationAttempt, ...] = ()
+    routed_experts: RoutedExperts | None = None
 
 
 class TokenEngine(Protocol):

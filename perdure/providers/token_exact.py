@@ -24,6 +24,7 @@ from perdure.core.runs import Usage
 from perdure.core.tokens import TokenCall, floats_to_bytes, ids_to_bytes
 from perdure.parsing.output import OutputParser, ParsedOutput
 from perdure.providers.base import TokenBatch, TokenDone, TokenEngine, TokenRequest, TokenStream
+from perdure.providers.resume import resumed
 from perdure.providers.token_count import count_prompt
 from perdure.providers.token_plan import Plan, extend, make_plan, note_summary, restore
 from perdure.tokens.base import Renderer
@@ -86,7 +87,7 @@ class TokenExactModel:
         )
         sampled = _Sampled(want_top=request.top_logprobs > 0)
         done: TokenDone | None = None
-        async with aclosing(self.engine.generate(request)) as answer:  # type: ignore[type-var]
+        async with aclosing(resumed(self.engine, request)) as answer:
             async for item in answer:
                 if isinstance(item, TokenDone):
                     done = item
@@ -94,11 +95,7 @@ class TokenExactModel:
                 sampled.add(item)
                 if chunks := parser.feed(item.ids):
                     yield chunks
-        if done is None:
-            raise ProviderError(
-                f"The engine at {self.engine.base_url} ended the answer of {self.model_name} without saying why.",
-                kind="llm_connection",
-            )
+        assert done is not None
         output = parser.finish()
         call = self._call(prompt, plan, request, sampled, done, output, created_us)
         capture = TokenCapture(call=call, segment=plan.begins)
@@ -200,7 +197,7 @@ class TokenExactModel:
             finish=done.finish,
             engine=self.engine.kind,
             engine_version=self._engine_version,
-            engine_base_url=self.engine.base_url,
+            engine_base_url=done.base_url or self.engine.base_url,
             engine_request_id=done.engine_request_id,
             stop_token_included=bool(sampled.ids) and sampled.ids[-1] in self.renderer.stop_token_ids,
             logprob_semantics=self.engine.logprob_semantics,
@@ -219,6 +216,7 @@ class TokenExactModel:
             first_token_us=sampled.first_us,
             ended_us=now_us(),
             trainable=done.finish.type != "abort",
+            attempts=done.attempts,
         )
 
     def _done(

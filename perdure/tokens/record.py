@@ -55,6 +55,21 @@ class WeightSpan(Struct, frozen=True, kw_only=True):
     end: int
 
 
+class AttemptRef(Struct, frozen=True, kw_only=True):
+    """One request of a generation that the engine broke off and that went on: completion ids [start, start + length) of its
+    call, which are `token_ids`. Its `weight_versions` count from its own first id."""
+
+    engine_request_id: str | None = None
+    base_id: str | None = None
+    start: int
+    length: int
+    token_ids: list[int]
+    finish: FinishRef
+    weight_versions: list[WeightSpan]
+    cached_tokens: int | None = None
+    retractions: int | None = None
+
+
 class SynthesizedRef(Struct, frozen=True, kw_only=True):
     """`len` ids at `pos` of the segment that nobody sampled, put in to close a turn."""
 
@@ -78,8 +93,9 @@ class Call(Struct, frozen=True, kw_only=True):
 
     Ids from `delta_start` to `start` are what its prompt added, covered in order by `spans` of
     [length, message_index, role, is_content]. `token_ids` and `logprobs` repeat the completion, so that a damaged array can
-    be told from a damaged call. `digest` is the link of the rollout's chain that ends with this call. `call_type` is there
-    where the call was no step of the agent's own: "summarization" wrote the summary of a compaction.
+    be told from a damaged call. `attempts` are there where it took more than one request. `digest` is the link of the
+    rollout's chain that ends with this call. `call_type` is there where the call was no step of the agent's own:
+    "summarization" wrote the summary of a compaction.
     """
 
     call_id: str
@@ -102,7 +118,7 @@ class Call(Struct, frozen=True, kw_only=True):
     pause_mode: str | None = None
     cached_tokens: int | None = None
     retractions: int | None = None
-    attempts: list[dict[str, Any]] = field(default_factory=list)
+    attempts: list[AttemptRef] = field(default_factory=list)
     bridge: Literal["render", "bridge", "splice", "fallback"]
     synthesized: list[SynthesizedRef] = field(default_factory=list)
     parse: dict[str, Any] = field(default_factory=dict)

@@ -7,6 +7,7 @@ segment whose call sampled it and nowhere else.
 
 import hashlib
 import math
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,10 +18,11 @@ from msgspec import UNSET, Struct
 
 from perdure.core.errors import StoreError
 from perdure.core.messages import Message, TextPart
-from perdure.core.tokens import Segment, TokenCall, bytes_to_floats, bytes_to_ids
+from perdure.core.tokens import GenerationAttempt, Segment, TokenCall, bytes_to_floats, bytes_to_ids
 from perdure.tokens.record import (
     ASSISTANT,
     UNKNOWN_VERSION,
+    AttemptRef,
     Call,
     EngineRef,
     FinishRef,
@@ -105,6 +107,7 @@ class _Stream:
     role: list[int] = field(default_factory=list)
     content: list[int] = field(default_factory=list)
     version: list[int] = field(default_factory=list)
+    top: dict[int, list[Any]] = field(default_factory=dict)
     owns_trainable: bool = False
 
 
@@ -192,6 +195,8 @@ class _Builder:
         stream.mask[start:] = [int(trainable)] * len(completion)
         stream.logprobs[start:] = logprobs
         stream.call[start:] = [at] * len(completion)
+        if call.top_logprobs is not None:
+            stream.top.update(enumerate(call.top_logprobs, start))
         versions = [WeightSpan(version=span.version, start=span.start, end=span.end) for span in call.versions] or [
             WeightSpan(version=UNKNOWN_VERSION, start=0, end=len(completion))
         ]
@@ -249,6 +254,7 @@ class _Builder:
         stream.call[:offset] = parent.call[:offset]
         stream.logprobs[:offset] = parent.logprobs[:offset]
         stream.version[:offset] = parent.version[:offset]
+        stream.top |= {position: top for position, top in parent.top.items() if position < offset}
 
     def _message(self, message_id: str, role: int) -> int:
         if not message_id:
@@ -294,6 +300,7 @@ class _Builder:
             weight_versions=versions,
             cached_tokens=call.cached_tokens,
             retractions=call.retractions,
+            attempts=[_attempt(attempt, completion, versions) for attempt in call.attempts],
             bridge=call.bridge,
             synthesized=[SynthesizedRef(pos=begins + s.at, len=s.length, why=s.why) for s in call.synthesized],
             parse=call.parse,
@@ -339,7 +346,45 @@ class _Builder:
             model=_model(segment) if _model(segment) != _model(first) else None,
             tokenizer=segment.tokenizer if segment.tokenizer != first.tokenizer else None,
             renderer=segment.renderer if segment.renderer != first.renderer else None,
+            top_ids=_tops(stream, 1),
+            top_logprobs=_tops(stream, 0),
         )
+
+
+def _tops(stream: _Stream, part: int) -> list[list[Any]] | None:
+    """One list an id: of the likeliest instead of it, their logprobs (part 0) or ids (part 1). None if nobody asked for them."""
+    if not stream.top:
+        return None
+    shown: list[list[Any]] = [[] for _ in stream.ids]
+    for position, top in stream.top.items():
+        told = [row[part] for row in top]
+        shown[position] = array("f", told).tolist() if part == 0 else told
+    return shown
+
+
+def _attempt(attempt: GenerationAttempt, completion: list[int], versions: list[WeightSpan]) -> AttemptRef:
+    """One request of a generation that took several, with its own ids; its versions count from its first id."""
+    end = attempt.start + attempt.length
+    spans = [
+        WeightSpan(
+            version=span.version,
+            start=max(span.start, attempt.start) - attempt.start,
+            end=min(span.end, end) - attempt.start,
+        )
+        for span in versions
+        if span.start < end and span.end > attempt.start
+    ]
+    return AttemptRef(
+        engine_request_id=attempt.engine_request_id,
+        base_id=_without_secrets(attempt.engine_base_url),
+        start=attempt.start,
+        length=attempt.length,
+        token_ids=completion[attempt.start : end],
+        finish=FinishRef(type=attempt.finish.type, matched=attempt.finish.matched, raw=attempt.finish.raw),
+        weight_versions=spans,
+        cached_tokens=attempt.cached_tokens,
+        retractions=attempt.retractions,
+    )
 
 
 def _model(segment: Segment) -> Model:

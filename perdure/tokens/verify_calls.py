@@ -28,6 +28,7 @@ def check_calls(rollout: Rollout, found: Findings, tokenizer: Tokenizer | None) 
         _check_copies(call, segment, found)
         _check_logprobs(call, found)
         _check_finish(rollout, call, found)
+        _check_attempts(call, found)
         _check_bridge(call, segment, found)
         _check_greedy(call, segment, found)
     for segment in rollout.segments:
@@ -95,6 +96,31 @@ def _check_finish(rollout: Rollout, call: Call, found: Findings) -> None:
         if token_id in stops:
             message = f"is the stop id {token_id}, and more follows"
             found.bad("F4", message, segment=call.segment_index, position=call.start + offset, call_id=call.call_id)
+
+
+def _check_attempts(call: Call, found: Findings) -> None:
+    """F5: a generation that was broken off and went on is its attempts, one after the other."""
+    if not call.attempts:
+        return
+    where: dict[str, Any] = {"segment": call.segment_index, "call_id": call.call_id}
+    found.looked("F5", len(call.attempts))
+    at = 0
+    for number, attempt in enumerate(call.attempts):
+        ids = call.token_ids[at : at + attempt.length]
+        if attempt.start != at or attempt.length != len(attempt.token_ids) or attempt.token_ids != ids:
+            message = (
+                f"attempt {number} has {len(attempt.token_ids)} ids from {attempt.start}, the call has others there"
+            )
+            found.bad("F5", message, position=call.start + at, **where)
+        spans = attempt.weight_versions
+        covered = [spans[0].start, *(span.end for span in spans)] if spans else [0]
+        if covered[0] != 0 or covered[-1] != attempt.length:
+            found.bad("F5", f"the weight versions of attempt {number} do not cover its ids", **where)
+        last = number == len(call.attempts) - 1
+        if attempt.finish.type != "abort" and not last:
+            found.bad("F5", f"attempt {number} ended by {attempt.finish.type}, and another follows", **where)
+        at += attempt.length
+    found.expect("F5", at == call.length, f"its attempts have {at} ids, the call {call.length}", **where)
 
 
 def _check_bridge(call: Call, segment: SegmentRecord, found: Findings) -> None:

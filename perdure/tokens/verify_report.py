@@ -47,6 +47,7 @@ MEANING = {
     "F1": "a stop ends with the id it matched",
     "F2": "a length stop has the length asked for",
     "F3": "an aborted call is not trained",
+    "F5": "a generation that went on after an abort is its attempts, one after the other",
     "F4": "nothing follows a stop id",
     "V1": "weight versions cover each completion without gaps",
     "V2": "each id's version is its span's",

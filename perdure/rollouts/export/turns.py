@@ -30,7 +30,8 @@ def _assistant(rollout: Rollout, call: Call) -> Row:
         "input_ids": rollout.segments[call.segment_index].token_ids[: call.start],
         "output_ids": call.token_ids,
         "output_token_logprobs": [
-            [logprob, token_id, None] for logprob, token_id in zip(call_logprobs(call), call.token_ids, strict=True)
+            [logprob, token_id, top]
+            for logprob, token_id, top in zip(call_logprobs(call), call.token_ids, _tops(rollout, call), strict=True)
         ],
         "call_id": call.call_id,
         "segment_id": call.segment_id,
@@ -39,6 +40,16 @@ def _assistant(rollout: Rollout, call: Call) -> Row:
         "weight_version": call.weight_versions[-1].version if call.weight_versions else None,
         "trainable": call.trainable,
     }
+
+
+def _tops(rollout: Rollout, call: Call) -> list[list[tuple[float, int]] | None]:
+    """Of each sampled id the likeliest instead of it as (logprob, id); None where they were not asked for."""
+    segment = rollout.segments[call.segment_index]
+    if segment.top_ids is None or segment.top_logprobs is None:
+        return [None] * call.length
+    held = slice(call.start, call.start + call.length)
+    rows = zip(segment.top_logprobs[held], segment.top_ids[held], strict=True)
+    return [list(zip(logprobs, ids, strict=True)) or None for logprobs, ids in rows]
 
 
 def _answers(rollout: Rollout, call: Call, placed: set[int]) -> list[Row]:

@@ -14,6 +14,7 @@ from perdure.core.tokens import Finish, VersionSpan
 from perdure.providers.base import TokenBatch, TokenDone, TokenEngine, TokenRequest
 from perdure.providers.http import Endpoint, Http
 from perdure.providers.llamacpp import LlamaCpp
+from perdure.providers.resume import resumed
 from perdure.providers.scripted import Completion
 from perdure.providers.sglang import SGLang
 from perdure.providers.vllm import VLLM
@@ -268,6 +269,48 @@ async def test_closing_aborts_by_name_and_by_disconnecting(http: Http, double: S
     assert double.aborts == [asked.request_id] and len(asked.request_id) == 32
     await asyncio.sleep(0.1)
     assert not double._running
+
+
+@pytest.mark.parametrize("incremental", [True, False])
+async def test_an_answer_paused_for_new_weights_goes_on(http: Http, double: SGLangDouble, incremental: bool) -> None:
+    double.incremental = incremental
+    first, rest = "the weights change ", "and it goes on"
+    held = len(small_tokenizer().encode(first))
+    double.script(
+        Completion(text=first, finish="abort", batch=1, versions=(("7", held),)),
+        Completion(text=rest, batch=2, versions=(("8", 100),)),
+    )
+    engine, asked = to_double(http, double, max_tokens=60, top_logprobs=2)
+    got = Got()
+    async for item in resumed(engine, asked):
+        if isinstance(item, TokenDone):
+            got.done = item
+        else:
+            got.ids, got.logprobs = got.ids + item.ids, got.logprobs + item.logprobs
+            got.tops += item.top_logprobs or []
+    assert got.done is not None and got.done.finish.type == "stop"
+    assert small_tokenizer().decode(got.ids[:-1]) == first + rest and len(got.tops) == len(got.ids)
+    full = asked.ids + array("i", got.ids)
+    assert await engine.score("tiny", full, len(asked.ids), double.vocab_size) == got.logprobs
+    assert got.done.versions == (VersionSpan("7", 0, held), VersionSpan("8", held, len(got.ids)))
+    again = double.requests[1]
+    assert again["input_ids"] == full[: len(asked.ids) + held].tolist()
+    assert again["sampling_params"]["max_new_tokens"] == 60 - held
+    assert [each.engine_request_id for each in got.done.attempts] == [body["rid"] for body in double.requests[:2]]
+    await engine.close()
+    assert double.aborts == []
+
+
+async def test_sglang_retractions_do_not_double_ids(http: Http, wire: Wire) -> None:
+    """A retracted request is prefilled again; frames may then tell again what they told before."""
+    frames = sample("sglang-stream-cumulative")["frames"]
+    for at, frame in enumerate(frames[:-1]):
+        frame["meta_info"]["num_retractions"] = int(at > 0)
+    told = frames[-2]["meta_info"]["output_token_logprobs"]
+    wire.answers = [one_by_one([*frames[:2], frames[1], *frames[2:]])]
+    got = await collect(SGLang(http, Endpoint("sglang", wire.url)), request())
+    assert list(zip(got.logprobs, got.ids, strict=True)) == [(row[0], row[1]) for row in told]
+    assert got.done is not None and got.done.retractions == 1
 
 
 async def test_a_finished_stream_is_not_aborted(http: Http, double: SGLangDouble) -> None:

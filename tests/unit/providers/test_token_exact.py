@@ -223,13 +223,6 @@ async def test_a_call_that_cannot_be_read_is_reported_and_kept() -> None:
     assert done.content == (TextPart(CALL[:40]),)
 
 
-async def test_an_aborted_answer_is_not_trained_on() -> None:
-    engine = SaidEngine([(ids("half", ended=False), "abort")])
-    done, _ = await call(model_of(engine, QWEN3), prompt([message("user", "Hi.")]))
-    assert done.finish == "abort"
-    assert done.capture is not None and not done.capture.call.trainable
-
-
 async def test_logprobs_name_the_tokens_as_they_are() -> None:
     emoji = QWEN3.tokenizer.encode("🙂")
     engine = SaidEngine([([*emoji, END], "stop")])

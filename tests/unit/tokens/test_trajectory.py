@@ -49,6 +49,26 @@ def test_every_sampled_token_trains_once_and_shared_ones_in_the_parent(ledger: L
     assert sum(root["loss_mask"]) + sum(compacted["loss_mask"]) == sum(c.length for c in ledger.calls)
 
 
+def test_the_likeliest_ids_stand_beside_what_was_sampled(ledger: Ledger) -> None:
+    first = ledger.calls[0]
+    told = [[[-0.1 - at, 65], [-2.7, 66]] for at in range(first.length)]
+    ledger.calls[0] = msgspec.structs.replace(first, top_logprobs=told)
+    record = rollout(ledger)
+    root, compacted = record["segments"]
+    start, end = first.prompt_len, first.prompt_len + first.length
+    assert root["top_ids"][start:end] == [[65, 66]] * first.length
+    assert floats_to_bytes([top[0] for top in root["top_logprobs"][start:end]]) == floats_to_bytes(
+        [-0.1 - at for at in range(first.length)]
+    )
+    for name in ("top_ids", "top_logprobs"):
+        assert len(root[name]) == len(root["token_ids"]) and len(compacted[name]) == len(compacted["token_ids"])
+        assert not any(root[name][:start]) and not any(root[name][end:])
+        shared = compacted["parent_offset"]
+        assert compacted[name][:shared] == root[name][:shared]
+    assert verify([record], tokenizer=TOKENIZER, score=score).ok
+    assert not any("top_ids" in segment for segment in rollout(conversation())["segments"])  # nobody asked
+
+
 def test_versions_are_indexed_per_token(ledger: Ledger) -> None:
     record = rollout(ledger)
     assert record["versions"] == ["7", "8"]

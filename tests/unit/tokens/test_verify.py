@@ -49,7 +49,7 @@ def test_a_sound_record_passes_and_says_what_was_proved(record: Record) -> None:
     assert report.trainable_tokens == report.sampled_tokens == sum(c["length"] for c in record["calls"])
     assert report.logprobs is not None
     assert (report.logprobs.tokens, report.logprobs.max) == (report.sampled_tokens, 0.0)
-    unexercised = {"G3"}
+    unexercised = {"G3", "F5"}
     proved = set(report.checked) | unexercised
     assert {"T1", "T2", "T3", "T4", "T5", "T6", "T7", "P1", "P2", "P3", "P4", "P5", "L1", "L2", "L3", "L4"} <= proved
     assert {"L5", "F1", "F2", "F4", "V1", "V2", "S1", "S2", "S4", "D1", "D3", "D6", "D7", "X1", "X3", "X4"} <= proved
@@ -313,6 +313,33 @@ def synthesized_trained(record: Record) -> None:
     call["synthesized"] = [{"pos": call["start"], "len": 1, "why": "closed"}]
 
 
+def in_two_attempts(change: Callable[[Record], None]) -> Callable[[Record], None]:
+    """The last call, as one that was broken off after three ids; `change` is done to its second attempt."""
+
+    def corrupt(record: Record) -> None:
+        call = record["calls"][3]
+        parts = [(0, 3, "abort"), (3, call["length"], "stop")]
+        call["attempts"] = [
+            {
+                "start": begin,
+                "length": end - begin,
+                "token_ids": call["token_ids"][begin:end],
+                "finish": {"type": kind},
+                "weight_versions": [{"version": "8", "start": 0, "end": end - begin}],
+            }
+            for begin, end, kind in parts
+        ]
+        change(call["attempts"])
+
+    return corrupt
+
+
+def test_a_call_in_two_attempts_passes(record: Record) -> None:
+    in_two_attempts(lambda attempts: None)(record)
+    report = verify([resealed(record)], tokenizer=TOKENIZER, score=score)
+    assert report.ok and report.checked["F5"], report.violations
+
+
 RESEALED: dict[str, tuple[Callable[[Record], None], str]] = {
     "call moved by one": (shift_call, "P1"),
     "call longer than its ids": (call_field(3, "length", 12), "T2"),
@@ -355,6 +382,11 @@ RESEALED: dict[str, tuple[Callable[[Record], None], str]] = {
     "reward by a run that is trained": (own_judge, "G4"),
     "greedy call that did not take the likeliest id": (greedy_but_not_the_likeliest, "L6"),
     "another tokenizer": (lambda r: r["tokenizer"].__setitem__("sha256", "ef" * 32), "S2"),
+    "attempt with another id": (in_two_attempts(lambda a: a[1]["token_ids"].__setitem__(0, 65)), "F5"),
+    "attempt that is lost": (in_two_attempts(lambda a: a.pop()), "F5"),
+    "attempts the other way round": (in_two_attempts(lambda a: a.reverse()), "F5"),
+    "attempt after one that had ended": (in_two_attempts(lambda a: a[0].__setitem__("finish", {"type": "stop"})), "F5"),
+    "attempt whose versions have a gap": (in_two_attempts(lambda a: a[1]["weight_versions"].pop()), "F5"),
     "incomplete yet trained": (lambda r: r.__setitem__("status", "incomplete"), "D2"),
 }
 
