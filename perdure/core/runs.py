@@ -125,6 +125,10 @@ class Run(Struct, frozen=True, kw_only=True):
     metadata: dict[str, Any] | None = None
     attempts: int = 0
 
+    @property
+    def ended(self) -> bool:
+        return self.status not in ("created", "running")
+
 
 class Step(Struct, frozen=True, kw_only=True):
     """One model call and the tools it asked for. `call_type`: what the call was for."""

@@ -54,13 +54,14 @@ class Remote:
     def cancel_requested(self, run_id: str) -> None:
         self._signals.publish("cancel", run_id)
 
-    async def news(self, run_id: str) -> None:
-        """Until something may have happened to a run that is driven elsewhere."""
+    async def news(self, run_id: str, *, within_s: float | None = None) -> None:
+        """Until something may have happened to a run that is driven elsewhere, or `within_s` is over."""
+        look_s = LOOK_WITH_NEWS_S if self.shared else LOOK_S
         waiter = asyncio.get_running_loop().create_future()
         waiters = self._waiting.setdefault(run_id, set())
         waiters.add(waiter)
         try:
-            async with asyncio.timeout(LOOK_WITH_NEWS_S if self.shared else LOOK_S):
+            async with asyncio.timeout(look_s if within_s is None else min(look_s, within_s)):
                 await waiter
         except TimeoutError:
             pass

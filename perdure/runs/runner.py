@@ -16,7 +16,7 @@ from typing import Any
 from msgspec import Struct
 
 from perdure.core.errors import AgentError, LeaseLost, ProviderError, StoreError
-from perdure.core.events import Event, LogEnded
+from perdure.core.events import Event
 from perdure.core.ids import now_us
 from perdure.core.messages import Message
 from perdure.core.runs import Run, StopReason
@@ -26,6 +26,8 @@ from perdure.runs.assembly import Turns, as_agent_wants, with_overrides
 from perdure.runs.callbacks import Callbacks
 from perdure.runs.compact import Compactor
 from perdure.runs.context import Contexts
+from perdure.runs.following import Following
+from perdure.runs.jobs import Job
 from perdure.runs.log import RunLog
 from perdure.runs.peers import RunPeers
 from perdure.runs.remote import Remote
@@ -55,25 +57,6 @@ class Submitted(Struct, frozen=True):
     run_id: str
     attached: bool
     durable: Any
-
-
-class _Job:
-    """One run this process drives."""
-
-    __slots__ = ("_before", "cancelled", "conversation_id", "task")
-
-    def __init__(self, conversation_id: str, before: "_Job | None") -> None:
-        self.conversation_id = conversation_id
-        self._before = before
-        self.cancelled = False
-        self.task: asyncio.Task[None] | None = None
-
-    async def until_first(self) -> None:
-        """Wait for the conversation's run before this one, which has given its lease back but may still be taking its last
-        step into the context. One that hangs after it lost its lease is not waited for long."""
-        before, self._before = self._before, None
-        if before is not None and before.task is not None:
-            await asyncio.wait([before.task], timeout=LEASE_US / 1e6)
 
 
 class Runner:
@@ -110,8 +93,8 @@ class Runner:
         self._callbacks = Callbacks(store, web, secret=callback_secret)
         self._approval_expiry_us = None if approval_expiry_s is None else round(approval_expiry_s * 1e6)
         self._logs: OrderedDict[str, RunLog] = OrderedDict()
-        self._jobs: dict[str, _Job] = {}
-        self._newest: dict[str, _Job] = {}
+        self._jobs: dict[str, Job] = {}
+        self._newest: dict[str, Job] = {}
         self._waiting: dict[str, int] = {}
         self._background: set[asyncio.Task[Any]] = set()
         self._stopping = False
@@ -124,6 +107,7 @@ class Runner:
             claim=self._claim_if_waiting,
             spawn=self._spawn,
         )
+        self._following = Following(store, self._remote, self._logs, stopping=lambda: self._stopping)
         self._watch = Watch(
             store,
             self._remote,
@@ -223,7 +207,7 @@ class Runner:
         durable: "Awaitable[Any] | None" = None,
     ) -> None:
         """`durable`: completes once the acceptance, and whatever was written before it, can be read."""
-        job = _Job(run.conversation_id, self._newest.get(run.conversation_id))
+        job = Job(run.conversation_id, self._newest.get(run.conversation_id))
         self._jobs[run.id] = self._newest[run.conversation_id] = job
         job.task = asyncio.create_task(self._work(run, accepted, inputs, job, durable))
 
@@ -234,7 +218,7 @@ class Runner:
         run: Run,
         accepted: Accepted,
         inputs: tuple[Message, ...] | None,
-        job: _Job,
+        job: Job,
         durable: "Awaitable[Any] | None",
     ) -> None:
         runlog = self._logs.get(run.id) or self._keep(RunLog(run.id))
@@ -358,52 +342,18 @@ class Runner:
 
     # -- following and ending
 
-    async def follow(
+    def follow(
         self, run_id: str, after: int = 0, *, idle_s: float | None = None
     ) -> AsyncIterator[tuple[int, list[Event]]]:
         """(seq of the first, events) with seq > `after`: what is stored, then live until the run ends. NotFound.
 
         With `idle_s`, an empty batch comes after that long without events.
         """
-        runlog = self._logs.get(run_id)
-        if runlog is None or after < runlog.base:
-            stored = await self._store.scan(lambda: event_store.events_after(run_id, after))
-            limit = runlog.base if runlog is not None else None
-            stored = [(seq, event) for seq, event in stored if limit is None or seq <= limit]
-            if stored:
-                yield stored[0][0], [event for _, event in stored]
-                after = stored[-1][0]
-            elif runlog is None:
-                await self._store.read(lambda: run_store.run_by_id(run_id))
-        while True:
-            runlog = self._logs.get(run_id)
-            if runlog is not None:
-                async for first, events in runlog.follow(after, idle_s=idle_s):
-                    yield first, events
-                    after = first + len(events) - 1
-                if isinstance(runlog.events[-1] if runlog.events else None, LogEnded):
-                    return
-            run = await self._store.read(lambda: run_store.run_by_id(run_id))
-            ended = run.status not in ("created", "running")
-            rest = await self._store.scan(lambda after=after: event_store.events_after(run_id, after))
-            if rest:
-                yield rest[0][0], [event for _, event in rest]
-                after = rest[-1][0]
-            if ended or self._stopping:
-                return
-            await self._remote.news(run_id)
+        return self._following.follow(run_id, after, idle_s=idle_s)
 
     async def outcome(self, run_id: str) -> list[Event]:
         """All events of a run, once it has ended."""
-        runlog = self._logs.get(run_id)
-        if runlog is not None and runlog.base == 0:
-            events = await runlog.until_ended()
-            if events and isinstance(events[-1], LogEnded):
-                return events
-        found: list[Event] = []
-        async for _, batch in self.follow(run_id):
-            found.extend(batch)
-        return found
+        return await self._following.outcome(run_id)
 
     @property
     def active(self) -> int:
@@ -422,7 +372,7 @@ class Runner:
     async def cancel(self, run_id: str) -> str:
         """End a run as soon as possible: "cancelled" or "ended" (it had ended before). NotFound."""
         run = await self._store.read(lambda: run_store.run_by_id(run_id))
-        if run.status not in ("created", "running"):
+        if run.ended:
             return await self._cancel_parked(run)
         outcome = await self._store.write(lambda: run_store.request_cancel(run_id, now_us()))
         task = self._stop_job(run_id)
@@ -430,7 +380,7 @@ class Runner:
             await asyncio.wait([task], timeout=5)
         elif outcome == "requested":
             self._remote.cancel_requested(run_id)
-            await self._ended_elsewhere(run_id)
+            await self._following.ended_elsewhere(run_id)
         elif outcome == "cancelled" and (runlog := self._logs.get(run_id)) is not None:
             runlog.abandon()
         return "cancelled" if outcome != "ended" else "ended"
@@ -444,15 +394,6 @@ class Runner:
             job.cancelled = True
             job.task.cancel()
         return job.task
-
-    async def _ended_elsewhere(self, run_id: str, within_s: float = 5.0) -> None:
-        """Wait for the end of a run that another process drives. One whose process is gone ends when it is taken over."""
-        deadline = asyncio.get_running_loop().time() + within_s
-        while asyncio.get_running_loop().time() < deadline:
-            run = await self._store.read(lambda: run_store.run_by_id(run_id))
-            if run.status not in ("created", "running"):
-                return
-            await self._remote.news(run_id)
 
     def _claim_if_waiting(self, conversation_id: str) -> "Coroutine[Any, Any, None] | None":
         return self._claim(conversation_id) if self._waiting.get(conversation_id) else None

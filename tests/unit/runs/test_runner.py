@@ -310,3 +310,16 @@ async def test_a_cancellation_during_a_commit_waits_for_it(world: World, store: 
     await asyncio.wait([job.task])
     assert (await world.runner.run(run_id)).status == "cancelled"
     assert await world.history() == ["user: hello", "assistant: ['memory_insert']", "tool: []"]
+
+
+async def test_who_follows_a_run_that_another_process_drives_is_kept_awake(world: World, store: SqliteStore) -> None:
+    world.model.gate.clear()
+    run_id = await world.submit("hello")
+    other = Runner(store, world.registry, None)  # type: ignore[arg-type]
+    batches: list[tuple[int, list[Event]]] = []
+    async for batch in other.follow(run_id, idle_s=0.01):
+        batches.append(batch)
+        if len(batches) == 2:
+            world.model.gate.set()
+    assert batches[:2] == [(1, []), (1, [])]
+    assert [type(event) for _, events in batches for event in events] == [Said, RunStopped, UsageReported, LogEnded]
