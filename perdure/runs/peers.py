@@ -21,7 +21,7 @@ from perdure.core.messages import Message, TextPart
 from perdure.core.runs import Run, RunConfig
 from perdure.runs.context import Contexts, system_message
 from perdure.runs.discussion import DISCUSSION_TURNS, Discussion
-from perdure.runs.worker import shielded
+from perdure.runs.shielding import shielded
 from perdure.store.agents import agent_bundle, agents_tagged, check_agent
 from perdure.store.base import Store, Tx
 from perdure.store.conversations import create_conversation

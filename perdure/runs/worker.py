@@ -4,10 +4,8 @@ The last events of a step are published after its commit; a worker whose lease i
 """
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
-from typing import Any
 
 import msgspec
 
@@ -15,13 +13,11 @@ from perdure.core.agents import Block
 from perdure.core.approvals import INTERRUPTED, Pending, closing
 from perdure.core.archives import Passage
 from perdure.core.conversations import bundle_in
-from perdure.core.errors import AgentError, Conflict, Invalid, NotFound, ProviderError, StaleBlock, StaleGroup
-from perdure.core.events import Event, LogEnded, RunFailed, RunStarted, RunStopped, UsageReported
+from perdure.core.errors import AgentError, ProviderError, StaleBlock, StaleGroup
+from perdure.core.events import Event, RunStarted
 from perdure.core.ids import now_us
 from perdure.core.messages import Message
-from perdure.core.model import ModelDone
-from perdure.core.runs import COMPLETED, Run, StopReason, status_of
-from perdure.core.tokens import bytes_to_ids
+from perdure.core.runs import COMPLETED, Run, StopReason
 from perdure.loop.compaction import CompactionDue, RunEnding, run_compacting
 from perdure.loop.loop import committed, redo_tools
 from perdure.loop.summarise import Attempt
@@ -32,14 +28,14 @@ from perdure.runs.compact import Compactor
 from perdure.runs.context import Context
 from perdure.runs.held import HeldEvents
 from perdure.runs.log import RunLog
+from perdure.runs.outgoing import Outgoing
 from perdure.runs.rest import Rest, next_rest
 from perdure.runs.shielding import shielded
-from perdure.runs.turns import assistant_turn, tool_turns
+from perdure.runs.tally import Tally
 from perdure.store import agents
-from perdure.store import events as event_store
 from perdure.store.approvals import Admission
 from perdure.store.base import Store, Tx
-from perdure.store.commits import BlockWrite, RunEnd, StepCommit, commit_step
+from perdure.store.commits import BlockWrite, StepCommit, commit_step
 from perdure.store.compaction import NewContext
 from perdure.store.private_blocks import private_blocks
 from perdure.store.runs import Lease
@@ -85,15 +81,9 @@ class Worker:
         self._approval_expiry_us = approval_expiry_us
         self._answering = admitted.answering
         self._later = admitted.later
-        self._usage = run.usage
-        self._step_count = run.step_count
-        self._context_tokens = run.context_tokens
-        self._ttft_ns: int | None = run.ttft_ns
-        self._logprobs: dict[str, Any] | None = None
-        self._turns: list[dict[str, Any]] = []
-        self._started_ns = time.perf_counter_ns()
-        self._unshown: list[Event] = []
-        self._held = HeldEvents(store, lease, runlog, on_saved=on_commit) if run.background else None
+        self._tally = Tally(run)
+        held = HeldEvents(store, lease, runlog, on_saved=on_commit) if run.background else None
+        self._out = Outgoing(runlog, held)
 
     def begin(self) -> None:
         """The first event; a resumed run has it already."""
@@ -112,16 +102,12 @@ class Worker:
                 elif isinstance(item, RunEnding):
                     await shielded(self.end_now(context, item.stop))
                 else:
-                    if self._ttft_ns is None:
-                        self._ttft_ns = time.perf_counter_ns() - self._started_ns
+                    self._tally.first_output()
                     self.show(item)
 
     def show(self, events: Sequence[Event]) -> None:
         """What happens before the step it belongs to is committed."""
-        if self._held is not None:
-            self._held.add(events)
-        else:
-            self.log.append(events)
+        self._out.show(events)
 
     async def compact_only(self, turn: Turn, context: Context, executor: Executor, compactor: Compactor) -> None:
         """A run that somebody asked for to compact the conversation. It may have done so before it was interrupted."""
@@ -134,8 +120,8 @@ class Worker:
             await self.finish_early("llm_api_error" if isinstance(due.error, ProviderError) else "error", due.error)
 
     async def _commit(self, turn: Turn, context: Context, executor: Executor, result: StepResult) -> None:
-        self._count(turn, result)
-        await self._take_held()
+        self._tally.count(turn, result)
+        await self._out.take_held()
         for _ in range(MAX_STALE_RETRIES):
             self._rest = await self._rest_after(context, result.stop, result.messages)
             commit = self._step_commit(context, result)
@@ -177,10 +163,6 @@ class Worker:
         looked = self._store.begin_write(lambda: next_rest(group, agent, self.run.id, said), lazy=True)
         return await looked.executed
 
-    async def _take_held(self) -> None:
-        if self._held is not None:
-            self._unshown.extend(await self._held.take())
-
     async def _write(self, commit: StepCommit) -> None:
         attempts = 0
 
@@ -197,41 +179,9 @@ class Worker:
             except Exception:  # whoever looks on must not be able to end a run
                 log.exception("an observer of run %s failed", self.run.id)
 
-    def _count(self, turn: Turn, result: StepResult) -> None:
-        if result.resumed:
-            self._add_tool_turns(result)
-            return
-        self._step_count += 1
-        done = result.done
-        if done is None:
-            return
-        self._usage = self._usage + done.usage
-        self._context_tokens = done.usage.total_tokens or None
-        if done.logprobs is not None:
-            self._logprobs = wire_logprobs(done)
-        if self.run.config.return_token_ids and done.capture is not None:
-            self._add_turns(turn, result, done)
-
-    def _add_turns(self, turn: Turn, result: StepResult, done: ModelDone) -> None:
-        assert done.capture is not None
-        call = done.capture.call
-        held = turn.tokens.ids if turn.tokens is not None and done.capture.segment is None else ()
-        prompt = [*held, *bytes_to_ids(call.delta_ids)]
-        self._turns.append(assistant_turn(call, prompt, result.messages[0]))
-        self._add_tool_turns(result)
-
-    def _add_tool_turns(self, result: StepResult) -> None:
-        if not self.run.config.return_token_ids:
-            return
-        for message in result.messages:
-            if message.role == "tool":
-                self._turns.extend(tool_turns(message, result.step.id))
-
     def _step_commit(self, context: Context, result: StepResult) -> StepCommit:
         now = now_us()
-        self._pending: list[Event] = [*self._unshown, *result.events]
-        end = self._end(result, now) if result.stop is not None else None
-        unsaved = [*self.log.unsaved(), *self._pending]
+        last = self._last_events(result.stop, result.error) if result.stop is not None else ()
         capture = result.done.capture if result.done else None
         exchange = result.done.exchange if result.done else None
         effects = result.outcome.effects if result.outcome else ()
@@ -241,15 +191,15 @@ class Worker:
             lease=self.lease,
             agent_id=self.run.agent_id,
             now=now,
-            usage=self._usage,
-            step_count=self._step_count,
+            usage=self._tally.usage,
+            step_count=self._tally.step_count,
             messages=result.messages,
             parked=self._parked(result.parked, now) if result.parked is not None else None,
             settled=result.resumed,
             step=None if result.resumed else result.step,
-            events=event_store.chunk(self.log.saved + 1, unsaved) if unsaved else None,
-            context_tokens=self._context_tokens,
-            ttft_ns=self._ttft_ns,
+            events=self._out.staged([*result.events, *last]),
+            context_tokens=self._tally.context_tokens,
+            ttft_ns=self._tally.ttft_ns,
             segment=capture.segment if capture else None,
             call=capture.call if capture else None,
             segment_id=capture.call.segment_id if capture else None,
@@ -269,53 +219,16 @@ class Worker:
             isolated=context.own.isolated,
             turn=self._rest.turn if self._rest else None,
             queued=self._rest.runs if self._rest else (),
-            end=end,
+            end=self._tally.run_end(result.stop, result.error, now) if result.stop is not None else None,
         )
 
     def _parked(self, pending: Pending, now: int) -> Pending:
         expiry = self._approval_expiry_us
         return msgspec.structs.replace(pending, at_us=now, expires_us=None if expiry is None else now + expiry)
 
-    def _end(self, result: StepResult, now: int) -> RunEnd:
-        assert result.stop is not None
-        self._pending.extend(self._last_events(result.stop, result.error))
-        return self._run_end(result.stop, result.error, now)
-
-    def _run_end(self, stop: StopReason, error: AgentError | None, now: int) -> RunEnd:
-        result: dict[str, Any] = {}
-        if self._logprobs is not None and self.run.config.return_logprobs:
-            result["logprobs"] = self._logprobs
-        metadata = dict(self.run.metadata or {})
-        if result:
-            metadata["result"] = result
-        return RunEnd(
-            status=status_of(stop),
-            stop_reason=stop,
-            completed_us=now,
-            total_duration_ns=time.perf_counter_ns() - self._started_ns,
-            error=error_record(error) if error is not None else None,
-            metadata=metadata or None,
-        )
-
     def _last_events(self, stop: StopReason, error: AgentError | None) -> list[Event]:
-        last: list[Event] = [RunStopped(stop)]
-        if error is not None:
-            record = error_record(error)
-            last.append(RunFailed(self.run.id, record["type"], record["message"], record["detail"]))
-        elif stop != "cancelled":
-            config = self.run.config
-            last.append(
-                UsageReported(
-                    self._usage,
-                    self._step_count,
-                    self._context_tokens,
-                    logprobs=self._logprobs if config.return_logprobs else None,
-                    turns=self._turns if config.return_token_ids else None,
-                    run_ids=tuple(queued.run.id for queued in self._rest.runs) or None if self._rest else None,
-                )
-            )
-        last.append(LogEnded())
-        return last
+        begun = tuple(queued.run.id for queued in self._rest.runs) or None if self._rest else None
+        return self._tally.last_events(stop, error, begun)
 
     def _after_commit(self, turn: Turn, context: Context, executor: Executor, result: StepResult) -> None:
         committed(turn, result)
@@ -329,9 +242,7 @@ class Worker:
             executor.blocks = applied(executor.blocks, edits)
             if context.seen_blocks is not None:
                 context.seen_blocks = {label: block.value for label, block in executor.blocks.items()}
-        self.log.append(self._pending)
-        self.log.saved = self.log.last_seq
-        self._unshown.clear()
+        self._out.committed()
 
     async def commit_attempt(
         self,
@@ -349,23 +260,21 @@ class Worker:
         tokens, extends = context.tokens, attempt.extends and capture is not None
         cause = tokens.break_cause if tokens is not None and extends else None
         if done is not None:
-            self._usage = self._usage + done.usage
+            self._tally.usage += done.usage
         if message is not None and message.compaction is not None:
-            self._context_tokens = message.compaction.tokens_after
-        await self._take_held()
-        pending = [*self._unshown, *events]
-        unsaved = [*self.log.unsaved(), *pending]
+            self._tally.context_tokens = message.compaction.tokens_after
+        await self._out.take_held()
         commit = StepCommit(
             lease=self.lease,
             agent_id=self.run.agent_id,
             now=now_us(),
-            usage=self._usage,
-            step_count=self._step_count,
+            usage=self._tally.usage,
+            step_count=self._tally.step_count,
             messages=(message,) if message is not None else (),
             step=attempt.step,
-            events=event_store.chunk(self.log.saved + 1, unsaved) if unsaved else None,
-            context_tokens=self._context_tokens,
-            ttft_ns=self._ttft_ns,
+            events=self._out.staged(events),
+            context_tokens=self._tally.context_tokens,
+            ttft_ns=self._tally.ttft_ns,
             segment=capture.segment if capture else None,
             call=capture.call if capture else None,
             segment_id=capture.call.segment_id if capture and extends else None,
@@ -381,9 +290,7 @@ class Worker:
             context.version += 1
             if tokens is not None:
                 tokens.break_cause = (new.cause, new.detail)
-        self.log.append(pending)
-        self.log.saved = self.log.last_seq
-        self._unshown.clear()
+        self._out.committed()
 
     async def _fresh_blocks(self, context: Context) -> dict[str, Block]:
         bundle = await self._store.read(lambda: agents.agent_bundle(self.run.agent_id))
@@ -400,28 +307,25 @@ class Worker:
 
         `refused`: it was not let in by what its conversation waits for.
         """
-        await self._take_held()
-        self._pending = [*self._unshown, *self._last_events(stop, error)]
+        await self._out.take_held()
         now = now_us()
         commit = StepCommit(
             lease=self.lease,
             agent_id=self.run.agent_id,
             now=now,
-            usage=self._usage,
-            step_count=self._step_count,
+            usage=self._tally.usage,
+            step_count=self._tally.step_count,
             messages=self._closing(now),
             settled=self._answering is not None,
-            events=event_store.chunk(self.log.saved + 1, [*self.log.unsaved(), *self._pending]),
-            context_tokens=self._context_tokens,
-            ttft_ns=self._ttft_ns,
+            events=self._out.staged(self._last_events(stop, error)),
+            context_tokens=self._tally.context_tokens,
+            ttft_ns=self._tally.ttft_ns,
             turn=rest.turn if rest else None,
             queued=rest.runs if rest else (),
-            end=msgspec.structs.replace(self._run_end(stop, error, now), refused=refused),
+            end=msgspec.structs.replace(self._tally.run_end(stop, error, now), refused=refused),
         )
         await self._write(commit)
-        self.log.append(self._pending)
-        self.log.saved = self.log.last_seq
-        self._unshown.clear()
+        self._out.committed()
 
     def _closing(self, now: int) -> tuple[Message, ...]:
         """Returns for the calls that this run had to answer and did not, and what was to follow them."""
@@ -451,33 +355,6 @@ class Worker:
                 "tail": body[-half:].decode(errors="replace"),
             }
         )
-
-
-def error_record(error: AgentError) -> dict[str, Any]:
-    """How a run's error is kept and told: type, message, detail, and the HTTP status it means to who waits."""
-    if isinstance(error, ProviderError):
-        return {"type": error.kind, "message": error.message, "detail": error.detail, "status": error.status}
-    if isinstance(error, Conflict):
-        record = {"type": "conflict", "message": error.message, "detail": error.message, "status": 409}
-        return record | ({"body": error.detail} if error.detail is not None else {})
-    kind = "not_found" if isinstance(error, NotFound) else "invalid" if isinstance(error, Invalid) else "internal_error"
-    return {"type": kind, "message": error.message, "detail": error.message, "status": None}
-
-
-def wire_logprobs(done: ModelDone) -> dict[str, Any]:
-    """The last call's logprobs in OpenAI's ChoiceLogprobs shape."""
-    return {
-        "content": [
-            {
-                "token": item.token,
-                "logprob": item.logprob,
-                "bytes": item.bytes,
-                "top_logprobs": [{"token": token, "logprob": value, "bytes": raw} for token, value, raw in item.top],
-            }
-            for item in done.logprobs or ()
-        ],
-        "refusal": None,
-    }
 
 
 def _memory_calls(result: StepResult) -> set[str]:
