@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 
 from perdure.api.errors import run_error_response
+from perdure.api.frames import DONE_FRAME
 from perdure.api.openai_errors import in_openai_shape
-from perdure.api.to_wire import DONE_FRAME
 from perdure.core.events import (
     Event,
     LogEnded,

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from starlette.types import Receive, Scope, Send
 
-from perdure.api.to_wire import FrameEncoder
+from perdure.api.frames import FrameEncoder
 from perdure.core.events import Event
 from perdure.core.ids import now_us
 from perdure.core.runs import Run

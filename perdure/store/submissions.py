@@ -80,45 +80,47 @@ def submit_run(
     if not busy:
         fence = yield from _take_lease(conversation_id, run.id, owner, until, now, dead_owner="")
         busy = fence is None  # by the database's clock somebody still holds it
-    yield Query(
-        "insert_run",
-        {
-            "id": run.id,
-            "agent_id": run.agent_id,
-            "conversation_id": conversation_id,
-            "status": "created" if busy else "running",
-            "background": int(run.background),
-            "created_us": now,
-            "attempts": 0 if busy else 1,
-            "config": _json(run.config),
-            "input": _json(inputs) if busy else b"[]",
-            "metadata": _json(run.metadata) if run.metadata else None,
-        },
-    )
+    yield _insert_run(run, inputs, busy=busy)
     admitted = Admission()
     if fence is not None:
         state = yield from _as_leased(state, fence)
         admitted = yield from admit((run.id, run.agent_id), state, inputs, now)
     if admitted.refused is None:  # what is refused now may be sent again later
-        for otid in otids:
-            yield Query("insert_otid", {"conversation_id": conversation_id, "otid": otid, "run_id": run.id, "now": now})
-        if key is not None:
-            yield Query(
-                "put_request_key",
-                {
-                    "conversation_id": conversation_id,
-                    "key": key.key,
-                    "digest": key.digest,
-                    "run_id": run.id,
-                    "now": now,
-                },
-            )
+        yield from _remember(run, otids, key)
     if (url := run.config.callback_url) is not None:
         yield Query("insert_callback", {"run_id": run.id, "url": url, "due_us": now})
     if fence is None:
         return Accepted(run.id)
     lease = Lease(conversation_id, run.id, owner, fence)
     return Accepted(run.id, lease=lease, state=state, admitted=admitted, fresh=not admitted.closed)
+
+
+def _insert_run(run: Run, inputs: tuple[Message, ...], *, busy: bool) -> Query:
+    """`busy`: it waits, and its messages with it."""
+    return Query(
+        "insert_run",
+        {
+            "id": run.id,
+            "agent_id": run.agent_id,
+            "conversation_id": run.conversation_id,
+            "status": "created" if busy else "running",
+            "background": int(run.background),
+            "created_us": run.created_us,
+            "attempts": 0 if busy else 1,
+            "config": _json(run.config),
+            "input": _json(inputs) if busy else b"[]",
+            "metadata": _json(run.metadata) if run.metadata else None,
+        },
+    )
+
+
+def _remember(run: Run, otids: tuple[str, ...], key: RequestKey | None) -> Tx[None]:
+    """Know the request again when it is sent again."""
+    of = {"conversation_id": run.conversation_id, "run_id": run.id, "now": run.created_us}
+    for otid in otids:
+        yield Query("insert_otid", {**of, "otid": otid})
+    if key is not None:
+        yield Query("put_request_key", {**of, "key": key.key, "digest": key.digest})
 
 
 def known_run(conversation_id: str, otids: tuple[str, ...], key: RequestKey | None, now: int) -> Tx[str | None]:

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp
 
 from perdure.api.endpoint import route
 from perdure.api.errors import run_error_response
+from perdure.api.frames import response
 from perdure.api.message_requests import (
     Overrides,
     SendRequest,
@@ -21,7 +22,6 @@ from perdure.api.message_requests import (
 from perdure.api.run_resources import run_state
 from perdure.api.services import Services, services
 from perdure.api.sse import EventStream
-from perdure.api.to_wire import response
 from perdure.core.conversations import agent_in
 from perdure.core.errors import Conflict, Invalid
 from perdure.core.events import RunFailed, RunStopped
