@@ -9,6 +9,7 @@ from perdure.agents.edit_blocks import new_block
 from perdure.agents.models import check_summarizer, choose_model
 from perdure.agents.names import checked_name, made_up_name
 from perdure.agents.parts import check_labels, check_timezone, linked, new_bundle, own_rules
+from perdure.agents.pins import no_pins
 from perdure.agents.recompile import first_system_message
 from perdure.agents.sleeptime import sleeptime_of, store_sleeper, wants_sleeptime
 from perdure.agents.spec import AgentSpec
@@ -31,6 +32,7 @@ async def create_agent(
     """Raises Invalid, NotFound or Conflict, with nothing stored. `first_messages` begin the default conversation."""
     name = checked_name(spec.name) if spec.name is not None else made_up_name()
     check_timezone(spec.timezone)
+    no_pins(spec.compaction_settings)
     chosen = await choose_model(
         registry, spec.model, default=default_model, context_window_limit=spec.context_window_limit
     )

@@ -14,6 +14,7 @@ from perdure.agents.file_values import AgentFile, FileAgent, FileTool, Imported,
 from perdure.agents.models import ChosenModel, choose_model
 from perdure.agents.names import checked_name, made_up_name
 from perdure.agents.parts import base_tool_names, check_labels, check_timezone, new_bundle
+from perdure.agents.pins import with_pins
 from perdure.agents.recompile import first_system_message
 from perdure.agents.spec import AgentSpec, BlockSpec
 from perdure.core.agents import Block, Tool
@@ -113,7 +114,9 @@ def _store(
             raise Invalid(f"{agent.where}.block_ids: {error.message}") from error
         held = yield from _tools_of(agent, spec, tools, notes)
         bundle = new_bundle(spec, chosen, tools=held, blocks=has, rules=spec.tool_rules, now=now)
-        system, said, in_context = _history(agent, first_system_message(bundle), options, notes)
+        system, said, in_context, ids = _history(agent, first_system_message(bundle), options, notes)
+        kept = with_pins(bundle.agent.compaction_settings, ids)
+        bundle = msgspec.structs.replace(bundle, agent=msgspec.structs.replace(bundle.agent, compaction_settings=kept))
         yield from store_agent(
             bundle,
             new_blocks=frozenset(block.id for block in has if block.id not in created),
@@ -194,10 +197,11 @@ def _tools_of(
 
 def _history(
     agent: FileAgent, system: Message, options: ImportOptions, notes: list[str]
-) -> tuple[Message, tuple[Message, ...], tuple[str, ...] | None]:
-    """(the system message, all others in order, the ids in context). The prompt is compiled anew: it names the agent."""
+) -> tuple[Message, tuple[Message, ...], tuple[str, ...] | None, dict[str, str]]:
+    """(the system message, all others in order, the ids in context, the new id by that in the file). The prompt is compiled
+    anew: it names the agent."""
     if options.strip_messages:
-        return system, (), None
+        return system, (), None, {}
     old = compiled_message(agent)
     if old is not None:
         system = msgspec.structs.replace(system, created_us=old.created_us or system.created_us)
@@ -219,4 +223,4 @@ def _history(
         )
         for item in order
     )
-    return system, said, (system.id, *(ids[message.id] for message in context))
+    return system, said, (system.id, *(ids[message.id] for message in context)), ids

@@ -9,6 +9,7 @@ from msgspec import UNSET
 from perdure.agents.models import ChosenModel, check_summarizer, choose_model
 from perdure.agents.names import checked_name
 from perdure.agents.parts import check_labels, check_timezone
+from perdure.agents.pins import check_pins
 from perdure.agents.recompile import recompile_agents
 from perdure.agents.spec import AgentChange
 from perdure.core.agents import Agent, Block, ModelSettings
@@ -70,6 +71,8 @@ def _update(
     agent_id: str, change: AgentChange, chosen: ChosenModel | None, rules: tuple[dict[str, Any], ...] | None
 ) -> Tx[AgentView]:
     before = yield from agent_store.agent_by_id(agent_id)
+    if change.compaction_settings is not UNSET:
+        yield from check_pins(agent_id, change.compaction_settings, before=before.compaction_settings)
     agent = _changed(before, change, chosen, rules)
     if change.tool_ids is not UNSET:
         agent = yield from _set_tools(agent, change.tool_ids)

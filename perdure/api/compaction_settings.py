@@ -11,6 +11,7 @@ from perdure.core.agents import CompactionMode, CompactionSettings
 from perdure.core.errors import Invalid
 
 FIELD = "compaction_settings"
+MOST_PINS = 200
 
 
 class _Given(Struct, kw_only=True):
@@ -22,6 +23,7 @@ class _Given(Struct, kw_only=True):
     clip_chars: int | None = 50_000
     sliding_window_percentage: float | None = None
     train_summaries: bool | None = None
+    pinned_message_ids: list[str] | None = None
 
 
 def compaction_settings(value: Mapping[str, Any] | None, *, field: str = FIELD) -> CompactionSettings | None:
@@ -44,9 +46,20 @@ def compaction_settings(value: Mapping[str, Any] | None, *, field: str = FIELD) 
         raise Invalid(f"{field}.prompt: is empty; leave it out for the default prompt", status=422)
     values = {name: said for name in _Given.__struct_fields__ if (said := getattr(given, name)) is not None}
     values["clip_chars"] = given.clip_chars
+    if given.pinned_message_ids is not None:
+        values["pinned_message_ids"] = _pins(given.pinned_message_ids, f"{field}.pinned_message_ids")
     if given.model_settings is not None:
         values["model_settings"] = model_settings(given.model_settings, field=f"{field}.model_settings")
     return CompactionSettings(**values)
+
+
+def _pins(ids: list[str], field: str) -> tuple[str, ...]:
+    if len(ids) > MOST_PINS:
+        raise Invalid(f"{field}: at most {MOST_PINS} messages can be pinned, not {len(ids)}", status=422)
+    for at, message_id in enumerate(ids):
+        if not message_id.startswith("message-"):
+            raise Invalid(f"{field}[{at}]: {message_id!r} is not the id of a message (message-...)", status=422)
+    return tuple(dict.fromkeys(ids))
 
 
 def shown_compaction(settings: CompactionSettings | None) -> dict[str, Any] | None:

@@ -109,6 +109,7 @@ class CompactionSettings(Struct, frozen=True, kw_only=True):
     `model`: who writes the summary (None: the provider's small model, or the agent's own); the self_compact modes ask the
     agent's own model. `clip_chars`: the longest summary. `sliding_window_percentage`: the least share of the messages that
     is summarised at once, in (0, 1]. `train_summaries`: the agent's own tokens in a summary may be trained on.
+    `pinned_message_ids`: messages that stay in the context word for word.
     """
 
     mode: CompactionMode = "sliding_window"
@@ -119,6 +120,7 @@ class CompactionSettings(Struct, frozen=True, kw_only=True):
     clip_chars: int | None = 50_000
     sliding_window_percentage: float = 0.3
     train_summaries: bool = False
+    pinned_message_ids: tuple[str, ...] = ()
 
 
 class Agent(Struct, frozen=True, kw_only=True):

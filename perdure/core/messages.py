@@ -112,6 +112,14 @@ class CompactionStats(Struct, frozen=True, omit_defaults=True):
     tokens_after: int | None = None
 
 
+class Evicted(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a summary knows, beside its text, of the part of a context it stands for. `called`: the tools its run had called in
+    it, with what they returned (for the tool rules); `pinned`: the ids of what stays of it, right behind the summary."""
+
+    called: tuple[tuple[str, str], ...] = ()
+    pinned: tuple[str, ...] = ()
+
+
 class Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One stored message.
 
@@ -119,7 +127,7 @@ class Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
     `tool_returns`: returns of a tool message, or a client's own returns in an approval response.
     `calls_at`: before which of the content parts the tool calls came; None: after all of them.
     `hidden`: kept for the model and the record, not shown in listings.
-    `parked`: on approval requests only. `legacy`: on messages of the older agent types only.
+    `parked`: on approval requests only; `evicted`: on summaries. `legacy`: on messages of the older agent types only.
     `created_us`: microseconds since the epoch.
     """
 
@@ -145,6 +153,7 @@ class Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
     calls_at: int | None = None
     compaction: CompactionStats | None = None
     parked: Parked | None = None
+    evicted: Evicted | None = None
     legacy: LegacyForm | None = None
 
     @property

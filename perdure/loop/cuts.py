@@ -19,12 +19,13 @@ class Sizes(Struct, frozen=True, kw_only=True):
     """Tokens: `fixed` of what always stays (system prompt, tools, template), `each` of every message.
 
     `basis`: "counted" by the model's tokenizer; "shared": the provider's own total, shared out by length; "unknown": lengths
-    alone, four characters a token.
+    alone, four characters a token. `pinned`: the places of messages that stay wherever the cut is; they count as fixed.
     """
 
     fixed: float
     each: tuple[float, ...]
     basis: Literal["counted", "shared", "unknown"]
+    pinned: frozenset[int] = frozenset()
 
     @property
     def total(self) -> float:
@@ -52,10 +53,10 @@ def room_in(window: int, fixed: float, share: float) -> Room:
 def cut_at(messages: Sequence[Message], sizes: Sizes, share: float, room: Room) -> int:
     """How many messages from the front a sliding window gives up: at least `share` of them, and ten percent more each time
     until the rest fits. 0: no cut is good enough, everything has to go."""
-    cuts, count = legal_cuts(messages), len(messages)
+    cuts, count = legal_cuts(messages), _given_up(sizes, len(messages))
     evicted = share
     while cuts and evicted < 1.0:
-        at = next((cut for cut in cuts if cut >= round(evicted * count)), 0)
+        at = next((cut for cut in cuts if _given_up(sizes, cut) >= round(evicted * count)), 0)
         if at == 0:
             break
         if sum(sizes.each[at:]) <= room.tail and worth_it(messages, sizes, at, room):
@@ -96,8 +97,14 @@ def unanswered_from(messages: Sequence[Message]) -> int:
 
 def worth_it(messages: Sequence[Message], sizes: Sizes, at: int, room: Room) -> bool:
     """Whether a summary in place of messages[:at] makes the context smaller."""
-    anything_new = any(message.role != "summary" for message in messages[:at])
-    return anything_new and (at >= 2 or sum(sizes.each[:at]) > 2 * room.summary)
+    gone = [message for place, message in enumerate(messages[:at]) if place not in sizes.pinned]
+    anything_new = any(message.role != "summary" for message in gone)
+    return anything_new and (len(gone) >= 2 or sum(sizes.each[:at]) > 2 * room.summary)
+
+
+def _given_up(sizes: Sizes, at: int) -> int:
+    """How many messages a cut takes away."""
+    return at - sum(place < at for place in sizes.pinned)
 
 
 def _call_spans(messages: Sequence[Message]) -> list[tuple[int, int]]:

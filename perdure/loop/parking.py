@@ -63,7 +63,7 @@ def park(
         legacy=message.legacy,
         parked=Parked(
             order=tuple(call.id for call in calls),
-            called=_remembered(turn.called),
+            called=remembered(turn.called),
             note=unreadable(done),
             calls_at=done.calls_at,
         ),
@@ -89,7 +89,7 @@ def park(
     )
 
 
-def _remembered(called: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+def remembered(called: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
     """Rules look at which tools were called, and at what the last one returned."""
     return (*((name, "") for name, _ in called[:-1]), *called[-1:])
 
@@ -174,14 +174,21 @@ def given_returns(turn: Turn, request: Message, answer: Message) -> dict[str, To
 
 
 def called_before(messages: Sequence[Message], run_id: str) -> list[tuple[str, str]]:
-    """The tools called so far in the request, oldest first: by this run, and before an approval it carries out."""
+    """The tools called so far in the request, oldest first: by this run, and before an approval it carries out. What a
+    compaction took out of the context, its summary knows."""
+    first = messages[0].evicted if messages else None
+    counted = frozenset(first.pinned if first is not None else ())
     found: list[tuple[str, str]] = []
     for message in reversed(messages):
+        if message.id in counted or (message.hidden and message.role == "system"):
+            continue  # a note on memory is of no run
         if message.parked is not None:
             found.extend(reversed(message.parked.called))
             break
         if message.run_id != run_id:
             break
+        if message.evicted is not None:
+            found.extend(reversed(message.evicted.called))
         if message.role == "tool":
             found.extend((each.name, text_of(each)) for each in reversed(message.tool_returns) if each.ran)
     return found[::-1]

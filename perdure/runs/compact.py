@@ -16,10 +16,12 @@ from perdure.core.agents import CompactionMode, CompactionSettings
 from perdure.core.errors import AgentError, Invalid, ProviderError
 from perdure.core.events import CompactionStarted, Summarised
 from perdure.core.ids import new_id, now_us
-from perdure.core.messages import CompactionStats, Message
+from perdure.core.messages import CompactionStats, Evicted, Message
 from perdure.loop.compaction import FULL, CompactionDue
 from perdure.loop.cuts import Room, Sizes, cut_at, cut_of_all, message_length, room_in, worth_it
 from perdure.loop.offer import system_text
+from perdure.loop.parking import called_before, remembered
+from perdure.loop.pins import apart, pinned_positions, spans, staying
 from perdure.loop.sizes import counted_context, fixed_length, sizes_of
 from perdure.loop.summarise import CHARS_PER_TOKEN, Assignment, Attempt, attempt_summary
 from perdure.loop.turn import Turn
@@ -115,16 +117,17 @@ class Compactor:
         turn = case.turn
         system, bundle, private = await self._contexts.compiled_anew(context)
         shown = system_text(system.text, turn.run.config)
-        kept = turn.context[written.cut :]
+        pinned, kept = staying(turn.context, case.sizes, written.cut), turn.context[written.cut :]
         message = await summary_message(case, written, shown)
         assert message.compaction is not None
         new = NewContext(
             system=system,
             summary_id=message.id,
             kept_from=kept[0].id if kept else None,
+            pinned=spans(turn.context, case.sizes, written.cut),
             compiled_revision=bundle.agent.revision,
             cause="compaction",
-            detail=f"{written.cut} of {len(turn.context)} messages were summarised",
+            detail=f"{written.cut - len(pinned)} of {len(turn.context)} messages were summarised",
         )
         summarised = Summarised(
             message_id=message.id,
@@ -135,7 +138,7 @@ class Compactor:
         )
         # cut in two by a cancellation, what is in memory would not be what is stored
         await shielded(worker.commit_attempt(context, written.attempt, message=message, new=new, events=(summarised,)))
-        context.messages = turn.context = [message, *kept]
+        context.messages = turn.context = [message, *pinned, *kept]
         context.system = turn.system = system
         turn.system_text = shown
         context.bundle, context.private, context.seen_blocks = bundle, private, None
@@ -145,11 +148,13 @@ class Compactor:
 
 
 async def case_of(turn: Turn, due: CompactionDue) -> Case:
-    settings = turn.run.config.compaction or turn.agent.compaction_settings or CompactionSettings()
     window = turn.window or max(due.tokens or 0, turn.agent.context_window)
     # a refused prompt was at least as long as the window
     at_least = window if due.trigger == "context_window_exceeded" else None
-    sizes = await sizes_of(turn, due.tokens or at_least)
+    asked, own = turn.run.config.compaction, turn.agent.compaction_settings
+    settings = asked or own or CompactionSettings()
+    pins = {pin for each in (asked, own) if each is not None for pin in each.pinned_message_ids}
+    sizes = apart(await sizes_of(turn, due.tokens or at_least), pinned_positions(turn.context, pins))
     room = room_in(window, sizes.fixed, settings.sliding_window_percentage)
     if due.attempt:
         # the last summary did not make it fit: less of everything
@@ -183,7 +188,8 @@ def gains(case: Case, cut: int) -> bool:
 
 async def summary_message(case: Case, written: Written, system_text: str) -> Message:
     """The message that stands for what was cut off, clipped to the room there is, with its statistics."""
-    turn, kept = case.turn, case.turn.context[written.cut :]
+    turn, cut = case.turn, written.cut
+    pinned, kept = staying(turn.context, case.sizes, cut), turn.context[cut:]
     taken = case.sizes.fixed + sum(case.sizes.each[written.cut :])
     most = max(16, min(4 * case.room.summary, round(FULL * case.window - taken)))
     summary = clipped(within(written.summary, most, turn), case.settings.clip_chars)
@@ -191,7 +197,7 @@ async def summary_message(case: Case, written: Written, system_text: str) -> Mes
         trigger=case.due.trigger,
         context_window=case.window,
         messages_before=1 + len(turn.context),
-        messages_after=2 + len(kept),
+        messages_after=2 + len(pinned) + len(kept),
         tokens_before=case.tokens,
     )
     message = Message(
@@ -204,8 +210,12 @@ async def summary_message(case: Case, written: Written, system_text: str) -> Mes
         run_id=turn.run.id,
         step_id=written.attempt.step.id,
         model=written.attempt.step.model_handle,
+        evicted=Evicted(
+            called=remembered(called_before(turn.context[:cut], turn.run.id)),
+            pinned=tuple(each.id for each in pinned),
+        ),
     )
-    after = await tokens_after(case, system_text, [message, *kept])
+    after = await tokens_after(case, system_text, [message, *pinned, *kept])
     return msgspec.structs.replace(message, compaction=msgspec.structs.replace(stats, tokens_after=after))
 
 
@@ -238,6 +248,13 @@ def nothing_left(case: Case) -> AgentError | None:
         return Invalid("The conversation was not compacted: a summary would not leave fewer messages than there are.")
     if case.sizes.basis == "unknown":
         return None
+    if fixed >= said and case.sizes.pinned:
+        return ProviderError(
+            f"The system prompt and the {len(case.sizes.pinned)} pinned messages take about {fixed} tokens, too many for the "
+            f"context window of {case.window}. Take ids out of compaction_settings.pinned_message_ids, shorten the system "
+            f"prompt or memory blocks, or raise context_window_limit.",
+            kind="context_window_exceeded",
+        )
     if fixed >= said:
         return ProviderError(
             f"The system prompt with its memory and tools takes about {fixed} tokens, too many for the context window of "

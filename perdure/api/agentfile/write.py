@@ -5,6 +5,7 @@ from typing import Any
 
 import perdure
 from perdure.agents.file_values import ExportedAgent
+from perdure.agents.pins import with_pins
 from perdure.api.agentfile.messages import file_message
 from perdure.api.agentfile.read import OURS
 from perdure.api.compaction_settings import shown_compaction
@@ -103,7 +104,7 @@ def _agent(exported: ExportedAgent, file_id: str, blocks: dict[str, str], tools:
         "model": agent.model,
         "embedding": agent.embedding,
         "model_settings": settings_json(agent),
-        "compaction_settings": shown_compaction(agent.compaction_settings),
+        "compaction_settings": shown_compaction(with_pins(agent.compaction_settings, ids)),
         "context_window_limit": agent.context_window,
         "response_format": agent.model_settings.response_format,
         "tool_exec_environment_variables": secrets,

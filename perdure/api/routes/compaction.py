@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from perdure.agents.models import check_summarizer
+from perdure.agents.pins import check_pins
 from perdure.api.compaction_settings import compaction_settings
 from perdure.api.context_overview import context_overview
 from perdure.api.conversation_resources import Place, checked_conversation_id, place_of
@@ -63,7 +64,7 @@ async def compact_conversation(
 
 async def _compact(parts: Services, place: Place, settings: CompactionSettings | None, *, wait: bool) -> Response:
     await check_summarizer(parts.registry, settings)
-    context = await parts.store.scan(lambda: _context(place.conversation_id))
+    context = await parts.store.scan(lambda: _context(place, settings))
     if not context:
         raise Invalid(f"Nothing is in the context of {place.conversation_id}: there is nothing to compact.")
     if all(message.role in ("system", "summary") for message in context):
@@ -90,8 +91,9 @@ async def _compact(parts: Services, place: Place, settings: CompactionSettings |
     return json_response(_answer(summarised.summary, stats.messages_before, stats.messages_after))
 
 
-def _context(conversation_id: str) -> Tx[list[Message]]:
-    state = yield from conversation_state(conversation_id)
+def _context(place: Place, settings: CompactionSettings | None) -> Tx[list[Message]]:
+    yield from check_pins(place.agent_id, settings)
+    state = yield from conversation_state(place.conversation_id)
     return (yield from context_messages(state.id, state.head_ids, state.tail_from))
 
 

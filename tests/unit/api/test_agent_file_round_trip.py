@@ -149,7 +149,7 @@ def test_every_field_of_a_message_is_written_or_is_the_servers_own() -> None:
         "sender_id",
     }
     written |= {"group_id", "batch_item_id", "model", "hidden", "calls_at", "is_err", "parked", "compaction", "legacy"}
-    own = {"agent_id", "conversation_id", "run_id", "step_id"}
+    own = {"agent_id", "conversation_id", "run_id", "step_id", "evicted"}
     assert set(Message.__struct_fields__) == written | own
 
 
