@@ -9,8 +9,9 @@ from perdure.runs.context_use import ContextUse
 
 
 def context_overview(use: ContextUse) -> dict[str, Any]:
-    """The `num_tokens_*` add up to `context_window_size_current`. `num_tokens_template` (what the chat template adds) and
-    `token_count_source` ("tokenizer", "provider" or "estimate") are ours."""
+    """The `num_tokens_*` add up to `context_window_size_current`. `num_tokens_template` (what the chat template adds),
+    `token_count_source` ("tokenizer", "provider" or "estimate") and what is `pinned` (its tokens are among the messages') are
+    ours."""
     summary = use.summary
     return {
         "context_window_size_max": use.window,
@@ -49,6 +50,7 @@ def context_overview(use: ContextUse) -> dict[str, Any]:
         "messages": [_message(message) for message in use.messages],
         "num_tokens_template": use.template_tokens,
         "token_count_source": use.source,
+        "pinned": {"message_ids": list(use.pinned_ids), "tokens": use.pinned_tokens},
     }
 
 

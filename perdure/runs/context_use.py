@@ -15,6 +15,7 @@ from perdure.core.messages import Message
 from perdure.core.model import Prompt, ToolSpec
 from perdure.loop.cuts import Sizes
 from perdure.loop.offer import tool_specs
+from perdure.loop.pins import pinned_positions
 from perdure.loop.sizes import counted, fixed_length, shared_sizes
 from perdure.memory.compile import memory_sections
 from perdure.providers.base import CountsTokens, Model
@@ -36,7 +37,8 @@ class Part(Struct, frozen=True):
 class ContextUse(Struct, frozen=True, kw_only=True):
     """Tokens by part. `system`: the system prompt without its memory; `core_memory`, `tool_rules` and `metadata` stand in it.
 
-    `template`: what the chat template adds around them. `source`: counted by the model's own "tokenizer"; shared out by length of
+    `template`: what the chat template adds around them. `pinned_ids`: the messages that no compaction takes away, which take
+    `pinned_tokens` of the messages' own. `source`: counted by the model's own "tokenizer"; shared out by length of
     what the "provider" counted last; or an "estimate" by length alone.
     """
 
@@ -54,6 +56,8 @@ class ContextUse(Struct, frozen=True, kw_only=True):
     definitions_tokens: int
     messages_tokens: int
     template_tokens: int
+    pinned_ids: tuple[str, ...]
+    pinned_tokens: int
     source: Source
 
     @property
@@ -143,6 +147,8 @@ def _use(
     for part in parts:
         own = own.replace(part.text, "", 1) if part.text else own
     summary = messages[0] if messages and messages[0].role == "summary" else None
+    compaction = read.bundle.agent.compaction_settings
+    pinned = sorted(pinned_positions(messages, compaction.pinned_message_ids if compaction is not None else ()))
     return ContextUse(
         bundle=read.bundle,
         messages=read.context,
@@ -158,6 +164,8 @@ def _use(
         definitions_tokens=tools,
         messages_tokens=sum(each) - (each[0] if summary is not None else 0),
         template_tokens=template,
+        pinned_ids=tuple(messages[at].id for at in pinned),
+        pinned_tokens=sum(each[at] for at in pinned),
         source=source,
     )
 
