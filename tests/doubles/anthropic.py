@@ -7,14 +7,12 @@ answers (tests/contract/test_anthropic_double.py). Thinking blocks it gave out m
 import asyncio
 import hashlib
 import json
-import threading
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from aiohttp import web
 
-Turn = dict[str, Any]
+from tests.doubles.serving import Turn, TurnsDouble
 
 MODEL = "claude-opus-4-5"
 
@@ -54,8 +52,8 @@ class Refused(Exception):
     """The request is one the API refuses."""
 
 
-class AnthropicDouble:
-    """`turns` are answered in order, then `default`. A turn may carry: pieces (how texts are cut), stop_reason, usage, delay_s,
+class AnthropicDouble(TurnsDouble):
+    """A turn may carry: pieces (how texts are cut), stop_reason, usage, delay_s,
     die_after (events before the connection drops), error_after (events before an error), status/error (an error answer).
 
     `requests` holds the bodies, `headers` their headers. Caching is played with whole prefixes: a request's usage tells how
@@ -63,46 +61,19 @@ class AnthropicDouble:
     """
 
     def __init__(self, models: tuple[str, ...] = (MODEL,)) -> None:
-        self.models = models
-        self.turns: deque[Turn] = deque()
-        self.default: Turn | Callable[[dict[str, Any]], Turn] = text("ok")
-        self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.refused: list[str] = []
-        self.gate: threading.Event | None = None
         self._cached: set[str] = set()
         self._given: list[dict[str, Any]] = []
-        self._loop = asyncio.new_event_loop()
-        self._ready = threading.Event()
-        self.port = 0
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-        self._thread.start()
-        self._ready.wait(10)
+        super().__init__(models, text("ok"))
 
     @property
     def base_url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def script(self, *turns: Turn) -> None:
-        self.turns.extend(turns)
-
-    def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5)
-
-    def _serve(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        app = web.Application(client_max_size=64 * 2**20)
+    def _routes(self, app: web.Application) -> None:
         app.router.add_post("/v1/messages", self._messages)
         app.router.add_get("/v1/models", self._list)
-        runner = web.AppRunner(app)
-        self._loop.run_until_complete(runner.setup())
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        self._loop.run_until_complete(site.start())
-        self.port = runner.addresses[0][1]
-        self._ready.set()
-        self._loop.run_forever()
-        self._loop.run_until_complete(runner.cleanup())
 
     async def _list(self, request: web.Request) -> web.Response:
         data = [
@@ -127,13 +98,7 @@ class AnthropicDouble:
         except Refused as refused:
             self.refused.append(str(refused))
             return _error(400, "invalid_request_error", str(refused))
-        turn = self.turns.popleft() if self.turns else self.default
-        if callable(turn):
-            turn = turn(body)
-        while self.gate is not None and not self.gate.is_set():
-            await asyncio.sleep(0.01)
-        if turn.get("delay_s"):
-            await asyncio.sleep(turn["delay_s"])
+        turn = await self._next(body)
         if "status" in turn:
             return _error(turn["status"], turn["error"]["type"], turn["error"]["message"], turn["headers"])
         message = self._message(turn, body)

@@ -6,14 +6,11 @@ answers (tests/contract/test_doubles.py).
 
 import asyncio
 import json
-import threading
-from collections import deque
-from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
 
-Turn = dict[str, Any]
+from tests.doubles.serving import Turn, TurnsDouble
 
 
 def text(content: str, **more: Any) -> Turn:
@@ -38,46 +35,17 @@ def failure(status: int, body: Any = None, headers: dict[str, str] | None = None
     return {"status": status, "body": body, "headers": headers or {}}
 
 
-class OpenAIDouble:
-    """`turns` are answered in order, then `default`. A turn may carry: reasoning, details (`reasoning_details`), pieces (how
-    text is cut), delay_s, die_after (frames before the connection drops), garbage, finish, status/body (an error answer)."""
+class OpenAIDouble(TurnsDouble):
+    """A turn may carry: reasoning, details (`reasoning_details`), pieces (how text is cut), delay_s, pause_s (between frames),
+    die_after (frames before the connection drops), error_after and error (frames before an error, and what it says), garbage,
+    finish, status/body (an error answer)."""
 
     def __init__(self, models: tuple[str, ...] = ("gpt-test",)) -> None:
-        self.models = models
-        self.turns: deque[Turn | Callable[[dict[str, Any]], Turn]] = deque()
-        self.default: Turn | Callable[[dict[str, Any]], Turn] = text("ok")
-        self.requests: list[dict[str, Any]] = []
-        self.gate: threading.Event | None = None
-        self._loop = asyncio.new_event_loop()
-        self._ready = threading.Event()
-        self.port = 0
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-        self._thread.start()
-        self._ready.wait(10)
+        super().__init__(models, text("ok"))
 
     @property
     def base_url(self) -> str:
         return f"http://127.0.0.1:{self.port}/v1"
-
-    def script(self, *turns: Turn) -> None:
-        self.turns.extend(turns)
-
-    def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5)
-
-    def _serve(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        app = web.Application(client_max_size=64 * 2**20)
-        self._routes(app)
-        runner = web.AppRunner(app)
-        self._loop.run_until_complete(runner.setup())
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        self._loop.run_until_complete(site.start())
-        self.port = runner.addresses[0][1]
-        self._ready.set()
-        self._loop.run_forever()
-        self._loop.run_until_complete(runner.cleanup())
 
     def _routes(self, app: web.Application) -> None:
         app.router.add_post("/v1/chat/completions", self._chat)
@@ -97,16 +65,8 @@ class OpenAIDouble:
         return await self._stream(request, turn, body)
 
     async def _next(self, body: dict[str, Any]) -> Turn:
-        """The turn that answers a request, once the gate is open and its delay is over."""
         self.requests.append(body)
-        turn = self.turns.popleft() if self.turns else self.default
-        if callable(turn):
-            turn = turn(body)
-        while self.gate is not None and not self.gate.is_set():
-            await asyncio.sleep(0.01)
-        if turn.get("delay_s"):
-            await asyncio.sleep(turn["delay_s"])
-        return turn
+        return await super()._next(body)
 
     def _usage(self, turn: Turn) -> dict[str, Any]:
         return turn.get("usage") or {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
@@ -141,6 +101,9 @@ class OpenAIDouble:
             if turn.get("die_after") is not None and sent >= turn["die_after"]:
                 assert request.transport is not None
                 request.transport.close()
+                return response
+            if turn.get("error_after") is not None and sent >= turn["error_after"]:
+                await response.write(b"data: " + json.dumps({"error": turn["error"]}).encode() + b"\n\n")
                 return response
             frame = {
                 "id": "chatcmpl-1",

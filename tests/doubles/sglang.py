@@ -7,7 +7,6 @@ of; a rid used again is aborted; frames repeat everything unless `incremental`; 
 
 import asyncio
 import json
-import threading
 from array import array
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,6 +18,7 @@ from perdure.core.errors import ProviderError
 from perdure.providers.base import TokenBatch, TokenDone, TokenRequest
 from perdure.providers.scripted import Completion, HashModel, ScriptedEngine
 from perdure.tokens.base import Tokenizer
+from tests.doubles.serving import Double
 
 SAMPLING = {
     "max_new_tokens", "stop", "stop_token_ids", "stop_regex", "temperature", "top_p", "top_k", "min_p", "frequency_penalty",
@@ -27,7 +27,7 @@ SAMPLING = {
 }  # fmt: skip
 
 
-class SGLangDouble:
+class SGLangDouble(Double):
     """`requests` are the bodies asked, `aborts` the rids told to end, `disconnects` counts streams left by the client."""
 
     def __init__(
@@ -60,11 +60,7 @@ class SGLangDouble:
         self.dead = False
         self._used: set[str] = set()
         self._running: dict[str, asyncio.Event] = {}
-        self._loop = asyncio.new_event_loop()
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-        self._thread.start()
-        self._ready.wait(10)
+        self.serve(self._app, handler_cancellation=True)
 
     @property
     def base_url(self) -> str:
@@ -73,26 +69,14 @@ class SGLangDouble:
     def script(self, *completions: str | Completion) -> None:
         self.engine.completions.extend(completions)
 
-    def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5)
-
-    def _serve(self) -> None:
-        asyncio.set_event_loop(self._loop)
+    def _app(self) -> web.Application:
         app = web.Application(client_max_size=64 * 2**20, middlewares=[self._guard])
         app.router.add_post(f"{self.prefix}/generate", self._generate)
         app.router.add_post(f"{self.prefix}/abort_request", self._abort)
         app.router.add_get(f"{self.prefix}/v1/models", self._models)
         app.router.add_get(f"{self.prefix}/model_info", self._model_info)
         app.router.add_get(f"{self.prefix}/server_info", self._server_info)
-        runner = web.AppRunner(app, handler_cancellation=True)
-        self._loop.run_until_complete(runner.setup())
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        self._loop.run_until_complete(site.start())
-        self.port = runner.addresses[0][1]
-        self._ready.set()
-        self._loop.run_forever()
-        self._loop.run_until_complete(runner.cleanup())
+        return app
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Any) -> web.StreamResponse:
