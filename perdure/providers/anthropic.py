@@ -25,7 +25,7 @@ from perdure.providers.catalogue import list_models, named_models
 from perdure.providers.claude_models import ClaudeTraits, claude_traits
 from perdure.providers.configs import ProviderConfig
 from perdure.providers.endpoint import ChatProvider
-from perdure.providers.http import Answer, Endpoint, Http, Timeouts
+from perdure.providers.http import Answer, Endpoint, Http
 from perdure.providers.message_bytes import ToolBytes
 
 API_VERSION = "2023-06-01"
@@ -252,9 +252,7 @@ class AnthropicProvider(ChatProvider):
 
 
 def endpoint_of(config: ProviderConfig, base_url: str, headers: Mapping[str, str]) -> Endpoint:
-    first_byte_s = config.options.first_byte_timeout_s
-    timeouts = Timeouts() if first_byte_s is None else Timeouts(first_byte_s=first_byte_s)
-    return Endpoint(config.name, base_url, headers=headers, timeouts=timeouts)
+    return Endpoint(config.name, base_url, headers=headers, timeouts=config.options.timeouts)
 
 
 def _dated(listed: list[ModelInfo], name: str) -> ModelInfo | None:

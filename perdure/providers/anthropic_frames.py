@@ -4,12 +4,10 @@ Invariant: the chunks joined are the ModelDone's parts and calls, and each think
 signature, in the place it came in: the API wants its blocks back exactly so. Events and blocks of kinds unknown here are skipped.
 """
 
-from collections.abc import Iterable
 from typing import Any, Literal
 
 import msgspec
 
-from perdure.core.errors import ProviderError
 from perdure.core.messages import HiddenReasoningPart, Part, ReasoningPart, TextPart, ToolCall
 from perdure.core.model import (
     Chunk,
@@ -20,8 +18,8 @@ from perdure.core.model import (
     TextChunk,
     ToolCallChunk,
 )
+from perdure.providers.answer_frames import AnswerFrames
 from perdure.providers.anthropic_wire import Block, Delta, Frame, WireUsage, decode_frame, merged_usage, usage_of
-from perdure.providers.failures import DETAIL_CHARS, RETRYABLE_STATUSES, described, message_in, status_in
 
 Finish = Literal["stop", "length", "tool_calls", "content_filter"]
 
@@ -53,18 +51,15 @@ class _Open:
         self.input = bytes(block.input).decode()
 
 
-class MessagesAnswer:
-    """One answer under way. `provider` is the name errors carry.
+class MessagesAnswer(AnswerFrames):
+    """One answer under way. `ended`: the endpoint said that it is over."""
 
-    `failure`: an error came in the same read as some of the answer, which is given out first; whatever is asked next raises
-    it. `ended`: the endpoint said that the answer is over.
-    """
+    form = "message of the Messages API"
+    unit = "message"
 
     def __init__(self, provider: str) -> None:
-        self.any_output = False
-        self.failure: ProviderError | None = None
+        super().__init__(provider)
         self.ended = False
-        self._provider = provider
         self._begun = False
         self._blocks: dict[int, _Open] = {}
         self._parts: list[Part] = []
@@ -74,22 +69,6 @@ class MessagesAnswer:
         self._usage: WireUsage | None = None
         self._model: str | None = None
         self._id: str | None = None
-
-    def feed(self, frames: Iterable[bytes]) -> list[Chunk]:
-        """The chunks of some frames (the data of stream events, or a whole body). ProviderError if one tells of an error."""
-        if self.failure is not None:
-            raise self.failure
-        chunks: list[Chunk] = []
-        try:
-            for data in frames:
-                self._take(data, chunks)
-        except ProviderError as error:
-            if not chunks:
-                raise
-            self.failure = error
-        if chunks:
-            self.any_output = True
-        return chunks
 
     def finish(self) -> list[Chunk]:
         """What is left when no more frames come: blocks that were never closed."""
@@ -103,17 +82,9 @@ class MessagesAnswer:
     def done(self, *, request: bytes = b"", response: bytes | None = None) -> ModelDone:
         """The whole answer, after `finish`."""
         if not self._begun:
-            raise ProviderError(
-                f"{self._provider} sent an empty answer: no message in it. Try again, or check the model's name.",
-                kind="llm_empty_response",
-                retryable=True,
-            )
+            raise self._empty()
         if self._stop is None:
-            raise ProviderError(
-                f"The stream of {self._provider} ended before the answer did.",
-                kind="llm_connection",
-                retryable=not self.any_output,
-            )
+            raise self._cut_off()
         finish = _FINISH.get(self._stop, "tool_calls" if self._calls else "stop")
         kept, unparsed = self._calls, ()
         if finish == "length" and kept and kept[-1].bare:  # never run without arguments it may have been about to get
@@ -150,7 +121,7 @@ class MessagesAnswer:
         try:
             frame = decode_frame(data)
         except (msgspec.DecodeError, UnicodeDecodeError) as cause:
-            raise self._unreadable(data, chunks, cause) from cause
+            raise self._unreadable(data, cause) from cause
         match frame.type:
             case "content_block_delta":
                 block = self._blocks.get(frame.index)
@@ -176,7 +147,8 @@ class MessagesAnswer:
                 self._take_whole(frame, chunks)
             case _:
                 if frame.type == "error" or frame.error or (not frame.type and frame.message):
-                    raise self._failed(data, chunks)
+                    body = msgspec.json.decode(data)
+                    raise self._failed(body.get("error") or body, data)
 
     def _take_whole(self, frame: Frame, chunks: list[Chunk]) -> None:
         self._begun = self.ended = True
@@ -234,22 +206,6 @@ class MessagesAnswer:
             self._parts.append(ReasoningPart(text, signature=block.signature))
             if block.signature:
                 chunks.append(ReasoningChunk("", signature=block.signature))
-
-    def _unreadable(self, data: bytes, chunks: list[Chunk], cause: Exception) -> ProviderError:
-        shown = data[:200].decode("utf-8", "replace")
-        return ProviderError(
-            f"{self._provider} sent what is no message of the Messages API: {cause}. It begins: {shown}",
-            detail=data[:DETAIL_CHARS].decode("utf-8", "replace"),
-            retryable=not (self.any_output or chunks),
-        )
-
-    def _failed(self, data: bytes, chunks: list[Chunk]) -> ProviderError:
-        body = msgspec.json.decode(data)
-        error = body.get("error") or body
-        status = status_in(error)
-        retryable = not (self.any_output or chunks) and (status is None or status in RETRYABLE_STATUSES)
-        text = message_in(error) or data[:200].decode("utf-8", "replace")
-        return described(self._provider, text, status, raw=data[:DETAIL_CHARS], retryable=retryable)
 
     def _assembled(self) -> bytes:
         """A streamed answer as the whole one it stands for, for the step's trace."""

@@ -34,5 +34,6 @@ async def attempts(
                     yield batch
             return
         except ProviderError as error:
-            if given or not await http.pause(error, attempt, retries):
+            error.retryable = error.retryable and not given
+            if not await http.pause(error, attempt, retries):
                 raise

@@ -6,10 +6,10 @@ Invariant: nothing is contacted here. What is wrong in the configuration file is
 import re
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
 from perdure.core.errors import Invalid
 from perdure.providers.base import Category
@@ -22,8 +22,10 @@ from perdure.providers.clouds import (
     google_project,
     vertex_url,
 )
+from perdure.providers.http import Timeouts
 from perdure.providers.profiles import PROFILES, ProviderProfile, WireApi
 
+Seconds = Annotated[float, Meta(gt=0)]
 _VERSIONED = re.compile(r"/v\d+(?:(?:alpha|beta)\d*)?(?:/|$)")
 _CHAT_PATHS = ("/chat/completions", "/completions", "/generate", "/models", "/messages")
 
@@ -33,6 +35,7 @@ class ProviderOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     `models`: its models, instead of asking it. `any_model`: it has models it does not list. `context_window`, `tokenizer`: for
     all its models. `stream` false: ask for whole answers. `wire_api`: by which API its models are called, where it has several.
+    `connect_timeout_s`, `first_byte_timeout_s`, `between_timeout_s`: as `http.Timeouts` says; None: as usual.
     `gguf`: the model file of the embedded engine. `region`, `project`, `aws_profile`, `credentials_file`: of a cloud.
     `api_version`: of Azure's older API, which is named by date.
     """
@@ -44,13 +47,24 @@ class ProviderOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     tokenizer: str | None = None
     stream: bool | None = None
     wire_api: WireApi | None = None
-    first_byte_timeout_s: float | None = None
+    connect_timeout_s: Seconds | None = None
+    first_byte_timeout_s: Seconds | None = None
+    between_timeout_s: Seconds | None = None
     gguf: str | None = None
     region: str | None = None
     project: str | None = None
     aws_profile: str | None = None
     credentials_file: str | None = None
     api_version: str | None = None
+
+    @property
+    def timeouts(self) -> Timeouts:
+        usual = Timeouts()
+        return Timeouts(
+            connect_s=self.connect_timeout_s or usual.connect_s,
+            first_byte_s=self.first_byte_timeout_s or usual.first_byte_s,
+            between_s=self.between_timeout_s or usual.between_s,
+        )
 
 
 class ProviderConfig(Struct, frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ from perdure.providers.catalogue import auth_headers, list_models
 from perdure.providers.configs import ProviderConfig, deployments_root, with_version, without_version
 from perdure.providers.gemini import Gemini
 from perdure.providers.gemini_messages import ContentEncoder
-from perdure.providers.http import Endpoint, Http, Timeouts
+from perdure.providers.http import Endpoint, Http
 from perdure.providers.model_traits import traits_of
 from perdure.providers.openai_chat import OpenAIChat
 from perdure.providers.openai_messages import MessageEncoder
@@ -37,11 +37,8 @@ class ChatProvider:
         self.config = config
         self.profile = profile_of(config.kind)
         self.http = http
-        timeouts = Timeouts()
-        if config.options.first_byte_timeout_s is not None:
-            timeouts = Timeouts(first_byte_s=config.options.first_byte_timeout_s)
         url = _api_url(config, self.profile)
-        self.endpoint = Endpoint(config.name, url, headers=auth_headers(config), timeouts=timeouts)
+        self.endpoint = Endpoint(config.name, url, headers=auth_headers(config), timeouts=config.options.timeouts)
         self._encoders: dict[bool, MessageEncoder] = {}
         self._inputs = InputEncoder(config.name)
         self._contents: dict[str | None, ContentEncoder] = {}

@@ -5,7 +5,6 @@ A part's signature closes it: nothing is joined to a signed part, so each signat
 """
 
 import uuid
-from collections.abc import Iterable
 
 import msgspec
 
@@ -20,7 +19,7 @@ from perdure.core.model import (
     TokenLogprob,
     ToolCallChunk,
 )
-from perdure.providers.failures import DETAIL_CHARS, RETRYABLE_STATUSES, described, message_in, status_in
+from perdure.providers.answer_frames import AnswerFrames
 from perdure.providers.gemini_wire import (
     Candidate,
     Frame,
@@ -69,16 +68,14 @@ class _Open:
         )
 
 
-class GeminiAnswer:
-    """One answer under way. `any_output`: some of it has been given out.
+class GeminiAnswer(AnswerFrames):
+    """One answer under way."""
 
-    `failure`: an error came in the same read as some of the answer, which is given out first; whatever is asked next raises it.
-    """
+    form = "answer of Gemini's API"
+    unit = "candidate"
 
     def __init__(self, provider: str) -> None:
-        self.any_output = False
-        self.failure: ProviderError | None = None
-        self._provider = provider
+        super().__init__(provider)
         self._content: list[_Open] = []
         self._calls: list[ToolCall] = []
         self._calls_at = 0
@@ -92,24 +89,6 @@ class GeminiAnswer:
         self._id: str | None = None
         self._frames: list[bytes] = []
 
-    def feed(self, frames: Iterable[bytes]) -> list[Chunk]:
-        """The chunks of some frames (or of a whole answer). ProviderError if one tells of an error."""
-        if self.failure is not None:
-            raise self.failure
-        chunks: list[Chunk] = []
-        try:
-            for data in frames:
-                for frame in self._decoded(data):
-                    self._take(frame, data, chunks)
-        except ProviderError as error:
-            error.retryable = error.retryable and not (self.any_output or chunks)
-            if not chunks:
-                raise
-            self.failure = error
-        if chunks:
-            self.any_output = True
-        return chunks
-
     def done(self, *, request: bytes = b"") -> ModelDone:
         """The whole answer. ProviderError if its end never came, or if nothing came but the reason why."""
         if self.failure is not None:
@@ -117,11 +96,7 @@ class GeminiAnswer:
         if self._blocked is not None:
             raise self._error(f"refused the prompt: {self._blocked}. Change what is asked")
         if self._finish is None:
-            raise ProviderError(
-                f"The stream of {self._provider} ended before the answer did.",
-                kind="llm_connection",
-                retryable=not self.any_output,
-            )
+            raise self._cut_off()
         content, calls = tuple(each.part() for each in self._content), tuple(self._calls)
         finish = _FINISH.get(self._finish, "stop")
         why = f"{self._finish}: {self._finish_message}" if self._finish_message else self._finish
@@ -148,14 +123,13 @@ class GeminiAnswer:
         try:
             return decode_frames(data) if data.lstrip()[:1] == b"[" else [decode_frame(data)]
         except (msgspec.DecodeError, UnicodeDecodeError) as cause:
-            shown = data[:200].decode("utf-8", "replace")
-            raise ProviderError(
-                f"{self._provider} sent what is no answer of Gemini's API: {cause}. It begins: {shown}",
-                detail=data[:DETAIL_CHARS].decode("utf-8", "replace"),
-                retryable=True,
-            ) from cause
+            raise self._unreadable(data, cause) from cause
 
-    def _take(self, frame: Frame, data: bytes, chunks: list[Chunk]) -> None:
+    def _take(self, data: bytes, chunks: list[Chunk]) -> None:
+        for frame in self._decoded(data):
+            self._take_frame(frame, data, chunks)
+
+    def _take_frame(self, frame: Frame, data: bytes, chunks: list[Chunk]) -> None:
         if frame.error:
             raise self._failed(frame.error, data)
         self._frames.append(data)
@@ -219,9 +193,3 @@ class GeminiAnswer:
             kind="llm_error" if retryable else "llm_bad_request",
             retryable=retryable and not self.any_output,
         )
-
-    def _failed(self, error: object, data: bytes) -> ProviderError:
-        status = status_in(error)
-        retryable = status is None or status in RETRYABLE_STATUSES
-        text = message_in(error) or data[:200].decode("utf-8", "replace")
-        return described(self._provider, text, status, raw=data[:DETAIL_CHARS], retryable=retryable)

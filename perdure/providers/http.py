@@ -1,6 +1,7 @@
 """The one HTTP client of a server: pooled connections, timeouts, retries, failures as ProviderError.
 
-Invariant: a call is tried again only while nothing of an answer has been read; once a status 200 is in, it is final.
+Invariant: a call is tried again here only while nothing of an answer has been read; from a status 200 on, only who reads it
+knows whether another attempt is right (`attempts.py`).
 """
 
 import asyncio
@@ -334,7 +335,7 @@ def _transport_error(endpoint: Endpoint, path: str, cause: Exception, *, reading
         return ProviderError(message, kind="llm_connection", retryable=True)
     if reading:
         message = f"The connection to {name} broke in the middle of its answer ({where}): {_words(cause)}."
-        return ProviderError(message, kind="llm_connection")
+        return ProviderError(message, kind="llm_connection", retryable=True)
     if isinstance(cause, aiohttp.ClientError | OSError):
         message = f"{name} closed the connection without an answer ({where}): {_words(cause)}."
         return ProviderError(message, kind="llm_connection", retryable=True)

@@ -5,12 +5,10 @@ of one content give equal results. Odd but readable frames are read (`openai_odd
 """
 
 import uuid
-from collections.abc import Iterable
 from typing import Any, Literal
 
 import msgspec
 
-from perdure.core.errors import ProviderError
 from perdure.core.messages import Part, ReasoningPart, TextPart, ToolCall
 from perdure.core.model import (
     Chunk,
@@ -22,7 +20,7 @@ from perdure.core.model import (
     ToolCallChunk,
 )
 from perdure.core.runs import Usage
-from perdure.providers.failures import DETAIL_CHARS, RETRYABLE_STATUSES, described, message_in, status_in
+from perdure.providers.answer_frames import AnswerFrames
 from perdure.providers.openai_kept import Details, signed, text_in
 from perdure.providers.openai_odd import MINIMAX_STATUS, straightened
 from perdure.providers.openai_wire import CallPiece, Choice, Frame, WireUsage, decode_frame, token_logprob, usage_of
@@ -83,17 +81,14 @@ class _OpenCall:
         return ToolCall(self.id, self.name, "".join(self.arguments), extra)
 
 
-class ChatAnswer:
-    """One answer under way. `provider` is the name errors carry; `any_output`: some of the answer has been given out.
-    `think_tags`: its text may begin with thinking between tags.
+class ChatAnswer(AnswerFrames):
+    """One answer under way. `think_tags`: its text may begin with thinking between tags."""
 
-    `failure`: an error came in the same read as some of the answer, which is given out first; whatever is asked next raises it.
-    """
+    form = "chat completion"
+    unit = "choice"
 
     def __init__(self, provider: str, *, think_tags: bool = False) -> None:
-        self.any_output = False
-        self.failure: ProviderError | None = None
-        self._provider = provider
+        super().__init__(provider)
         self._parts: list[_OpenPart] = []
         self._open: _OpenPart | None = None
         self._tags = ThinkTags() if think_tags else None
@@ -109,42 +104,26 @@ class ChatAnswer:
         self._model: str | None = None
         self._id: str | None = None
 
-    def feed(self, frames: Iterable[bytes]) -> list[Chunk]:
-        """The chunks of some frames (the data of stream events, or a whole body). ProviderError if one tells of an error."""
-        if self.failure is not None:
-            raise self.failure
-        chunks: list[Chunk] = []
-        try:
-            for data in frames:
-                self._take(data, chunks)
-        except ProviderError as error:
-            if not chunks:
-                raise
-            self.failure = error
-        if chunks:
-            self.any_output = True
-        return chunks
-
     def _take(self, data: bytes, chunks: list[Chunk]) -> None:
         try:
             frame = decode_frame(data)
         except (msgspec.DecodeError, UnicodeDecodeError):
-            frame = self._odd(data, chunks)
+            frame = self._odd(data)
         for choice in frame.choices:
             if choice.index == 0:
                 self._take_choice(choice, chunks, data)
         if frame.usage is not None:
             self._usage = frame.usage
         if not self._answered:
-            self._check_error(frame, data, chunks)
+            self._check_error(frame, data)
             self._id, self._model = frame.id, frame.model
             self._answered = bool(frame.choices)
         elif frame.error:
-            raise self._failed(frame.error, data, chunks)
+            raise self._failed(frame.error, data)
         if frame.x_groq is not None:
             self._usage = frame.x_groq.usage or self._usage
             if frame.x_groq.error:
-                raise self._failed(frame.x_groq.error, data, chunks)
+                raise self._failed(frame.x_groq.error, data)
 
     def finish(self) -> list[Chunk]:
         """What was held back, once no more comes."""
@@ -160,17 +139,9 @@ class ChatAnswer:
         if self.failure is not None:
             raise self.failure
         if self._finish is None and self._usage is None and not complete:
-            raise ProviderError(
-                f"The stream of {self._provider} ended before the answer did.",
-                kind="llm_connection",
-                retryable=not self.any_output,
-            )
+            raise self._cut_off()
         if not self._answered:
-            raise ProviderError(
-                f"{self._provider} sent an empty answer: no choice in it. Try again, or check the model's name.",
-                kind="llm_empty_response",
-                retryable=True,
-            )
+            raise self._empty()
         calls = tuple(call.call() for call in self._calls if call.name)
         nameless = ("".join(call.arguments) for call in self._calls if not call.name)
         finish = self._finish or "stop"
@@ -219,7 +190,7 @@ class ChatAnswer:
         if choice.usage is not None:
             self._usage = choice.usage
         if choice.error or choice.finish_reason in _BROKEN:
-            raise self._failed(choice.error or f"it ended with {choice.finish_reason}", data, chunks)
+            raise self._failed(choice.error or f"it ended with {choice.finish_reason}", data)
         if choice.finish_reason:
             self._finish = _FINISH.get(choice.finish_reason.lower(), "stop")
         if choice.logprobs is not None and choice.logprobs.content:
@@ -294,35 +265,24 @@ class ChatAnswer:
         """The id, unless another call of this answer has it: two calls of one id could not be answered apart."""
         return "" if not call_id or any(call.id == call_id for call in self._calls) else call_id
 
-    def _odd(self, data: bytes, chunks: list[Chunk]) -> Frame:
+    def _odd(self, data: bytes) -> Frame:
         if not data.strip():
             return Frame()
         try:
             return msgspec.convert(straightened(msgspec.json.decode(data)), Frame, strict=False)
         except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as cause:
-            shown = data[:200].decode("utf-8", "replace")
-            raise ProviderError(
-                f"{self._provider} sent what is no chat completion: {cause}. It begins: {shown}",
-                detail=data[:DETAIL_CHARS].decode("utf-8", "replace"),
-                retryable=not (self.any_output or chunks),
-            ) from cause
+            raise self._unreadable(data, cause) from cause
 
-    def _check_error(self, frame: Frame, data: bytes, chunks: list[Chunk]) -> None:
+    def _check_error(self, frame: Frame, data: bytes) -> None:
         """Errors in place of an answer have many shapes; once an answer has begun only `error` is one."""
         if frame.error:
-            raise self._failed(frame.error, data, chunks)
+            raise self._failed(frame.error, data)
         base = frame.base_resp
         if base is not None and base.status_code:
             told = {"message": f"{base.status_msg} ({base.status_code})", "code": MINIMAX_STATUS.get(base.status_code)}
-            raise self._failed(told, data, chunks)
+            raise self._failed(told, data)
         if not frame.choices and frame.usage is None and (frame.object == "error" or frame.message):
-            raise self._failed(msgspec.json.decode(data), data, chunks)
-
-    def _failed(self, error: Any, data: bytes, chunks: list[Chunk]) -> ProviderError:
-        status = status_in(error)
-        retryable = not (self.any_output or chunks) and (status is None or status in RETRYABLE_STATUSES)
-        text = message_in(error) or data[:200].decode("utf-8", "replace")
-        return described(self._provider, text, status, raw=data[:DETAIL_CHARS], retryable=retryable)
+            raise self._failed(msgspec.json.decode(data), data)
 
 
 def _assembled(

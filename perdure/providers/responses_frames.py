@@ -5,11 +5,9 @@ What an event tells twice (delta, done, item, response) is taken once, and what 
 """
 
 import uuid
-from collections.abc import Iterable
 
 import msgspec
 
-from perdure.core.errors import ProviderError
 from perdure.core.messages import HiddenReasoningPart, Part, ReasoningPart, TextPart, ToolCall
 from perdure.core.model import (
     Chunk,
@@ -21,7 +19,7 @@ from perdure.core.model import (
     TokenLogprob,
     ToolCallChunk,
 )
-from perdure.providers.failures import DETAIL_CHARS, RETRYABLE_STATUSES, described, message_in, status_in
+from perdure.providers.answer_frames import AnswerFrames
 from perdure.providers.openai_frames import Finish
 from perdure.providers.openai_wire import Token, token_logprob
 from perdure.providers.responses_wire import (
@@ -71,17 +69,15 @@ class _Call:
         self.signature: str | None = None
 
 
-class ResponsesAnswer:
-    """One answer under way. `any_output`: some of it has been given out; `ended`: the event that ends it has come.
+class ResponsesAnswer(AnswerFrames):
+    """One answer under way. `ended`: the event that ends it has come."""
 
-    `failure`: an error came in the same read as some of the answer, which is given out first; whatever is asked next raises it.
-    """
+    form = "answer of the Responses API"
+    unit = "output"
 
     def __init__(self, provider: str) -> None:
-        self.any_output = False
-        self.failure: ProviderError | None = None
+        super().__init__(provider)
         self.ended = False
-        self._provider = provider
         self._content: list[_Text | HiddenReasoningPart] = []
         self._texts: dict[tuple[int, int], _Text] = {}
         self._thoughts: dict[int, _Text] = {}
@@ -93,35 +89,13 @@ class ResponsesAnswer:
         self._final: Response | None = None
         self._raw = b""
 
-    def feed(self, frames: Iterable[bytes]) -> list[Chunk]:
-        """The chunks of some events (or of a whole answer). ProviderError if one tells of an error."""
-        if self.failure is not None:
-            raise self.failure
-        chunks: list[Chunk] = []
-        try:
-            for data in frames:
-                if not self.ended:
-                    self._take(data, chunks)
-        except ProviderError as error:
-            error.retryable = error.retryable and not (self.any_output or chunks)
-            if not chunks:
-                raise
-            self.failure = error
-        if chunks:
-            self.any_output = True
-        return chunks
-
     def done(self, *, request: bytes = b"") -> ModelDone:
         """The whole answer. ProviderError if its end never came."""
         if self.failure is not None:
             raise self.failure
         final = self._final
         if final is None:
-            raise ProviderError(
-                f"The stream of {self._provider} ended before the answer did.",
-                kind="llm_connection",
-                retryable=not self.any_output,
-            )
+            raise self._cut_off()
         content = tuple(each.part() if isinstance(each, _Text) else each for each in self._content)
         opened = list(self._calls.values())
         first_at = opened[0].at if opened else 0
@@ -132,11 +106,7 @@ class ResponsesAnswer:
             for call in opened
         )
         if not content and not calls and not final.output and final.status not in ("incomplete", "cancelled"):
-            raise ProviderError(
-                f"{self._provider} sent an empty answer: no output in it. Try again, or check the model's name.",
-                kind="llm_empty_response",
-                retryable=True,
-            )
+            raise self._empty()
         return ModelDone(
             finish=_finish(final, bool(calls)),
             content=content,
@@ -151,6 +121,8 @@ class ResponsesAnswer:
         )
 
     def _take(self, data: bytes, chunks: list[Chunk]) -> None:
+        if self.ended:
+            return
         try:
             event = decode_event(data)
             kind = event.type or ""
@@ -304,20 +276,6 @@ class ResponsesAnswer:
     def _logprobs(self) -> list[TokenLogprob] | None:
         texts = [each for each in self._content if isinstance(each, _Text)]
         return [token_logprob(token) for text in texts for token in text.logprobs] or None
-
-    def _failed(self, error: object, data: bytes) -> ProviderError:
-        status = status_in(error)
-        retryable = status is None or status in RETRYABLE_STATUSES
-        text = message_in(error) or data[:200].decode("utf-8", "replace")
-        return described(self._provider, text, status, raw=data[:DETAIL_CHARS], retryable=retryable)
-
-    def _unreadable(self, data: bytes, cause: Exception) -> ProviderError:
-        shown = data[:200].decode("utf-8", "replace")
-        return ProviderError(
-            f"{self._provider} sent what is no answer of the Responses API: {cause}. It begins: {shown}",
-            detail=data[:DETAIL_CHARS].decode("utf-8", "replace"),
-            retryable=True,
-        )
 
 
 def _section(event: Event) -> tuple[str, int]:

@@ -36,9 +36,9 @@ def failure(status: int, body: Any = None, headers: dict[str, str] | None = None
 
 
 class OpenAIDouble(TurnsDouble):
-    """A turn may carry: reasoning, details (`reasoning_details`), pieces (how text is cut), delay_s, pause_s (between frames),
-    die_after (frames before the connection drops), error_after and error (frames before an error, and what it says), garbage,
-    finish, status/body (an error answer)."""
+    """A turn may carry: reasoning, details (`reasoning_details`), pieces (how text is cut), delay_s, pause_s (between frames,
+    from the `pause_after`th), die_after (frames before the connection drops), error_after and error (frames before an error, and
+    what it says), garbage, finish, status/body (an error answer)."""
 
     def __init__(self, models: tuple[str, ...] = ("gpt-test",)) -> None:
         super().__init__(models, text("ok"))
@@ -113,7 +113,7 @@ class OpenAIDouble(TurnsDouble):
                 "choices": [{"index": 0, "delta": delta, "finish_reason": finish}],
             }
             await response.write(b"data: " + json.dumps(frame).encode() + b"\n\n")
-            if turn.get("pause_s"):
+            if turn.get("pause_s") and sent >= turn.get("pause_after", 0):
                 await asyncio.sleep(turn["pause_s"])
         if (body.get("stream_options") or {}).get("include_usage"):
             frame = {

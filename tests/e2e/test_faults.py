@@ -56,30 +56,6 @@ def test_an_engine_that_refuses(
     assert said == ["Hi", "Hi", "And now?"]
 
 
-def test_an_engine_that_dies_in_the_middle(
-    server: ServerProcess, client: Letta, engine: OpenAIDouble, new_agent: Callable[..., Any]
-) -> None:
-    agent = new_agent()
-    engine.script(text("this will break off here", pieces=8, die_after=4))
-    body = {"input": "Hi", "streaming": True, "stream_tokens": True}
-    _, raw = post(f"{server.url}/v1/agents/{agent.id}/messages", body)
-    seen = frames(raw)
-    assert seen[-2][0] == "error"
-    assert seen[-1] == "[DONE]"
-    answer = client.agents.messages.create(agent_id=agent.id, input="And now?")
-    assert answer.messages[0].content == "ok"
-    assert "this will" not in str(engine.requests[-1]["messages"])
-
-
-def test_an_engine_that_sends_garbage(client: Letta, engine: OpenAIDouble, new_agent: Callable[..., Any]) -> None:
-    agent = new_agent()
-    engine.script(*[text("", garbage="<html>Welcome to the proxy</html>")] * 3)  # it is asked again twice
-    with pytest.raises(APIStatusError) as failed:
-        client.agents.messages.create(agent_id=agent.id, input="Hi")
-    assert failed.value.status_code in (500, 502)
-    assert client.agents.messages.create(agent_id=agent.id, input="And now?").messages[0].content == "ok"
-
-
 def test_an_engine_that_is_down(own_server: Callable[..., ServerProcess]) -> None:
     port = free_port()
     server = own_server(OPENAI_BASE_URL=f"http://127.0.0.1:{port}/v1")

@@ -17,6 +17,7 @@ from perdure.providers.configs import (
     with_version,
     without_version,
 )
+from perdure.providers.http import Timeouts
 from perdure.providers.model_traits import traits_of
 from perdure.providers.profiles import PROFILES
 from perdure.providers.sigv4 import AwsKeys
@@ -120,6 +121,7 @@ def test_tables_of_the_configuration_file() -> None:
         ({"x": {"kind": "vllm"}}, r"providers\.x\.base_url: missing"),
         ({"x": {"base_url": "http://h", "modles": []}}, r"providers\.x: .*modles.*models"),
         ({"x": {"base_url": "http://h", "api_key_env": "NOPE"}}, r"providers\.x\.api_key_env: .*NOPE"),
+        ({"x": {"base_url": "http://h", "between_timeout_s": 0}}, r"providers\.x: .*between_timeout_s"),
         ({"x": {"base_url": 5}}, r"providers\.x: Expected `str"),
         ({"a/b": {"base_url": "http://h"}}, "cannot hold a '/'"),
     ],
@@ -129,6 +131,13 @@ def test_what_is_wrong_is_named(table: Any, words: str) -> None:
         providers_from_config({"providers": table}, {})
     with pytest.raises(Invalid, match="must be tables"):
         providers_from_config({"providers": ["x"]}, {})
+
+
+def test_how_long_a_provider_is_waited_for() -> None:
+    table = {"base_url": "http://h", "first_byte_timeout_s": 7, "connect_timeout_s": 0.5}
+    (config,) = providers_from_config({"providers": {"x": table}}, {})
+    assert config.options.timeouts == Timeouts(connect_s=0.5, first_byte_s=7, between_s=Timeouts().between_s)
+    assert providers_from_config({"providers": {"x": {"base_url": "http://h"}}}, {})[0].options.timeouts == Timeouts()
 
 
 def test_the_first_of_a_name_wins() -> None:
