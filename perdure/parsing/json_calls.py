@@ -189,10 +189,3 @@ def _unquoted(written: str) -> str | None:
     except ValueError:
         return None
     return value if isinstance(value, str) else None
-
-
-def split_call(text: str) -> tuple[str, str] | str:
-    """(name, arguments) of one whole call's text, or what is wrong with it."""
-    reader = JsonReader()
-    reader.feed(text)
-    return reader.result()

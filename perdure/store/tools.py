@@ -165,8 +165,3 @@ def tools_by_names(names: Sequence[str]) -> Tx[dict[str, Tool]]:
 def built_in_tools() -> Tx[dict[str, Tool]]:
     rows = yield Query("built_in_tools")
     return {tool.name: tool for tool in map(tool_from_row, rows)}
-
-
-def count_tools() -> Tx[int]:
-    rows = yield Query("count_tools")
-    return rows[0][0]

@@ -17,9 +17,6 @@ DELETE FROM tools WHERE id = :id RETURNING id
 -- name: delete_tool_links
 DELETE FROM agent_tools WHERE tool_id = :tool_id
 
--- name: count_tools
-SELECT COUNT(*) FROM tools
-
 -- name: tools_of_agent
 SELECT t.body FROM agent_tools a JOIN tools t ON t.id = a.tool_id WHERE a.agent_id = :agent_id ORDER BY a.position
 
