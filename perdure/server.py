@@ -7,6 +7,7 @@ import signal
 import socket
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from starlette.types import ASGIApp
@@ -24,6 +25,7 @@ from perdure.providers.limits import limits_from
 from perdure.providers.registry import Registry, providers_from_config, providers_from_env
 from perdure.providers.web import Web
 from perdure.rollouts.driver import Rollouts
+from perdure.rollouts.fork import stand_in
 from perdure.rollouts.rewards import Scoring
 from perdure.runs.indexer import Indexer
 from perdure.runs.janitor import Janitor, Kept
@@ -138,6 +140,7 @@ def build(settings: Settings) -> Server:
         callback_secret=settings.callback_secret,
         approval_expiry_s=settings.approval_expiry_s,
         max_agent_depth=settings.max_agent_depth,
+        stand_in=partial(stand_in, store),
         open_secrets=vault.open_all,
     )
     metrics = Metrics(

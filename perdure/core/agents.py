@@ -2,7 +2,8 @@
 
 from typing import Any, Literal
 
-from msgspec import Struct, field
+from msgspec import Struct, convert, field, to_builtins
+from msgspec.structs import replace
 
 from perdure.core.groups import Group
 
@@ -160,6 +161,33 @@ class Agent(Struct, frozen=True, kw_only=True):
     last_run_duration_ms: int | None = None
     last_stop_reason: str | None = None
     revision: int = 1
+
+
+class ShownAs(Struct, frozen=True, kw_only=True):
+    """Whose ids and which time a copy's compiled prompt names, so that all copies of one agent are shown the same."""
+
+    agent_id: str
+    conversation_id: str | None = None
+    at_us: int = 0
+
+
+_SHOWN_AS = "shown_as"
+
+
+def shown_as(agent: Agent) -> ShownAs | None:
+    """None: the agent's own, and the time of compiling."""
+    kept = agent.extra.get(_SHOWN_AS)
+    return None if kept is None else convert(kept, ShownAs)
+
+
+def with_shown_as(agent: Agent, shown: ShownAs) -> Agent:
+    return replace(agent, extra={**agent.extra, _SHOWN_AS: to_builtins(shown)})
+
+
+def shown_id(agent: Agent) -> str:
+    """The id that prompts know the agent by."""
+    shown = shown_as(agent)
+    return agent.id if shown is None else shown.agent_id
 
 
 class AgentBundle(Struct, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-JobStatus = Literal["running", "completed", "cancelled"]
+JobStatus = Literal["running", "completed", "failed", "cancelled"]
 AttemptStatus = Literal["pending", "running", "completed", "truncated", "failed", "cancelled"]
 ENDED: frozenset[str] = frozenset({"completed", "truncated", "failed", "cancelled"})
 
@@ -33,7 +33,8 @@ class RewardSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """`from_message_id`: the last message the copies are to have, else all of the conversation's context.
 
-    `settings`: fields of the agent's model settings that are others here, such as the temperature.
+    `settings`: fields of the agent's model settings that are others here, such as the temperature. `base_id`: the copy, taken
+    when the job was accepted, that all its attempts begin as.
     """
 
     agent_id: str
@@ -47,16 +48,20 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     settings: dict[str, Any] = {}
     memory_rendering: Literal["append", "recompile"] = "append"
     rewards: tuple[RewardSpec, ...] = ()
+    base_id: str | None = None
 
 
 class Job(Struct, frozen=True, kw_only=True):
-    """Times are microseconds since the epoch."""
+    """Times are microseconds since the epoch. `takes`: how often it was taken up since an attempt last came to its end;
+    `error`: why it failed."""
 
     id: str
     spec: JobSpec
     status: JobStatus
     created_us: int
     ended_us: int | None = None
+    takes: int = 0
+    error: str | None = None
 
 
 class Attempt(Struct, frozen=True, kw_only=True):

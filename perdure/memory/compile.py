@@ -6,7 +6,7 @@ Pure: the same agent, counts and time give the same text, and a block's value st
 import re
 from collections.abc import Iterable, Sequence
 
-from perdure.core.agents import Agent, AgentBundle, AgentType, Block
+from perdure.core.agents import Agent, AgentBundle, AgentType, Block, ShownAs, shown_as
 from perdure.memory.blocks import LINE_NUMBER_WARNING, lines_of
 from perdure.memory.rules_text import render_rules
 from perdure.memory.times import spelt
@@ -33,17 +33,18 @@ def compile_system_text(
     line_numbers: bool | None = None,
 ) -> str:
     """`conversation_id`: None for the agent's default conversation. `line_numbers`: number the lines of the values; None: where
-    the agent's model reads them (`numbers_lines`)."""
+    the agent's model reads them (`numbers_lines`). A copy's text names whose copy it is, and when that was made."""
     agent = bundle.agent
     numbered = numbers_lines(agent) if line_numbers is None else line_numbers
+    shown = shown_as(agent) or ShownAs(agent_id=agent.id, at_us=now_us)
     sections = [
         "" if agent.agent_type in WITHOUT_BLOCKS else render_blocks(bundle.blocks, line_numbers=numbered),
         render_rules(agent.tool_rules),
         _metadata(
             [
-                f"- AGENT_ID: {agent.id}",
-                f"- CONVERSATION_ID: {conversation_id or 'default'}",
-                f"{_RECOMPILED}{spelt(now_us, agent.timezone)}",
+                f"- AGENT_ID: {shown.agent_id}",
+                f"- CONVERSATION_ID: {conversation_id or shown.conversation_id or 'default'}",
+                f"{_RECOMPILED}{spelt(shown.at_us, agent.timezone)}",
                 f"{_RECALL}{previous_message_count}",
                 *_archival(archival_count, archive_tags),
             ]

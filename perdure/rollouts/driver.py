@@ -1,32 +1,33 @@
-"""Works off rollout jobs: forks the agent for each attempt, runs the task's turns, scores what came of it.
+"""Works off rollout jobs: holds their leases, keeps as many attempts going as a job allows, and ends what is cancelled.
 
-Invariant: every stage of an attempt is noted in the database before the next begins, and asking again is harmless (runs are
-asked for under the attempt's own otids), so a job that was cut off anywhere goes on where it stopped, on any server.
+Invariant: a job is worked on by the one process that holds its lease, goes on elsewhere when that is gone, and is failed, with
+the reason, when it was taken up again and again without coming any further.
 """
 
 import asyncio
 import logging
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import msgspec
 
-from perdure.core.errors import AgentError
+from perdure.core.errors import LeaseLost
 from perdure.core.ids import new_id, now_us
-from perdure.core.messages import Message, TextPart
-from perdure.core.rollouts import ENDED, Attempt, AttemptStatus, Job, JobSpec, RewardGiven, Task
-from perdure.core.runs import Run, RunConfig
-from perdure.rollouts.fork import fork_agent
-from perdure.rollouts.rewards import Scoring, shown_to_rewards
+from perdure.core.rollouts import ENDED, Attempt, Job, JobSpec
+from perdure.rollouts.attempt import Attempts
+from perdure.rollouts.fork import base_of
+from perdure.rollouts.rewards import Scoring
 from perdure.runs.runner import Runner
-from perdure.store import message_reads
 from perdure.store import rollouts as rollout_store
 from perdure.store.base import Store, Tx
+from perdure.store.runs import active_runs
 
 log = logging.getLogger(__name__)
 
 LEASE_US = 15_000_000
 BEAT_S = 4.0
 SWEEP_S = 2.0
+MAX_TAKES = 5
 
 
 class Rollouts:
@@ -35,9 +36,9 @@ class Rollouts:
     def __init__(self, store: Store, runner: Runner, scoring: Scoring) -> None:
         self._store = store
         self._runner = runner
-        self._scoring = scoring
+        self._attempts = Attempts(store, runner, scoring)
         self._jobs: dict[str, asyncio.Task[None]] = {}
-        self._news: dict[str, asyncio.Event] = {}
+        self._news: dict[str, set[asyncio.Future[None]]] = {}
         self._sweeping: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -45,29 +46,40 @@ class Rollouts:
 
     async def stop(self) -> None:
         """Leave the jobs to whoever starts next."""
-        tasks = [*self._jobs.values(), *((self._sweeping,) if self._sweeping is not None else ())]
+        held = dict(self._jobs)
+        tasks = [*held.values(), *((self._sweeping,) if self._sweeping is not None else ())]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for job_id in held:
+            await self._store.write(lambda job_id=job_id: rollout_store.leave_job(job_id, self._runner.owner))
 
     async def submit(self, spec: JobSpec) -> Job:
-        """Accept a job; its attempts are on record when this returns, and begin at once."""
+        """Accept a job; its attempts, and the state they begin with, are on record when this returns. NotFound."""
         now = now_us()
-        job = Job(id=new_id("job"), spec=spec, status="running", created_us=now)
+        job_id = new_id("job")
         attempts: list[Attempt] = []
         for task_index in range(len(spec.tasks)):
             group_id = new_id("group")
             attempts += [
                 Attempt(
                     id=new_id("rollout"),
-                    job_id=job.id,
+                    job_id=job_id,
                     group_id=group_id,
                     group_index=group_index,
                     task_index=task_index,
                 )
                 for group_index in range(spec.group_size)
             ]
-        await self._store.write(lambda: rollout_store.create_job(job, attempts))
+
+        def tx() -> Tx[Job]:
+            base_id = yield from base_of(spec, job_id, now)
+            kept = msgspec.structs.replace(spec, base_id=base_id)
+            job = Job(id=job_id, spec=kept, status="running", created_us=now)
+            yield from rollout_store.create_job(job, attempts)
+            return job
+
+        job = await self._store.write(tx)
         await self._take(job.id)
         return job
 
@@ -76,29 +88,27 @@ class Rollouts:
         job = await self._store.read(lambda: rollout_store.job_by_id(job_id))
         if job.status != "running":
             return job
-        await self._store.write(lambda: rollout_store.end_job(job_id, "cancelled", now_us()))
-        if (task := self._jobs.get(job_id)) is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-        for attempt in await self._store.read(lambda: rollout_store.attempts_of(job_id)):
-            if attempt.status in ENDED:
-                continue
-            for run_id in attempt.run_ids:
-                await self._runner.cancel(run_id)
-            await self._note(attempt, status="cancelled")
+        await self._end(job_id, "cancelled")
         return await self._store.read(lambda: rollout_store.job_by_id(job_id))
 
     async def news(self, job_id: str, within_s: float) -> None:
         """Until something happens to a job that is worked on here, or the time is over."""
-        event = self._news.setdefault(job_id, asyncio.Event())
+        told = asyncio.get_running_loop().create_future()
+        waiting = self._news.setdefault(job_id, set())
+        waiting.add(told)
         try:
-            async with asyncio.timeout(within_s):
-                await event.wait()
-        except TimeoutError:
-            pass
-        event.clear()
+            await asyncio.wait([told], timeout=within_s)
+        finally:
+            waiting.discard(told)
+            if not waiting and self._news.get(job_id) is waiting:
+                del self._news[job_id]
 
-    # -- jobs
+    def _tell(self, job_id: str) -> None:
+        for told in self._news.pop(job_id, ()):
+            if not told.done():
+                told.set_result(None)
+
+    # -- holding jobs
 
     async def _sweep(self) -> None:
         while True:
@@ -106,142 +116,82 @@ class Rollouts:
                 for job_id in await self._store.read(lambda: rollout_store.free_jobs(now_us())):
                     if job_id not in self._jobs:
                         await self._take(job_id)
-            except AgentError:
+            except Exception:
                 log.exception("looking for rollout jobs failed; trying again")
             await asyncio.sleep(SWEEP_S)
 
     async def _take(self, job_id: str) -> None:
-        if not await self._hold(job_id):
+        now = now_us()
+        takes = await self._store.write(lambda: rollout_store.take_job(job_id, self._runner.owner, now + LEASE_US, now))
+        if takes is None:
+            return
+        if takes > MAX_TAKES:
+            error = f"This job was taken up {takes - 1} times without one more attempt coming to its end; it is not tried again."
+            log.error("rollout job %s: %s", job_id, error)
+            await self._end(job_id, "failed", error)
             return
         task = self._jobs[job_id] = asyncio.create_task(self._work(job_id))
         task.add_done_callback(lambda _: self._jobs.pop(job_id, None))
-
-    async def _hold(self, job_id: str) -> bool:
-        now = now_us()
-        return await self._store.write(lambda: rollout_store.take_job(job_id, self._runner.owner, now + LEASE_US, now))
 
     async def _work(self, job_id: str) -> None:
         beat = asyncio.create_task(self._beat(job_id, asyncio.current_task()))
         try:
             job = await self._store.read(lambda: rollout_store.job_by_id(job_id))
-            attempts = await self._store.read(lambda: rollout_store.attempts_of(job_id))
+            attempts = await self._store.scan(lambda: rollout_store.attempts_of(job_id))
             room = asyncio.Semaphore(job.spec.max_concurrency)
             async with asyncio.TaskGroup() as group:
                 for attempt in attempts:
                     if attempt.status not in ENDED:
                         await room.acquire()
-                        group.create_task(self._attempt(job.spec, attempt, room))
+                        group.create_task(self._one(job, attempt, room))
             await self._store.write(lambda: rollout_store.end_job(job_id, "completed", now_us()))
             self._tell(job_id)
-        except Exception:
+        except* LeaseLost:
+            log.warning("rollout job %s has ended, or another server works on it", job_id)
+        except* Exception:
             log.exception("rollout job %s stopped; it is taken up again when its lease runs out", job_id)
         finally:
             beat.cancel()
+
+    async def _one(self, job: Job, attempt: Attempt, room: asyncio.Semaphore) -> None:
+        try:
+            await self._attempts.make(job, attempt)
+        finally:
+            room.release()
+            self._tell(job.id)
 
     async def _beat(self, job_id: str, work: "asyncio.Task[Any] | None") -> None:
         while True:
             await asyncio.sleep(BEAT_S)
             try:
-                if not await self._hold(job_id) and work is not None:
-                    work.cancel()  # it has ended, or another process has it
-                    return
-            except AgentError:
+                until = now_us() + LEASE_US
+                if await self._store.write(
+                    lambda until=until: rollout_store.keep_job(job_id, self._runner.owner, until)
+                ):
+                    continue
+                for attempt in await self._store.scan(lambda: rollout_store.attempts_of(job_id)):
+                    if attempt.status == "cancelled":  # by another process, which may have missed what just began here
+                        await self._cancel_runs(attempt.id)
+                if work is not None:
+                    work.cancel()  # the job has ended, or another process has it
+                return
+            except Exception:
                 log.exception("renewing the lease of rollout job %s failed; trying again", job_id)
 
-    # -- one attempt
+    # -- ending jobs
 
-    async def _attempt(self, spec: JobSpec, attempt: Attempt, room: asyncio.Semaphore) -> None:
-        task = spec.tasks[attempt.task_index]
-        try:
-            if attempt.agent_id is None:
-                attempt = await self._store.write(lambda: fork_agent(spec, attempt))
-            attempt, runs = await self._run_turns(spec, attempt, task)
-            rewards = await self._rewards(spec, attempt, task, runs)
-            await self._finish(attempt, runs, rewards)
-        except AgentError as error:
-            await self._note(attempt, status="failed", error=error.message)
-        finally:
-            room.release()
-            self._tell(attempt.job_id)
+    async def _end(self, job_id: str, status: Literal["cancelled", "failed"], error: str | None = None) -> None:
+        """Nothing of the job goes on when this returns."""
+        ended = await self._store.write(lambda: rollout_store.break_off(job_id, status, now_us(), error=error))
+        if (task := self._jobs.get(job_id)) is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        for rollout_id in ended:
+            await self._cancel_runs(rollout_id)
+        self._tell(job_id)
 
-    async def _run_turns(self, spec: JobSpec, attempt: Attempt, task: Task) -> tuple[Attempt, list[Run]]:
-        runs: list[Run] = []
-        for at, said in enumerate(task.turns):
-            run_id = await self._submit(spec, attempt, at, said)
-            if run_id not in attempt.run_ids:
-                attempt = msgspec.structs.replace(attempt, run_ids=(*attempt.run_ids, run_id))
-                await self._store.write(lambda held=attempt: rollout_store.change_attempt(held, now_us()))
-            await self._runner.outcome(run_id)
-            runs.append(await self._runner.run(run_id))
-            if runs[-1].status != "completed" or runs[-1].stop_reason == "requires_approval":
-                break
-        return attempt, runs
-
-    async def _submit(self, spec: JobSpec, attempt: Attempt, at: int, said: str) -> str:
-        assert attempt.agent_id is not None
-        now = now_us()
-        otid = f"{attempt.id}:{at}"
-        run = Run(
-            id=new_id("run"),
-            agent_id=attempt.agent_id,
-            conversation_id=attempt.agent_id,
-            status="created",
-            created_us=now,
-            config=RunConfig(
-                max_steps=spec.max_steps,
-                include_pings=False,
-                override_model=spec.model,
-                override_settings=spec.settings or None,
-            ),
-            metadata={"run_type": "rollout", "rollout_id": attempt.id},
-        )
-        message = Message(
-            id=new_id("message"),
-            role="user",
-            created_us=now,
-            content=(TextPart(said),),
-            otid=otid,
-            agent_id=attempt.agent_id,
-            conversation_id=attempt.agent_id,
-            run_id=run.id,
-        )
-        submitted = await self._runner.submit(run, (message,), (otid,), wait=True)
-        await submitted.durable
-        return submitted.run_id
-
-    async def _rewards(self, spec: JobSpec, attempt: Attempt, task: Task, runs: list[Run]) -> list[RewardGiven]:
-        if not spec.rewards:
-            return []
-        conversation_id = attempt.agent_id
-        said = await self._store.scan(lambda: message_reads.list_messages(conversation_id=conversation_id, limit=None))
-        shown = shown_to_rewards(attempt, task, said, runs)
-        return [given for reward in spec.rewards for given in await self._scoring.score(reward, shown, attempt)]
-
-    async def _finish(self, attempt: Attempt, runs: list[Run], rewards: list[RewardGiven]) -> None:
-        last = runs[-1]
-        status: AttemptStatus = "completed"
-        if last.stop_reason in ("max_steps", "max_tokens_exceeded"):
-            status = "truncated"
-        elif last.status != "completed":
-            status = "cancelled" if last.status == "cancelled" else "failed"
-        ended = msgspec.structs.replace(
-            attempt,
-            status=status,
-            reward=sum(given.value * given.weight for given in rewards) if rewards else None,
-            error=(last.error or {}).get("message") if status == "failed" else None,
-        )
-
-        def tx() -> Tx[None]:
-            for given in rewards:
-                yield from rollout_store.add_reward(given)
-            yield from rollout_store.change_attempt(ended, now_us())
-
-        await self._store.write(tx)
-
-    async def _note(self, attempt: Attempt, *, status: AttemptStatus, error: str | None = None) -> None:
-        changed = msgspec.structs.replace(attempt, status=status, error=error)
-        await self._store.write(lambda: rollout_store.change_attempt(changed, now_us()))
-
-    def _tell(self, job_id: str) -> None:
-        if (event := self._news.get(job_id)) is not None:
-            event.set()
+    async def _cancel_runs(self, rollout_id: str) -> None:
+        """All that the copies made for the attempt are doing, whoever asked them to."""
+        for agent_id in await self._store.read(lambda: rollout_store.copies_in(rollout_id)):
+            for run_id, _, _ in await self._store.read(partial(active_runs, agent_id=agent_id)):
+                await self._runner.cancel(run_id)

@@ -108,6 +108,8 @@ class Contexts:
             if stale:
                 await self._note_changes(context, state)
         elif stale:
+            if durable is not None:
+                await durable  # the prompt tells how many messages there are: always the same of them
             await self._recompile(context, state)
         context.private = private
         if appending and context.seen_blocks is None:

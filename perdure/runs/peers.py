@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from perdure.core.agents import AgentBundle
+from perdure.core.agents import AgentBundle, shown_as, shown_id
 from perdure.core.conversations import Conversation
 from perdure.core.errors import AgentError, Conflict, NotFound, ToolError
 from perdure.core.events import Event, RunFailed, RunStopped, Said
@@ -42,11 +42,23 @@ class Runs(Protocol):
     async def cancel(self, run_id: str) -> str: ...
 
 
+StandIn = Callable[[str, str], Awaitable[str]]
+"""(rollout id, agent id) -> the copy that a rollout reaches instead of the agent. NotFound."""
+
+
 class RunPeers:
     """The other agents as one run reaches them. Implements `tools.base.Peers`."""
 
     def __init__(
-        self, runs: Runs, store: Store, contexts: Contexts, run: Run, bundle: AgentBundle, *, max_depth: int
+        self,
+        runs: Runs,
+        store: Store,
+        contexts: Contexts,
+        run: Run,
+        bundle: AgentBundle,
+        *,
+        max_depth: int,
+        stand_in: StandIn | None = None,
     ) -> None:
         self._runs = runs
         self._store = store
@@ -56,21 +68,25 @@ class RunPeers:
         self._group = bundle.group
         self._max_depth = max_depth
         before = run.metadata or {}
+        self._rollout_id: str | None = agent.metadata.get("rollout_id") if shown_as(agent) is not None else None
+        self._stand_in = stand_in
         self._discussion = Discussion(agent.name)
         self._callers = (*before.get("callers", ()), agent.id)
+        self._known_as = shown_id(agent)
         self._waiting = (*before.get("waiting", ()), agent.id)
 
     async def ask(self, agent_id: str, message: str) -> PeerAnswer:
-        self._check_not_waiting(agent_id)
-        await self._check(agent_id)
-        return await self._answer(agent_id, self._asking(message))
+        place = await self._place(agent_id)
+        self._check_not_waiting(place, agent_id)
+        await self._check(place)
+        return await self._answer(place, self._asking(message), agent_id)
 
     async def ask_tagged(
         self, message: str, match_all: Sequence[str], match_some: Sequence[str]
     ) -> Sequence[PeerAnswer]:
         self._check_depth()
         found = await self._store.read(
-            lambda: agents_tagged(match_all, match_some, but=self._agent.id, limit=MOST_ASKED + 1)
+            lambda: agents_tagged(match_all, match_some, but=self._known_as, limit=MOST_ASKED + 1)
         )
         if len(found) > MOST_ASKED:
             raise ToolError(f"More than {MOST_ASKED} agents have these tags. Name tags that fewer have.")
@@ -78,14 +94,15 @@ class RunPeers:
         return await together([lambda id=id: self._try(id, text) for id in found])
 
     async def tell(self, agent_id: str, message: str) -> None:
-        if agent_id == self._agent.id:
+        place = await self._place(agent_id)
+        if place == self._agent.id:
             raise ToolError("other_agent_id is your own id: name another agent.")
-        await self._check(agent_id)
+        await self._check(place)
         text = (
-            f"[Incoming message from agent with ID '{self._agent.id}' ({self._agent.name}), who does not wait for an "
+            f"[Incoming message from agent with ID '{self._known_as}' ({self._agent.name}), who does not wait for an "
             f"answer] {message}"
         )
-        run, inputs = self._made(agent_id, agent_id, text, background=True)
+        run, inputs = self._made(place, place, text, background=True)
         try:
             submitted = await self._runs.submit(run, inputs, (), wait=True)
         except AgentError as error:
@@ -134,36 +151,47 @@ class RunPeers:
 
     async def _speak(self, group: Group, agent_id: str, names: Mapping[str, str]) -> PeerAnswer:
         """A member's turn, in its conversation of the group; in a new one where that is busy."""
-        self._check_not_waiting(agent_id)
+        place = await self._place(agent_id)
+        self._check_not_waiting(place, agent_id)
         text = self._discussion.news_for(agent_id)
-        known = await self._store.read(lambda: conversation_in(group.id, agent_id))
+        known = await self._store.read(lambda: conversation_in(group.id, place))
         try:
             if known is None:
                 raise Conflict("The member has not spoken in this group yet.")
-            answer = await self._outcome(*self._made(agent_id, known, text, group_id=group.id))
+            answer = await self._outcome(*self._made(place, known, text, group_id=group.id), agent_id)
         except Conflict:
-            new = await self._new_conversation(agent_id, f"Group of {self._agent.name}", group_id=group.id)
-            answer = await self._outcome(*self._made(agent_id, new, text, group_id=group.id))
+            new = await self._new_conversation(place, f"Group of {self._agent.name}", group_id=group.id)
+            answer = await self._outcome(*self._made(place, new, text, group_id=group.id), agent_id)
         self._discussion.heard(agent_id, names[agent_id], answer.said)
         return answer
 
     async def _try(self, agent_id: str, text: str) -> PeerAnswer:
         try:
-            self._check_not_waiting(agent_id)
-            return await self._answer(agent_id, text)
+            place = await self._place(agent_id)
+            self._check_not_waiting(place, agent_id)
+            return await self._answer(place, text, agent_id)
         except ToolError as error:
             return PeerAnswer(agent_id=agent_id, error=error.message)
 
     def _asking(self, message: str) -> str:
         return (
-            f"[Incoming message from agent with ID '{self._agent.id}' ({self._agent.name}), who gets your answer as soon "
+            f"[Incoming message from agent with ID '{self._known_as}' ({self._agent.name}), who gets your answer as soon "
             f"as you have given it] {message}"
         )
 
-    def _check_not_waiting(self, agent_id: str) -> None:
-        if agent_id == self._agent.id:
+    async def _place(self, agent_id: str) -> str:
+        """Who a message to this agent goes to: in a rollout, the rollout's own copy of it."""
+        if self._rollout_id is None or self._stand_in is None:
+            return agent_id
+        try:
+            return await self._stand_in(self._rollout_id, agent_id)
+        except NotFound:
+            raise _unknown(agent_id) from None
+
+    def _check_not_waiting(self, place: str, agent_id: str) -> None:
+        if place == self._agent.id:
             raise ToolError("other_agent_id is your own id: name another agent.")
-        if agent_id in self._waiting:
+        if place in self._waiting:
             raise ToolError(
                 f"Agent {agent_id} waits for your answer itself, so it cannot answer you now. Answer without asking it."
             )
@@ -180,18 +208,18 @@ class RunPeers:
         try:
             await self._store.read(lambda: check_agent(agent_id))
         except NotFound:
-            raise ToolError(f"There is no agent {agent_id!r}. An agent's id is agent-... with a UUID.") from None
+            raise _unknown(agent_id) from None
 
-    async def _answer(self, agent_id: str, text: str) -> PeerAnswer:
+    async def _answer(self, place: str, text: str, agent_id: str) -> PeerAnswer:
         """In the agent's own history; where that is busy, in a new conversation."""
         try:
-            return await self._outcome(*self._made(agent_id, agent_id, text))
+            return await self._outcome(*self._made(place, place, text), agent_id)
         except Conflict:
-            return await self._aside(agent_id, text)
+            return await self._aside(place, text, agent_id)
 
-    async def _aside(self, agent_id: str, text: str) -> PeerAnswer:
-        conversation_id = await self._new_conversation(agent_id, f"Asked by {self._agent.name} while busy")
-        return await self._outcome(*self._made(agent_id, conversation_id, text))
+    async def _aside(self, place: str, text: str, agent_id: str) -> PeerAnswer:
+        conversation_id = await self._new_conversation(place, f"Asked by {self._agent.name} while busy")
+        return await self._outcome(*self._made(place, conversation_id, text), agent_id)
 
     def _made(
         self, agent_id: str, conversation_id: str, text: str, *, background: bool = False, group_id: str | None = None
@@ -211,6 +239,7 @@ class RunPeers:
                 "callers": list(self._callers),
                 "waiting": [] if background else list(self._waiting),
                 **({"group_id": group_id} if group_id is not None else {}),
+                **({"rollout_id": self._rollout_id} if self._rollout_id is not None else {}),
             },
         )
         message = Message(
@@ -227,8 +256,9 @@ class RunPeers:
         )
         return run, (message,)
 
-    async def _outcome(self, run: Run, inputs: tuple[Message, ...]) -> PeerAnswer:
-        """Conflict if the conversation is busy, ToolError if the run fails. Cancelled itself, it cancels the run."""
+    async def _outcome(self, run: Run, inputs: tuple[Message, ...], agent_id: str) -> PeerAnswer:
+        """What the run says, told as `agent_id`'s answer. Conflict if the conversation is busy, ToolError if the run fails.
+        Cancelled itself, it cancels the run."""
         submitting = asyncio.ensure_future(self._runs.submit(run, inputs, (), wait=False))
         try:
             await asyncio.shield(submitting)
@@ -239,8 +269,8 @@ class RunPeers:
         except Conflict:
             raise
         except AgentError as error:
-            raise ToolError(f"Agent {run.agent_id} could not be reached: {error.message}") from error
-        return _answer_in(events, run)
+            raise ToolError(f"Agent {agent_id} could not be reached: {error.message}") from error
+        return _answer_in(events, run, agent_id)
 
     async def _call_off(self, submitting: "asyncio.Future[Any]", run_id: str) -> None:
         await asyncio.wait([submitting])
@@ -279,21 +309,25 @@ async def together(asked: Sequence[Callable[[], Awaitable[PeerAnswer]]]) -> list
     return [task.result() for task in tasks]
 
 
-def _answer_in(events: Sequence[Event], run: Run) -> PeerAnswer:
+def _unknown(agent_id: str) -> ToolError:
+    return ToolError(f"There is no agent {agent_id!r}. An agent's id is agent-... with a UUID.")
+
+
+def _answer_in(events: Sequence[Event], run: Run, agent_id: str) -> PeerAnswer:
     stop: str | None = None
     said: list[str] = []
     for event in events:
         if isinstance(event, RunFailed):
-            raise ToolError(f"Agent {run.agent_id} did not answer: {event.message} (run {run.id})")
+            raise ToolError(f"Agent {agent_id} did not answer: {event.message} (run {run.id})")
         if isinstance(event, RunStopped):
             stop = event.reason
         if isinstance(event, Said):
             said.extend(_spoken(event, run.config))
     if stop == "requires_approval":
-        raise ToolError(f"Agent {run.agent_id} waits for a person's approval before it can answer (run {run.id}).")
+        raise ToolError(f"Agent {agent_id} waits for a person's approval before it can answer (run {run.id}).")
     if stop is None or stop == "cancelled":
-        raise ToolError(f"Agent {run.agent_id} did not answer: its run {run.id} was cancelled.")
-    return PeerAnswer(agent_id=run.agent_id, said=tuple(said))
+        raise ToolError(f"Agent {agent_id} did not answer: its run {run.id} was cancelled.")
+    return PeerAnswer(agent_id=agent_id, said=tuple(said))
 
 
 def _spoken(event: Said, config: RunConfig) -> list[str]:

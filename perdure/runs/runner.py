@@ -29,7 +29,7 @@ from perdure.runs.context import Contexts
 from perdure.runs.following import Following
 from perdure.runs.jobs import Job
 from perdure.runs.log import RunLog
-from perdure.runs.peers import RunPeers
+from perdure.runs.peers import RunPeers, StandIn
 from perdure.runs.remote import Remote
 from perdure.runs.search import Searcher
 from perdure.runs.shielding import shielded
@@ -73,6 +73,7 @@ class Runner:
         callback_secret: str | None = None,
         approval_expiry_s: float | None = None,
         max_agent_depth: int = 5,
+        stand_in: StandIn | None = None,
         open_secrets: OpenSecrets = dict,
     ) -> None:
         self._store = store
@@ -83,7 +84,9 @@ class Runner:
             sandbox,
             web,
             searcher or Searcher(store),
-            peers=lambda run, bundle: RunPeers(self, store, self.contexts, run, bundle, max_depth=max_agent_depth),
+            peers=lambda run, bundle: RunPeers(
+                self, store, self.contexts, run, bundle, max_depth=max_agent_depth, stand_in=stand_in
+            ),
             open_secrets=open_secrets,
         )
         self._compactor = Compactor(registry, self.contexts)

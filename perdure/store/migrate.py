@@ -10,7 +10,7 @@ from pathlib import Path
 
 from perdure.core.errors import StoreError
 
-HEAD = "0010"
+HEAD = "0011"
 
 
 def sqlite_is_current(path: str | Path) -> bool:

@@ -135,6 +135,76 @@ def test_groups_are_run_from_the_agents_own_state_and_leave_it_alone(
     assert lines(rollout_server, f"job_id={job['id']}&min_reward=4") == b""
 
 
+def prompts(double: SGLangDouble) -> list[list[int]]:
+    return [request["input_ids"] for request in double.requests]
+
+
+def test_all_attempts_of_a_group_and_their_agent_share_one_prefix(
+    rollout_server: ServerProcess, engine_with_ids: SGLangDouble
+) -> None:
+    """Token for token, so that the engine keeps one cache for all of them."""
+    client = Letta(base_url=rollout_server.url, max_retries=0)
+    agent = new_agent(client)
+    engine_with_ids.engine.default = "Hm."
+    client.agents.messages.create(agent.id, input="I am here.")
+    body = {"agent_id": agent.id, "tasks": [{"turns": ["One?", "Two?"]}], "group_size": 6, "max_concurrency": 6}
+    _, job = ask(rollout_server, "POST", "/v1/rollouts", body)
+    assert ended(rollout_server, job["id"])["counts"] == {"completed": 6}
+    client.agents.messages.create(agent.id, input="One?")
+    said, *others, after = prompts(engine_with_ids)
+    assert len(others) == 12
+    first = [ids for ids in others if "Two?" not in small_tokenizer().decode(ids)]
+    assert first == [after] * 6
+    assert after[: len(said)] == said
+    second = [ids for ids in others if ids not in first]
+    assert second == [second[0]] * 6 and second[0][: len(after)] == after
+
+
+def test_what_attempts_compile_anew_differs_in_their_memory_alone(
+    rollout_server: ServerProcess, engine_with_ids: SGLangDouble
+) -> None:
+    client = Letta(base_url=rollout_server.url, max_retries=0)
+    agent = new_agent(client)
+    for liked in ("tea", "tea", "rum"):
+        engine_with_ids.script(REMEMBER % liked, "Noted.", "Hm.")
+    body = {
+        "agent_id": agent.id,
+        "tasks": [{"turns": ["Listen.", "And now?"]}],
+        "group_size": 3,
+        "max_concurrency": 1,
+        "memory_rendering": "recompile",
+    }
+    _, job = ask(rollout_server, "POST", "/v1/rollouts", body)
+    assert ended(rollout_server, job["id"])["counts"] == {"completed": 3}
+    made = prompts(engine_with_ids)
+    assert len(made) == 9
+    tea, again, rum = made[2], made[5], made[8]
+    assert "likes tea" in small_tokenizer().decode(tea).split("Listen.")[0], "the prompt was not compiled anew"
+    assert tea == again != rum
+    differing = [
+        pair
+        for pair in zip(*(small_tokenizer().decode(ids).splitlines() for ids in (tea, rum)), strict=True)
+        if pair[0] != pair[1]
+    ]
+    assert all("tea" in one and "rum" in other for one, other in differing)
+
+
+def test_attempts_begin_with_the_agent_as_it_was_when_the_job_was_accepted(
+    rollout_server: ServerProcess, engine_with_ids: SGLangDouble
+) -> None:
+    client = Letta(base_url=rollout_server.url, max_retries=0)
+    agent = new_agent(client)
+    engine_with_ids.engine.default = Completion(text="Hm.", batch=1, pause_s=0.1)
+    body = {"agent_id": agent.id, "tasks": [{"input": "One?"}], "group_size": 4, "max_concurrency": 1}
+    _, job = ask(rollout_server, "POST", "/v1/rollouts", body)
+    client.agents.blocks.update("human", agent_id=agent.id, value="Bob")
+    client.agents.messages.create(agent.id, input="I am here.")
+    assert ended(rollout_server, job["id"])["counts"] == {"completed": 4}
+    made = [ids for ids in prompts(engine_with_ids) if "One?" in small_tokenizer().decode(ids)]
+    assert made == [made[0]] * 4
+    assert "Ann" in small_tokenizer().decode(made[0]) and "Bob" not in small_tokenizer().decode(made[0])
+
+
 def test_a_reward_may_be_given_days_later(rollout_server: ServerProcess, engine_with_ids: SGLangDouble) -> None:
     client = Letta(base_url=rollout_server.url, max_retries=0)
     agent = new_agent(client)

@@ -1,5 +1,6 @@
 """Rollouts over HTTP: start a job, watch it, read it, end it; give rewards to anything that was ever said."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
@@ -28,6 +29,8 @@ router = APIRouter(tags=["rollouts"])
 
 MAX_ROLLOUTS = 100_000
 LOOK_S = 1.0
+PAUSE_S = 0.1  # what ends at nearly the same time is looked up at once
+OVERLAP_US = 10_000_000  # a change is seen later than its own time, by its commit and by another server's clock
 
 
 class TaskIn(BaseModel):
@@ -168,9 +171,11 @@ async def stream(request: Request, job_id: str) -> Response:
 async def _progress(request: Request, job_id: str) -> AsyncIterator[bytes]:
     parts = services(request)
     told: set[str] = set()
+    since = 0
     while True:
         job = await parts.store.read(lambda: rollout_store.job_by_id(job_id))
-        for attempt in await parts.store.scan(lambda: rollout_store.attempts_of(job_id)):
+        for attempt in await parts.store.scan(lambda since=since: rollout_store.attempts_changed(job_id, since)):
+            since = max(since, attempt.updated_us - OVERLAP_US)
             if attempt.status in ENDED and attempt.id not in told:
                 told.add(attempt.id)
                 yield _frame({"message_type": "rollout", **rollout_json(attempt, job)})
@@ -179,6 +184,7 @@ async def _progress(request: Request, job_id: str) -> AsyncIterator[bytes]:
             yield b"data: [DONE]\n\n"
             return
         await parts.rollouts.news(job_id, LOOK_S)
+        await asyncio.sleep(PAUSE_S)
         yield b": waiting\n\n"  # a quiet stream is given up by clients and proxies
 
 
@@ -187,11 +193,8 @@ def _frame(value: dict[str, Any]) -> bytes:
 
 
 async def _job_json(request: Request, job: Job, *, rollouts: bool = True) -> dict[str, Any]:
-    attempts = await services(request).store.scan(lambda: rollout_store.attempts_of(job.id))
-    counts: dict[str, int] = {}
-    for attempt in attempts:
-        counts[attempt.status] = counts.get(attempt.status, 0) + 1
-    scored = [attempt.reward for attempt in attempts if attempt.reward is not None]
+    store = services(request).store
+    progress = await store.read(lambda: rollout_store.progress_of(job.id))
     answer: dict[str, Any] = {
         "id": job.id,
         "agent_id": job.spec.agent_id,
@@ -200,10 +203,12 @@ async def _job_json(request: Request, job: Job, *, rollouts: bool = True) -> dic
         "ended_at": iso(job.ended_us),
         "group_size": job.spec.group_size,
         "tasks": len(job.spec.tasks),
-        "counts": counts,
-        "mean_reward": sum(scored) / len(scored) if scored else None,
+        "counts": progress.counts,
+        "mean_reward": progress.mean_reward,
+        "error": job.error,
     }
     if rollouts:
+        attempts = await store.scan(lambda: rollout_store.attempts_of(job.id))
         answer["rollouts"] = [rollout_json(attempt, job) for attempt in attempts]
     return answer
 
