@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from perdure.agents.boot import boot_sequence
 from perdure.agents.edit_blocks import new_block
 from perdure.agents.models import check_summarizer, choose_model
 from perdure.agents.names import checked_name, made_up_name
@@ -27,9 +28,10 @@ async def create_agent(
     spec: AgentSpec,
     *,
     default_model: str | None = None,
-    first_messages: Sequence[Message] = (),
+    first_messages: Sequence[Message] | None = None,
 ) -> AgentView:
-    """Raises Invalid, NotFound or Conflict, with nothing stored. `first_messages` begin the default conversation."""
+    """Raises Invalid, NotFound or Conflict, with nothing stored. `first_messages` begin the default conversation;
+    None: as those of an agent of its type begin."""
     name = checked_name(spec.name) if spec.name is not None else made_up_name()
     check_timezone(spec.timezone)
     no_pins(spec.compaction_settings)
@@ -53,9 +55,13 @@ async def create_agent(
     )
     agent = bundle.agent
     system = first_system_message(bundle)
-    said = tuple(
-        msgspec.structs.replace(message, agent_id=agent.id, conversation_id=agent.id, run_id=None)
-        for message in first_messages
+    said = (
+        boot_sequence(agent, bundle.tools)
+        if first_messages is None
+        else tuple(
+            msgspec.structs.replace(message, agent_id=agent.id, conversation_id=agent.id, run_id=None)
+            for message in first_messages
+        )
     )
     new_ids = frozenset(block.id for block in made)
     sleeper = await sleeptime_of(store, spec, chosen, bundle) if wants_sleeptime(spec) else None

@@ -61,11 +61,18 @@ class StreamRequest(Struct, kw_only=True):
     batch_size: int | None = None
 
 
+class ResetRequest(Struct, frozen=True):
+    """`add_default_initial_messages`: begin again as an agent of its type begins."""
+
+    add_default_initial_messages: bool | None = None
+
+
 class CancelRequest(Struct, kw_only=True):
     run_ids: list[str] | None = None
 
 
 _cancel = msgspec.json.Decoder(CancelRequest)
+_reset = msgspec.json.Decoder(ResetRequest)
 _send = msgspec.json.Decoder(SendRequest)
 _stream = msgspec.json.Decoder(StreamRequest)
 
@@ -108,6 +115,10 @@ def decode_stream(body: bytes) -> StreamRequest:
 
 def decode_cancel(body: bytes) -> CancelRequest:
     return _decode(_cancel, body or b"{}")
+
+
+def decode_reset(body: bytes) -> ResetRequest:
+    return _decode(_reset, body or b"{}")
 
 
 def _decode(decoder: "msgspec.json.Decoder[Any]", body: bytes) -> Any:

@@ -29,6 +29,7 @@ MOST_RESULTS = 100
 MAX_PASSAGE_CHARS = 32_768
 ERROR_CHARS = 1_000
 SHOWN_MESSAGE_CHARS = 2_000
+SENT = "Message sent."
 
 EDITS: Mapping[str, Callable[..., EditResult]] = {
     "core_memory_append": edits.core_memory_append,
@@ -75,7 +76,7 @@ async def _finish_edits(context: ToolContext) -> str:
 
 
 async def _send_message(context: ToolContext, message: Any) -> str:
-    return "Message sent."
+    return SENT
 
 
 async def _archival_insert(context: ToolContext, content: str, tags: Sequence[str] = ()) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from letta_client import Letta
 
+from perdure.agents.boot import GREETING, THOUGHT
 from tests.doubles.openai_chat import OpenAIDouble, call, calls, text
 from tests.e2e.conftest import ServerProcess
 from tests.e2e.frames import frames, post
@@ -78,9 +79,48 @@ def test_it_thinks_acts_goes_on_by_heartbeat_and_speaks(client: Letta, engine: O
     assert seen(answer.messages) == SHOWN
     assert (answer.stop_reason.stop_reason, answer.usage.step_count) == ("tool_rule", 2)
     listed = client.agents.messages.list(agent_id=agent.id, order="asc").items
-    assert seen(listed)[1:] == [("user", "How many?"), *SHOWN] or seen(listed) == [("user", "How many?"), *SHOWN]
+    assert seen(listed)[-len(SHOWN) - 1 :] == [("user", "How many?"), *SHOWN]
     run = client.runs.list(agent_id=agent.id).items[0]
     assert seen(client.runs.messages.list(run.id, order="asc").items)[-5:] == SHOWN
+
+
+def listed(client: Letta, agent: Any, **more: Any) -> list[tuple[str, Any]]:
+    return seen(client.agents.messages.list(agent_id=agent.id, order="asc", **more).items)
+
+
+def test_it_begins_by_speaking_once(client: Letta, engine: OpenAIDouble, make: Any) -> None:
+    agent = make()
+    assert len(agent.message_ids) == 4  # the system prompt, its call, the return, the login
+    begun = listed(client, agent)
+    assert begun[:2] == [("reasoning", THOUGHT), ("assistant", GREETING)]
+    (login,) = [json.loads(content) for kind, content in begun if kind == "user"]
+    assert login.keys() == {"type", "last_login", "time"} and login["type"] == "login" and len(begun) == 3
+    engine.script(call("send_message", SAYS))
+    send(client, agent)
+    sent = engine.requests[-1]["messages"]
+    assert [each["role"] for each in sent] == ["system", "assistant", "tool", "user", "user"]
+    assert json.loads(sent[1]["tool_calls"][0]["function"]["arguments"]) == {"thinking": THOUGHT, "message": GREETING}
+
+
+def test_a_history_of_its_own_takes_the_place_of_that(client: Letta, make: Any) -> None:
+    assert listed(client, make(initial_message_sequence=[])) == []
+    given = make(initial_message_sequence=[{"role": "user", "content": "Before"}])
+    assert listed(client, given) == [("user", "Before")]
+
+
+def test_its_history_can_be_emptied_or_begun_again(client: Letta, make: Any) -> None:
+    agent = make()
+    client.agents.messages.reset(agent_id=agent.id)
+    assert listed(client, agent) == []
+    client.agents.messages.reset(agent_id=agent.id, add_default_initial_messages=True)
+    assert [kind for kind, _ in listed(client, agent)] == ["reasoning", "assistant", "user"]
+    assert len(client.agents.retrieve(agent_id=agent.id).message_ids) == 4
+
+
+def test_newer_agents_begin_with_nothing_said(client: Letta, new_agent: Callable[..., Any]) -> None:
+    agent = new_agent(tools=["send_message"])
+    client.agents.messages.reset(agent_id=agent.id, add_default_initial_messages=True)
+    assert listed(client, agent) == []
 
 
 def test_the_model_must_call_one_tool_and_is_shown_the_added_arguments(
@@ -105,7 +145,7 @@ def test_heartbeats_are_for_the_model_and_its_own_arguments_stay_as_written(
     answer = send(client, make())
     assert seen(answer.messages)[0] == ("tool_call", ("look", '{ "quay":"north",  "request_heartbeat": true }'))
     last = engine.requests[-1]["messages"]
-    assert [m["tool_calls"][0]["function"]["arguments"] for m in last if m.get("tool_calls")] == [written]
+    assert [m["tool_calls"][0]["function"]["arguments"] for m in last if m.get("tool_calls")][-1:] == [written]
     beat = json.loads(last[-1]["content"])
     assert last[-1]["role"] == "user"
     assert beat.keys() == {"type", "reason", "time"} and beat["type"] == "heartbeat"

@@ -45,9 +45,9 @@ async def create(request: Request, body: CreateAgent) -> Response:
     return json_response(agent_state(view, parts.vault))
 
 
-def _first_messages(items: list[dict[str, Any]] | None) -> tuple[Message, ...]:
+def _first_messages(items: list[dict[str, Any]] | None) -> tuple[Message, ...] | None:
     if not items:
-        return ()
+        return None if items is None else ()
     try:
         found, _ = input_messages(SendRequest(messages=items), agent_id="", conversation_id="", run_id="", now=now_us())
     except Invalid as error:

@@ -8,8 +8,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
+from perdure.agents.boot import boot_sequence
 from perdure.api.endpoint import route
-from perdure.api.message_requests import MESSAGE_TYPES, decode_cancel, decode_stream, wrong
+from perdure.api.message_requests import MESSAGE_TYPES, decode_cancel, decode_reset, decode_stream, wrong
 from perdure.api.routes.messages import checked_agent_id
 from perdure.api.services import services
 from perdure.api.sse import EventStream
@@ -108,9 +109,10 @@ async def retrieve_message(request: Request) -> ASGIApp:
 
 
 async def reset_messages(request: Request) -> ASGIApp:
-    """`PATCH /v1/agents/{agent_id}/reset-messages`: an empty history; the token record stays."""
+    """`PATCH /v1/agents/{agent_id}/reset-messages`: an empty history, or as it began; the token record stays."""
     parts = services(request)
     agent_id = checked_agent_id(request.path_params["agent_id"])
+    wanted = decode_reset(await request.body())
     bundle = await parts.store.read(lambda: agents.agent_bundle(agent_id))
     text = await parts.runner.contexts.compile(bundle, None)
     revision, now = bundle.agent.revision, now_us()
@@ -130,8 +132,11 @@ async def reset_messages(request: Request) -> ASGIApp:
             yield from messages.insert_messages((system,))
         yield from message_reads.delete_messages(agent_id, but=system.id)
         yield from forget_request(agent_id)
+        first = boot_sequence(bundle.agent, bundle.tools) if wanted.add_default_initial_messages else ()
+        yield from messages.insert_messages(first)
+        ids = (system.id, *(message.id for message in first))
         yield from conversations.set_context(
-            agent_id, (system.id,), cause="reset: messages reset", compiled_revision=revision, now=now
+            agent_id, ids, cause="reset: messages reset", compiled_revision=revision, now=now
         )
 
     await parts.store.write(reset)
