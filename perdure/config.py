@@ -47,6 +47,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     callback_secret: str | None = None
     encryption_keys: tuple[str, ...] = ()
     concurrency: str = "enqueue"
+    batch_concurrency: int = 16
     keep_streams_s: float | None = 30 * 86_400.0
     keep_callbacks_s: float | None = 30 * 86_400.0
     keep_ticks_s: float | None = 90 * 86_400.0
@@ -117,6 +118,7 @@ def load_settings(env: Mapping[str, str] = os.environ, **overrides: Any) -> Sett
     take("PERDURE_CONCURRENCY", "concurrency", _concurrency)
     take("PERDURE_POSTGRES_POOL", "postgres_pool", _positive)
     take("PERDURE_APPROVAL_EXPIRY", "approval_expiry_s", _seconds_or_never)
+    take("PERDURE_BATCH_CONCURRENCY", "batch_concurrency", _positive)
     take("PERDURE_KEEP_STREAMS", "keep_streams_s", _seconds_or_never)
     take("PERDURE_KEEP_CALLBACKS", "keep_callbacks_s", _seconds_or_never)
     take("PERDURE_KEEP_TICKS", "keep_ticks_s", _seconds_or_never)

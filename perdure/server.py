@@ -27,6 +27,7 @@ from perdure.providers.web import Web
 from perdure.rollouts.driver import Rollouts
 from perdure.rollouts.fork import stand_in
 from perdure.rollouts.rewards import Scoring
+from perdure.runs.batches import Batches
 from perdure.runs.indexer import Indexer
 from perdure.runs.janitor import Janitor, Kept
 from perdure.runs.runner import Runner
@@ -68,6 +69,7 @@ class Server:
         await self.services.runner.start()
         await self.services.rollouts.start()
         await self.schedules.start()
+        await self.services.batches.start()
         await self.janitor.start()
         self._checking = asyncio.create_task(self.services.store.check_after_crash())
         if isinstance(self.services.store, PostgresStore):
@@ -79,6 +81,7 @@ class Server:
     async def stop(self) -> None:
         """Let running runs end or hand them over, then close everything in the order it depends on each other."""
         await self.janitor.stop()
+        await self.services.batches.stop()
         await self.schedules.stop()
         await self.services.rollouts.stop()
         await self.services.runner.stop()
@@ -151,6 +154,8 @@ def build(settings: Settings) -> Server:
     )
     told = exports(settings.env)
     runner.observers += [metrics.committed, searcher.committed, *told.observers]
+    batches = Batches(store, runner, at_once=settings.batch_concurrency)
+    runner.observers.append(batches.committed)
     rollouts = Rollouts(store, runner, Scoring(sandbox, web))
     services = Services(
         settings=settings,
@@ -160,6 +165,7 @@ def build(settings: Settings) -> Server:
         runner=runner,
         web=web,
         rollouts=rollouts,
+        batches=batches,
         metrics=metrics.text,
         embeddings=embeddings,
         search=searcher,

@@ -91,6 +91,7 @@ def _routers() -> list[APIRouter]:
         agent_tools,
         agents,
         archives,
+        batches,
         blocks,
         compaction,
         conversations,
@@ -112,6 +113,7 @@ def _routers() -> list[APIRouter]:
     modules = (
         health,
         message_search,
+        batches,
         *of_agents,
         blocks,
         tools,

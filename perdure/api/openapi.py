@@ -97,6 +97,12 @@ _ANSWERS: dict[str, str] = {
     "MessageSearchResult": """
         embedded_text string, message LettaMessage, fts_rank integer?, vector_rank integer?, rrf_score number""",
     "Health": "version string, status string, perdure_version string?, tool_isolation string?, warning string?",
+    "BatchJob": """
+        id string, status string, job_type string, created_at date, updated_at date?, completed_at date?,
+        stop_reason string?, metadata {}?, background boolean?, agent_id string?, callback_url string?,
+        callback_sent_at date?, callback_status_code integer?, callback_error string?, ttft_ns integer?,
+        total_duration_ns integer?, created_by_id string?, last_updated_by_id string?""",
+    "BatchMessages": "messages [{}]",
     "Deleted": "message string",
     "Provider": """
         id string, name string, provider_type string, provider_category string, base_url string?, region string?,
@@ -126,6 +132,10 @@ _ANSWERS: dict[str, str] = {
 
 # operation id -> the type of its answer (200)
 _OPERATIONS: dict[str, str] = {
+    "create_batch": "BatchJob",
+    "retrieve_batch": "BatchJob",
+    "list_batches": "[BatchJob]",
+    "list_batch_messages": "BatchMessages",
     "check_health": "Health",
     "check_ready": "Health",
     "create_agent": "AgentState",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from perdure.providers.registry import Registry
     from perdure.providers.web import Web
     from perdure.rollouts.driver import Rollouts
+    from perdure.runs.batches import Batches
     from perdure.runs.runner import Runner
     from perdure.runs.search import Searcher
     from perdure.store.base import Store
@@ -30,6 +31,7 @@ class Services:
     runner: "Runner"
     web: "Web"
     rollouts: "Rollouts"
+    batches: "Batches"
     metrics: "Callable[[], bytes]"
     embeddings: "Embeddings"
     search: "Searcher"

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from perdure.core.batches import Batch
 from perdure.core.errors import AgentError, Invalid, NotFound
 from perdure.core.ids import now_us
 from perdure.core.runs import Run
@@ -24,6 +25,7 @@ from perdure.providers.web import Web
 from perdure.store import callbacks as callback_store
 from perdure.store import runs as run_store
 from perdure.store.base import Store
+from perdure.store.batches import batch_by_id
 from perdure.store.callbacks import Callback, Outcome
 
 log = logging.getLogger(__name__)
@@ -50,6 +52,10 @@ class Callbacks:
     def run_ended(self, run: Run) -> None:
         if run.config.callback_url is not None:
             self._wake.set()
+
+    def look(self) -> None:
+        """Something else has ended whose end is to be told."""
+        self._wake.set()
 
     async def deliver(self) -> None:
         """For ever: whatever is due."""
@@ -116,6 +122,8 @@ class Callbacks:
             await asyncio.sleep(LOOK_S)  # in its place: a database that is away is not asked again at once
 
     async def _payload(self, run_id: str) -> dict[str, Any]:
+        if run_id.startswith("job-"):
+            return batch_payload(await self._store.read(lambda: batch_by_id(run_id)))
         return payload(await self._store.read(lambda: run_store.run_by_id(run_id)))
 
     async def _post(self, callback: Callback, said: dict[str, Any]) -> Outcome:
@@ -144,14 +152,21 @@ class Callbacks:
 
 def payload(run: Run) -> dict[str, Any]:
     """What a callback says. `metadata` as on the run."""
-    completed = None if run.completed_us is None else datetime.fromtimestamp(run.completed_us / 1e6, UTC).isoformat()
     return {
         "run_id": run.id,
         "status": run.status,
         "stop_reason": run.stop_reason,
-        "completed_at": completed,
+        "completed_at": _iso(run.completed_us),
         "metadata": run.metadata or {},
     }
+
+
+def batch_payload(batch: Batch) -> dict[str, Any]:
+    return {"job_id": batch.id, "status": batch.status, "completed_at": _iso(batch.completed_us)}
+
+
+def _iso(at_us: int | None) -> str | None:
+    return None if at_us is None else datetime.fromtimestamp(at_us / 1e6, UTC).isoformat()
 
 
 def signature(secret: bytes, at: int, body: bytes) -> str:

@@ -93,7 +93,7 @@ class Runner:
         self.owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:12]}"
         self._max_queued = max_queued
         self._trace_limit = trace_limit
-        self._callbacks = Callbacks(store, web, secret=callback_secret)
+        self.callbacks = Callbacks(store, web, secret=callback_secret)
         self._approval_expiry_us = None if approval_expiry_s is None else round(approval_expiry_s * 1e6)
         self._logs: OrderedDict[str, RunLog] = OrderedDict()
         self._jobs: dict[str, Job] = {}
@@ -125,7 +125,7 @@ class Runner:
         await self._remote.start()
         self._spawn(self._watch.beat())
         self._spawn(self._watch.sweep())
-        self._spawn(self._callbacks.deliver())
+        self._spawn(self.callbacks.deliver())
 
     async def stop(self, grace_s: float = 5.0) -> None:
         """Let running runs end for a while, then leave the rest to whoever starts next: their steps are committed."""
@@ -184,10 +184,10 @@ class Runner:
         if accepted.lease is not None:
             self._start(run, accepted, accepted.admitted.inputs if accepted.fresh else None, write.committed)
         else:
-            self._queued(run.conversation_id)
+            self.queued(run.conversation_id)
         return Submitted(run.id, False, write.committed)
 
-    def _queued(self, conversation_id: str) -> None:
+    def queued(self, conversation_id: str) -> None:
         """A run waits for this conversation, which may be free."""
         self._waiting[conversation_id] = self._waiting.get(conversation_id, 0) + 1
         if not any(job.conversation_id == conversation_id for job in self._jobs.values()):
@@ -256,7 +256,7 @@ class Runner:
             if not runlog.ended:
                 runlog.abandon()
             self._remote.freed(run.conversation_id)
-            self._callbacks.run_ended(run)
+            self.callbacks.run_ended(run)
         if self._waiting.get(run.conversation_id):
             await self._claim(run.conversation_id)
 
@@ -269,7 +269,7 @@ class Runner:
             runlog,
             trace_limit=self._trace_limit,
             on_commit=self._remote.committed,
-            on_queued=self._queued,
+            on_queued=self.queued,
             observers=self.observers,
             admitted=accepted.admitted,
             approval_expiry_us=self._approval_expiry_us,

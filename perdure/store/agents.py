@@ -129,6 +129,16 @@ def check_agent(agent_id: str) -> Tx[None]:
         raise NotFound("Agent not found")
 
 
+def timezones(agent_ids: Collection[str]) -> Tx[dict[str, str]]:
+    """Where the agents are, as far as they are still there."""
+    found: dict[str, str] = {}
+    for agent_id in agent_ids:
+        rows = yield Query("agent_by_id", {"id": agent_id})
+        if rows:
+            found[agent_id] = agent_from_row(rows[0]).timezone
+    return found
+
+
 def agent_bundle(agent_id: str) -> Tx[AgentBundle]:
     agent = yield from agent_by_id(agent_id)
     blocks = yield from blocks_of_agent(agent_id)

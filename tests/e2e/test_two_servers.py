@@ -182,3 +182,29 @@ def outlive_a_restart(
         "tool_return_message",
         "assistant_message",
     ]
+
+
+def test_a_batch_handed_in_at_one_is_finished_by_the_other(
+    pair: tuple[ServerProcess, ServerProcess], engine: OpenAIDouble
+) -> None:
+    a, b = map(sdk, pair)
+    agents = [new_agent(a).id for _ in range(3)]
+    engine.default = lambda body: text(f"You said {body['messages'][-1]['content']}.", delay_s=0.3)
+    try:
+        requests = [{"agent_id": agents[at % 3], "input": str(at)} for at in range(12)]
+        batch: Any = a.post("/v1/messages/batches", cast_to=object, body={"requests": requests})
+        path = f"/v1/messages/batches/{batch['id']}"
+
+        def completed(least: int) -> Any:
+            job: Any = b.get(path, cast_to=object)
+            return job if job["metadata"]["request_counts"]["completed"] >= least else None
+
+        wait_for(lambda: completed(2))
+        pair[0].kill()
+        job = wait_for(lambda: completed(12), within_s=60)
+        assert job["status"] == "completed"
+        for at, agent in enumerate(agents):
+            said = [m for m in b.agents.messages.list(agent).items if m.message_type == "user_message"]
+            assert [m.content for m in said] == [str(number) for number in range(at, 12, 3)]
+    finally:
+        engine.default = text("ok")

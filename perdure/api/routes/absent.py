@@ -22,7 +22,6 @@ _LISTS = {
     "jobs": "list_jobs",
     "jobs/active": "list_active_jobs",
     "mcp-servers": "mcp_list_mcp_servers",
-    "messages/batches": "list_batches",
     "sandbox-config": "list_sandbox_configs",
     "sources": "list_sources",
 }
@@ -31,7 +30,6 @@ _CREATE = {
     "folders": "create_folder",
     "identities": "create_identity",
     "mcp-servers": "mcp_create_mcp_server",
-    "messages/batches": "create_batch",
 }
 _OF_AN_AGENT = {
     "folders": "list_folders_for_agent",

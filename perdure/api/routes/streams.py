@@ -3,6 +3,7 @@
 from typing import Any
 
 import msgspec
+from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import Response
@@ -181,11 +182,19 @@ async def cancel_messages(request: Request) -> ASGIApp:
     return _json(dict.fromkeys(run_ids, "cancelled"))
 
 
+class _MessageId(StringConvertor):
+    """A path under /v1/messages that is not another resource's."""
+
+    regex = "(?!batches$)[^/]+"
+
+
+register_url_convertor("message_id", _MessageId())
+
 routes = [
     route("GET", "/v1/agents/{agent_id}/messages", list_agent_messages, "list_messages"),
     route("POST", "/v1/agents/{agent_id}/messages/cancel", cancel_messages, "cancel_message"),
     route("PATCH", "/v1/agents/{agent_id}/reset-messages", reset_messages, "reset_messages"),
     route("GET", "/v1/messages", list_all_messages, "list_all_messages"),
-    route("GET", "/v1/messages/{message_id}", retrieve_message, "retrieve_message"),
+    route("GET", "/v1/messages/{message_id:message_id}", retrieve_message, "retrieve_message"),
     route("POST", "/v1/runs/{run_id}/stream", resume_stream, "retrieve_run_stream"),
 ]

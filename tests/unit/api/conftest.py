@@ -40,6 +40,7 @@ async def connect(store: SqliteStore, tmp_path: Path) -> AsyncIterator[Connect]:
             runner=cast(Any, None),
             web=Web(),
             rollouts=cast(Any, None),
+            batches=cast(Any, None),
             metrics=bytes,
             embeddings=Embeddings(registry),
             search=Searcher(store),

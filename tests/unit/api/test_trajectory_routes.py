@@ -59,6 +59,7 @@ def client(store: SqliteStore, tmp_path: Path) -> httpx.AsyncClient:
         runner=cast(Any, None),
         web=Web(),
         rollouts=cast(Any, None),
+        batches=cast(Any, None),
         metrics=bytes,
         embeddings=cast(Any, None),
         search=Searcher(store),
