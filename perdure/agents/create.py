@@ -64,7 +64,7 @@ async def create_agent(
         )
     )
     new_ids = frozenset(block.id for block in made)
-    sleeper = await sleeptime_of(store, spec, chosen, bundle) if wants_sleeptime(spec) else None
+    sleeper = await store.read(lambda: sleeptime_of(spec, chosen, bundle)) if wants_sleeptime(spec) else None
     if sleeper is not None:
         bundle = msgspec.structs.replace(bundle, group=sleeper.group)
 

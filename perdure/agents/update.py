@@ -11,6 +11,7 @@ from perdure.agents.names import checked_name
 from perdure.agents.parts import check_labels, check_timezone
 from perdure.agents.pins import check_pins
 from perdure.agents.recompile import recompile_agents
+from perdure.agents.sleeptime import set_sleeptime
 from perdure.agents.spec import AgentChange
 from perdure.core.agents import Agent, Block, ModelSettings
 from perdure.core.errors import NotFound
@@ -83,6 +84,8 @@ def _update(
         yield from set_tags("agent", agent_id, change.tags)
     if change.message_ids is not UNSET:
         yield from _set_messages(agent, change.message_ids)
+    if change.enable_sleeptime is not UNSET:
+        yield from set_sleeptime(agent)
     told_only_by_prompt = (agent.system, agent.tool_rules) != (before.system, before.tool_rules)
     yield from recompile_agents([agent_id], "the agent was edited", even_appending=told_only_by_prompt)
     return (yield from agent_view(agent_id))

@@ -10,7 +10,9 @@ import pytest
 from perdure.agents.builtin_tools import ensure_builtin_tools
 from perdure.agents.create import create_agent
 from perdure.agents.groups import GroupSpec, Manager, create_group
-from perdure.agents.spec import AgentSpec, BlockSpec
+from perdure.agents.spec import AgentChange, AgentSpec, BlockSpec
+from perdure.agents.update import update_agent
+from perdure.core.errors import Conflict
 from perdure.core.events import UsageReported
 from perdure.core.groups import Group
 from perdure.core.messages import ToolCall
@@ -278,6 +280,41 @@ async def test_the_agent_and_its_sleeptime_agent_share_blocks_and_go_together(wo
     await world.store.write(lambda: agents.delete_agent(world.ids["Ann"]))
     assert await world.store.read(agents.count_agents) == 0
     assert await world.store.read(groups.count_groups) == 0
+
+
+async def test_a_sleeptime_agent_comes_and_goes_with_an_update(world: Groups) -> None:
+    model = await world.agent("Ann", memory_blocks=(BlockSpec(label="human", value="Ada"),))
+    ann = world.ids["Ann"]
+    enable = AgentChange(enable_sleeptime=True)
+    view = await update_agent(world.store, world.registry, ann, enable)
+    group = view.bundle.group
+    assert group is not None
+    assert (group.manager_type, group.frequency, group.own_members) == ("sleeptime", 5, True)
+    other = await world.store.read(lambda: agents.agent_bundle(group.agent_ids[0]))
+    assert (other.agent.name, other.agent.model) == ("Ann-sleeptime", view.bundle.agent.model)
+    assert [block.label for block in other.blocks] == ["human", "memory_persona"]
+    await update_agent(world.store, world.registry, ann, enable)  # is a group already
+    assert await world.store.read(groups.count_groups) == 1
+    await world.change(group, frequency=1)
+    model.answers = ["hi", "slept"]
+    (rest,) = await world.rest_ids("Ann", "hello") or ()
+    await world.runner.outcome(rest)
+    gone = await update_agent(world.store, world.registry, ann, AgentChange(enable_sleeptime=False))
+    assert gone.bundle.group is None and gone.bundle.agent.enable_sleeptime is False
+    assert await world.store.read(agents.count_agents) == 1
+    assert await world.store.read(groups.count_groups) == 0
+    assert await world.rest_ids("Ann", "again") is None
+
+
+async def test_a_manager_of_another_group_gets_no_sleeptime_agent(world: Groups) -> None:
+    await world.agent("Boss")
+    await world.agent("One")
+    made = await world.group("supervisor", "Boss", "One")
+    with pytest.raises(Conflict, match="manages group"):
+        await update_agent(world.store, world.registry, world.ids["Boss"], AgentChange(enable_sleeptime=True))
+    assert await world.store.read(agents.count_agents) == 2
+    await update_agent(world.store, world.registry, world.ids["Boss"], AgentChange(enable_sleeptime=False))
+    assert (await world.store.read(lambda: groups.group_view(made.id))).group == made
 
 
 async def test_the_runs_of_agents_without_a_group_ask_nothing_more(world: Groups) -> None:
