@@ -10,6 +10,15 @@ from perdure.store.message_reads import list_messages
 from perdure.store.messages import context_messages
 
 
+def export_agents(agent_id: str, conversation_id: str | None, *, with_messages: bool) -> Tx[list[ExportedAgent]]:
+    """The agent, and the members of the group it manages, with what was said in their own conversations."""
+    first = yield from export_agent(agent_id, conversation_id, with_messages=with_messages)
+    found = [first]
+    for member in first.bundle.group.agent_ids if first.bundle.group is not None else ():
+        found.append((yield from export_agent(member, None, with_messages=with_messages)))
+    return found
+
+
 def export_agent(agent_id: str, conversation_id: str | None, *, with_messages: bool) -> Tx[ExportedAgent]:
     """`conversation_id` None: the agent's own. NotFound for an agent or conversation that is not there, or not its own."""
     yield from check_agent(agent_id)

@@ -6,6 +6,7 @@ Invariant: every id an agent refers to is one of the file's. What the file holds
 from msgspec import Struct
 
 from perdure.agents.edit_tools import ToolSpec
+from perdure.agents.groups import GroupSpec
 from perdure.agents.spec import AgentSpec, BlockSpec
 from perdure.core.agents import AgentBundle
 from perdure.core.messages import Message
@@ -20,12 +21,14 @@ class FileTool(Struct, frozen=True, kw_only=True):
 
 
 class FileAgent(Struct, frozen=True, kw_only=True):
-    """`where`: its place in the file, for errors. `messages`: all of its history, in order, their ids those of the file.
+    """`where`: its place in the file, for errors; `id`: the file's own. `messages`: all of its history, in order, their ids those
+    of the file.
 
     `in_context`: the ids of those in its context, the compiled system message first. `context_window`: as it was.
     """
 
     where: str
+    id: str
     spec: AgentSpec
     context_window: int | None = None
     block_ids: tuple[str, ...] = ()
@@ -34,12 +37,21 @@ class FileAgent(Struct, frozen=True, kw_only=True):
     in_context: tuple[str, ...] = ()
 
 
+class FileGroup(Struct, frozen=True, kw_only=True):
+    """`spec`: with the ids of the file, all of which are in it."""
+
+    where: str
+    id: str
+    spec: GroupSpec
+
+
 class AgentFile(Struct, frozen=True, kw_only=True):
     """`blocks`, `tools`: by the file's own ids. `left_out`: what could not be taken, in words for the person who imports it."""
 
     agents: tuple[FileAgent, ...]
     blocks: dict[str, BlockSpec]
     tools: dict[str, FileTool]
+    groups: tuple[FileGroup, ...] = ()
     left_out: tuple[str, ...] = ()
 
 

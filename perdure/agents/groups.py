@@ -33,10 +33,13 @@ class Manager(Struct, frozen=True, kw_only=True):
 
 
 class GroupSpec(Struct, frozen=True, kw_only=True):
+    """`own_members`: they go when their manager goes."""
+
     agent_ids: tuple[str, ...]
     description: str = ""
     manager: Manager = Manager()
     shared_block_ids: tuple[str, ...] = ()
+    own_members: bool = False
     project_id: str | None = None
     hidden: bool | None = None
 
@@ -60,6 +63,7 @@ def create_group(spec: GroupSpec) -> Tx[GroupView]:
         agent_ids=spec.agent_ids,
         description=spec.description,
         shared_block_ids=spec.shared_block_ids,
+        own_members=spec.own_members,
         project_id=spec.project_id,
         hidden=spec.hidden,
         created_us=now,

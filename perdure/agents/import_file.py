@@ -10,7 +10,8 @@ import msgspec
 from perdure.agents.edit_blocks import new_block
 from perdure.agents.edit_tools import put_tool
 from perdure.agents.file_history import compiled_message, context_of
-from perdure.agents.file_values import AgentFile, FileAgent, FileTool, Imported, ImportOptions
+from perdure.agents.file_values import AgentFile, FileAgent, FileGroup, FileTool, Imported, ImportOptions
+from perdure.agents.groups import create_group
 from perdure.agents.models import ChosenModel, choose_model
 from perdure.agents.names import checked_name, made_up_name
 from perdure.agents.parts import base_tool_names, check_labels, check_timezone, new_bundle
@@ -26,8 +27,11 @@ from perdure.loop.rules import validate_rules
 from perdure.providers.registry import Registry
 from perdure.store.agents import create_agent as store_agent
 from perdure.store.base import Store, Tx
+from perdure.store.blocks import create_block
 from perdure.store.tools import find_tool
 from perdure.tools.registry import BUILTIN_TOOLS
+
+_KEEPERS = ("sleeptime_agent", "voice_sleeptime_agent")
 
 
 async def import_file(
@@ -101,7 +105,7 @@ def _store(
         tools[key] = yield from _tool(tool, options.override_existing_tools, notes)
     blocks = {key: _block(spec, f"block {spec.label} ({key})", now, notes) for key, spec in file.blocks.items()}
     created: set[str] = set()
-    agent_ids: list[str] = []
+    agent_ids: dict[str, str] = {}
     for agent, spec, chosen in wanted:
         own = [
             _block(block, f"{agent.where}.memory_blocks[{at}]", now, notes)
@@ -125,10 +129,40 @@ def _store(
             in_context=in_context,
         )
         created |= {block.id for block in has}
-        agent_ids.append(bundle.agent.id)
+        agent_ids[agent.id] = bundle.agent.id
         if empty := sorted(key for key, value in spec.secrets.items() if not value):
             notes.append(f"{agent.where}: these secrets have no value yet: {', '.join(empty)}")
-    return agent_ids, notes
+    yield from _groups(file, blocks, created, agent_ids)
+    return list(agent_ids.values()), notes
+
+
+def _groups(file: AgentFile, blocks: Mapping[str, Block], created: set[str], agent_ids: Mapping[str, str]) -> Tx[None]:
+    """`created`: the ids of the blocks that are stored already."""
+    for group in file.groups:
+        for key in group.spec.shared_block_ids:
+            if blocks[key].id not in created:
+                yield from create_block(blocks[key])
+                created.add(blocks[key].id)
+        keepers = all(agent.spec.agent_type in _KEEPERS for agent in file.agents if agent.id in group.spec.agent_ids)
+        yield from _group(group, keepers, agent_ids, {key: block.id for key, block in blocks.items()})
+
+
+def _group(group: FileGroup, keepers: bool, agents: Mapping[str, str], blocks: Mapping[str, str]) -> Tx[None]:
+    """`keepers`: its members are there to look after their manager's memory."""
+    spec, manager = group.spec, group.spec.manager
+    if manager.manager_agent_id is not None:
+        manager = msgspec.structs.replace(manager, manager_agent_id=agents[manager.manager_agent_id])
+    made = msgspec.structs.replace(
+        spec,
+        agent_ids=tuple(agents[agent_id] for agent_id in spec.agent_ids),
+        manager=manager,
+        shared_block_ids=tuple(blocks[block_id] for block_id in spec.shared_block_ids),
+        own_members=keepers and "sleeptime" in manager.manager_type,
+    )
+    try:
+        yield from create_group(made)
+    except AgentError as error:
+        raise Invalid(f"{group.where}: {error.message}") from error
 
 
 def _block(spec: BlockSpec, where: str, now: int, notes: list[str]) -> Block:

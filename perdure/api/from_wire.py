@@ -4,12 +4,14 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from perdure.agents.edit_tools import ToolChange, ToolSpec
+from perdure.agents.groups import Manager
 from perdure.agents.spec import AgentChange, AgentSpec, BlockChange, BlockSpec
 from perdure.agents.update import with_settings
 from perdure.api.compaction_settings import compaction_settings
 from perdure.api.model_settings import check_response_format, model_settings
 from perdure.api.wire.agents import CreateAgent, LLMConfig, UpdateAgent
 from perdure.api.wire.blocks import TEMPLATE_FIELDS, CreateBlock, UpdateBlock
+from perdure.api.wire.groups import ManagerChange, ManagerConfig
 from perdure.api.wire.tools import CreateTool, UpdateTool
 from perdure.core.agents import DEFAULT_BLOCK_LIMIT
 from perdure.core.errors import Invalid, ToolError
@@ -241,3 +243,16 @@ def time_us(value: str | None, field: str, *, end_of_day: bool = False, timezone
         return end_us(value, field, timezone) if end_of_day else start_us(value, field, timezone)
     except ToolError as error:
         raise Invalid(error.message, status=422) from error
+
+
+def manager_of(config: ManagerConfig | ManagerChange) -> Manager:
+    """How a group is led; None where the kind has no such setting or it was left out."""
+    return Manager(
+        manager_type=config.manager_type,
+        manager_agent_id=config.manager_agent_id,
+        max_turns=getattr(config, "max_turns", None),
+        termination_token=getattr(config, "termination_token", None),
+        frequency=getattr(config, "sleeptime_agent_frequency", None),
+        max_buffer=getattr(config, "max_message_buffer_length", None),
+        min_buffer=getattr(config, "min_message_buffer_length", None),
+    )

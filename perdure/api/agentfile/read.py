@@ -9,8 +9,9 @@ from typing import Any, cast
 
 import msgspec
 
-from perdure.agents.file_values import AgentFile, FileAgent, FileTool
+from perdure.agents.file_values import AgentFile, FileAgent, FileGroup, FileTool
 from perdure.agents.spec import BlockSpec
+from perdure.api.agentfile.groups import read_groups
 from perdure.api.agentfile.legacy import is_legacy, modern
 from perdure.api.agentfile.messages import MessageReader
 from perdure.api.agentfile.places import an_object, objects, optional_text, parsed, text, texts, within, wrong
@@ -24,7 +25,6 @@ from perdure.core.messages import Message
 OURS = "perdure_version"
 # what else a file may hold, and why it is left out
 _NO_PLACE = {
-    "groups": "groups of agents",
     "files": "files",
     "sources": "folders",
     "mcp_servers": "MCP servers",
@@ -65,9 +65,39 @@ def _file(file: dict[str, Any]) -> AgentFile:
         _check_refers(agent.where, "block_ids", agent.block_ids, blocks)
         _check_refers(agent.where, "tool_ids", agent.tool_ids, tools)
     for key, what in _NO_PLACE.items():
-        if count := len(list(objects(file, key, ""))):
-            left_out.append(f"{key}: {count} left out, as {what} cannot be taken from a file yet")
-    return AgentFile(agents=agents, blocks=blocks, tools=tools, left_out=tuple(left_out))
+        if items := [item for _, item in objects(file, key, "")]:
+            left_out.append(f"{key}: {_named(items)} left out, as {what} cannot be taken from a file yet")
+    groups = read_groups(file, [agent.id for agent in agents], blocks, left_out)
+    _note_missing_groups(file, groups, agents, left_out)
+    return AgentFile(agents=agents, blocks=blocks, tools=tools, groups=tuple(groups), left_out=tuple(left_out))
+
+
+def _named(items: list[dict[str, Any]]) -> str:
+    """How many there are, and their names where they have any."""
+    names = [
+        str(name) for item in items if (name := item.get("name") or item.get("server_name") or item.get("file_name"))
+    ]
+    return f"{len(items)} ({', '.join(names)})" if names else str(len(items))
+
+
+def _note_missing_groups(
+    file: dict[str, Any], groups: list[FileGroup], agents: tuple[FileAgent, ...], left_out: list[str]
+) -> None:
+    """Agents that belong to groups which are not in the file, and those whose sleeptime agent is not."""
+    known = {text(item, "id", place) for place, item in objects(file, "groups", "") if item.get("id")}
+    for place, item in objects(file, "agents", ""):
+        named = item.get("group_ids") or []
+        if any(group not in known for group in named):
+            left_out.append(f"{place}.group_ids: left out, as its groups are not in the file")
+    resting = {
+        group.spec.manager.manager_agent_id for group in groups if "sleeptime" in group.spec.manager.manager_type
+    }
+    for agent in agents:
+        if agent.spec.enable_sleeptime and agent.id not in resting:
+            left_out.append(
+                f"{agent.where}.enable_sleeptime: its sleeptime agent is not in the file; update the agent with "
+                "enable_sleeptime=true to make one"
+            )
 
 
 def _check_refers(where: str, key: str, ids: tuple[str, ...], there: dict[str, Any]) -> None:
@@ -95,7 +125,7 @@ def _tool(item: dict[str, Any], place: str) -> FileTool:
 
 
 def _agent(item: dict[str, Any], where: str, *, packs_users: bool, left_out: list[str]) -> FileAgent:
-    text(item, "id", where)
+    file_id = text(item, "id", where)
     outer = {key: value for key, value in item.items() if key not in ("block_ids", "tool_ids", "memory_blocks")}
     body = parsed(CreateAgent, {**outer, "memory_blocks": item.get("memory_blocks") or None}, where)
     with within(where):
@@ -103,13 +133,14 @@ def _agent(item: dict[str, Any], where: str, *, packs_users: bool, left_out: lis
     window = spec.context_window_limit
     spec = msgspec.structs.replace(spec, context_window_limit=None, embedding=spec.embedding or _embedding(item))
     messages = _messages(item, where, packs_users=packs_users, left_out=left_out)
-    for key, what in (("files_agents", "open files"), ("group_ids", "its groups"), ("source_ids", "its folders")):
+    for key, what in (("files_agents", "open files"), ("source_ids", "its folders")):
         if item.get(key):
             left_out.append(f"{where}.{key}: left out, as {what} cannot be taken from a file yet")
     if item.get("initial_message_sequence"):
         left_out.append(f"{where}.initial_message_sequence: left out; the messages in the file are its history")
     return FileAgent(
         where=where,
+        id=file_id,
         spec=spec,
         context_window=window,
         block_ids=tuple(dict.fromkeys(texts(item, "block_ids", where))),

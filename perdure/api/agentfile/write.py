@@ -1,11 +1,12 @@
 """Agents as the JSON of an agent file. Ids become the file's own (`agent-0`, `block-0`, ...); of secrets only the names stay."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import perdure
 from perdure.agents.file_values import ExportedAgent
 from perdure.agents.pins import with_pins
+from perdure.api.agentfile.groups import file_group
 from perdure.api.agentfile.messages import file_message
 from perdure.api.agentfile.read import OURS
 from perdure.api.compaction_settings import shown_compaction
@@ -13,6 +14,7 @@ from perdure.api.model_settings import llm_config, shown_settings
 from perdure.api.resources import block_json, tool_json
 from perdure.api.to_wire import iso
 from perdure.core.agents import Agent, Block, ModelSettings, Tool
+from perdure.core.groups import Group
 
 _BLOCK_KEYS = (
     "value",
@@ -57,9 +59,15 @@ def file_json(agents: Sequence[ExportedAgent], *, revision: str, now_us: int) ->
     tools: dict[str, Tool] = {tool.id: tool for agent in agents for tool in agent.bundle.tools}
     block_ids = {key: f"block-{at}" for at, key in enumerate(blocks)}
     tool_ids = {key: f"tool-{at}" for at, key in enumerate(tools)}
+    agent_ids = {agent.bundle.agent.id: f"agent-{at}" for at, agent in enumerate(agents)}
+    managed = [agent.bundle.group for agent in agents if agent.bundle.group is not None]
+    groups = {f"group-{at}": group for at, group in enumerate(managed) if agent_ids.keys() >= set(group.agent_ids)}
     return {
-        "agents": [_agent(agent, f"agent-{at}", block_ids, tool_ids) for at, agent in enumerate(agents)],
-        "groups": [],
+        "agents": [
+            _agent(agent, agent_ids[agent.bundle.agent.id], block_ids, tool_ids, _groups_of(agent, groups))
+            for agent in agents
+        ],
+        "groups": [file_group(group, key, agent_ids, block_ids) for key, group in groups.items()],
         "blocks": [{"id": block_ids[key], **_picked(block_json(block), _BLOCK_KEYS)} for key, block in blocks.items()],
         "files": [],
         "sources": [],
@@ -71,11 +79,18 @@ def file_json(agents: Sequence[ExportedAgent], *, revision: str, now_us: int) ->
     }
 
 
+def _groups_of(agent: ExportedAgent, groups: Mapping[str, Group]) -> list[str]:
+    agent_id = agent.bundle.agent.id
+    return [key for key, group in groups.items() if agent_id in (group.manager_agent_id, *group.agent_ids)]
+
+
 def _picked(found: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
     return {key: found[key] for key in keys}
 
 
-def _agent(exported: ExportedAgent, file_id: str, blocks: dict[str, str], tools: dict[str, str]) -> dict[str, Any]:
+def _agent(
+    exported: ExportedAgent, file_id: str, blocks: dict[str, str], tools: dict[str, str], groups: list[str]
+) -> dict[str, Any]:
     bundle = exported.bundle
     agent = bundle.agent
     secrets = dict.fromkeys(agent.secrets, "")
@@ -129,7 +144,7 @@ def _agent(exported: ExportedAgent, file_id: str, blocks: dict[str, str], tools:
             for message in exported.messages
         ],
         "files_agents": [],
-        "group_ids": [],
+        "group_ids": groups,
     }
 
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from perdure.agents.export_file import export_agent
+from perdure.agents.export_file import export_agents
 from perdure.agents.file_values import ImportOptions
 from perdure.agents.import_file import import_file
 from perdure.api.agentfile.legacy import legacy
@@ -58,14 +58,15 @@ class ImportForm(BaseModel):
 
 @router.get("/agents/{agent_id}/export", operation_id="export_agent")
 async def export(request: Request, agent_id: AgentId, query: Annotated[ExportQuery, Query()]) -> Response:
-    """The agent as a file: its settings, memory, tools and one conversation; of its secrets only the names."""
+    """The agent as a file: its settings, memory, tools and one conversation, and the group it manages with its members; of
+    secrets only the names. The legacy format holds one agent alone."""
     conversation_id = None if query.conversation_id in (None, "default") else query.conversation_id
     exported = await services(request).store.scan(
-        lambda: export_agent(agent_id, conversation_id, with_messages=not query.scrub_messages)
+        lambda: export_agents(agent_id, conversation_id, with_messages=not query.scrub_messages)
     )
-    file = file_json([exported], revision=HEAD, now_us=now_us())
+    file = file_json(exported[:1] if query.use_legacy_format else exported, revision=HEAD, now_us=now_us())
     if query.use_legacy_format:
-        agent = exported.bundle.agent
+        agent = exported[0].bundle.agent
         file = legacy(file, version=WIRE_VERSION, created_at=iso(agent.created_us), updated_at=iso(agent.updated_us))
     return Response(msgspec.json.format(msgspec.json.encode(file), indent=2), media_type="application/json")
 

@@ -8,9 +8,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from perdure.agents import groups as edits
-from perdure.agents.groups import GroupChange, GroupSpec, Manager
+from perdure.agents.groups import GroupChange, GroupSpec
 from perdure.api.conversation_resources import cancellable_runs
 from perdure.api.errors import json_response
+from perdure.api.from_wire import manager_of
 from perdure.api.paging import AgentId, GroupId, Page100
 from perdure.api.resources import group_json
 from perdure.api.services import services
@@ -19,8 +20,6 @@ from perdure.api.wire.groups import (
     CreateGroup,
     GroupsOfAgentQuery,
     ListGroupsQuery,
-    ManagerChange,
-    ManagerConfig,
     UpdateGroup,
 )
 from perdure.store import groups as group_store
@@ -36,25 +35,13 @@ async def create(request: Request, body: CreateGroup) -> Response:
     spec = GroupSpec(
         agent_ids=tuple(body.agent_ids),
         description=body.description,
-        manager=_manager(body.manager_config),
+        manager=manager_of(body.manager_config),
         shared_block_ids=tuple(body.shared_block_ids or ()),
         project_id=body.project_id,
         hidden=body.hidden,
     )
     view = await services(request).store.write(lambda: edits.create_group(spec))
     return json_response(group_json(view.group, view.progress))
-
-
-def _manager(config: ManagerConfig | ManagerChange) -> Manager:
-    return Manager(
-        manager_type=config.manager_type,
-        manager_agent_id=config.manager_agent_id,
-        max_turns=getattr(config, "max_turns", None),
-        termination_token=getattr(config, "termination_token", None),
-        frequency=getattr(config, "sleeptime_agent_frequency", None),
-        max_buffer=getattr(config, "max_message_buffer_length", None),
-        min_buffer=getattr(config, "min_message_buffer_length", None),
-    )
 
 
 @router.get("/groups", operation_id="list_groups")
@@ -83,7 +70,7 @@ async def modify(request: Request, group_id: GroupId, body: UpdateGroup) -> Resp
     change = GroupChange(
         agent_ids=tuple(body.agent_ids) if body.agent_ids is not None else UNSET,
         description=body.description if body.description is not None else UNSET,
-        manager=_manager(body.manager_config) if body.manager_config is not None else UNSET,
+        manager=manager_of(body.manager_config) if body.manager_config is not None else UNSET,
         shared_block_ids=tuple(body.shared_block_ids) if body.shared_block_ids is not None else UNSET,
         project_id=body.project_id if "project_id" in given else UNSET,
         hidden=body.hidden if "hidden" in given else UNSET,

@@ -61,8 +61,8 @@ async def test_a_file_of_the_archived_server_is_taken_over(http: httpx.AsyncClie
     ]
     assert notes == [
         "agents[0].messages: 1 images are not in the file; a line of text stands for each",
-        "sources: 1 left out, as folders cannot be taken from a file yet",
-        "mcp_servers: 1 left out, as MCP servers cannot be taken from a file yet",
+        "sources: 1 (charts) left out, as folders cannot be taken from a file yet",
+        "mcp_servers: 1 (tower) left out, as MCP servers cannot be taken from a file yet",
         "tool ring_bell (external_mcp) was left out: it cannot be made from a file",
         "block rules (block-1): the block's limit of 10 was raised to the 37 characters it has",
         "agents[0]: these secrets have no value yet: TIDE_KEY",
