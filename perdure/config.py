@@ -23,6 +23,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     Sizes are in bytes, times in seconds; `approval_expiry_s` None: approval requests wait for ever.
     `encryption_keys`: the first seals secrets, all open them; none: one is kept in a file of the data directory.
     `keep_...`: how long what has ended is kept, None for ever: runs' event logs, callbacks, schedules' ticks, batches.
+    `runs`: whether this process drives runs, at most `max_runs` at once, or only accepts them. `max_backlog`: how many may wait
+    before no more are accepted. `redis_url`: where news travels between servers besides PostgreSQL.
     `max_agent_depth`: how many agents may stand in a row, each asked or told by the one before, after the first.
     """
 
@@ -44,6 +46,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     max_agent_depth: int = 5
     synchronous: str = "FULL"
     postgres_pool: int = 10
+    runs: bool = True
+    max_runs: int = 1_000
+    max_backlog: int = 10_000
+    redis_url: str | None = None
     callback_secret: str | None = None
     encryption_keys: tuple[str, ...] = ()
     concurrency: str = "enqueue"
@@ -117,6 +123,10 @@ def load_settings(env: Mapping[str, str] = os.environ, **overrides: Any) -> Sett
     take("PERDURE_ENCRYPTION_KEY", "encryption_keys", _keys)
     take("PERDURE_CONCURRENCY", "concurrency", _concurrency)
     take("PERDURE_POSTGRES_POOL", "postgres_pool", _positive)
+    take("PERDURE_RUNS", "runs", _flag)
+    take("PERDURE_MAX_RUNS", "max_runs", _positive)
+    take("PERDURE_MAX_BACKLOG", "max_backlog", _positive)
+    take("PERDURE_REDIS_URL", "redis_url")
     take("PERDURE_APPROVAL_EXPIRY", "approval_expiry_s", _seconds_or_never)
     take("PERDURE_BATCH_CONCURRENCY", "batch_concurrency", _positive)
     take("PERDURE_KEEP_STREAMS", "keep_streams_s", _seconds_or_never)

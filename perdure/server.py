@@ -5,10 +5,12 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp
 
@@ -38,6 +40,7 @@ from perdure.store.migrate import migrate_postgres, migrate_sqlite
 from perdure.store.pgvector import PgVectors
 from perdure.store.pgvector import prepare as prepare_pgvector
 from perdure.store.postgres import PostgresStore
+from perdure.store.redis_signals import RedisSignals
 from perdure.store.sign_index import SignIndex
 from perdure.store.sqlite import SqliteStore
 from perdure.store.sqlite_file import FileLock
@@ -101,7 +104,12 @@ def open_store(settings: Settings) -> tuple[Store, list[Path]]:
     """The database at its newest schema, and the folders that tools must not see. StoreError, SettingsError."""
     if (url := settings.postgres_url) is not None:
         migrate_postgres(url)
-        return PostgresStore(url, pool_size=settings.postgres_pool), []
+        store = PostgresStore(url, pool_size=settings.postgres_pool)
+        if settings.redis_url is not None:
+            store.signals = RedisSignals(settings.redis_url, store.signals, name=urlsplit(url).path.strip("/"))
+        return store, []
+    if settings.redis_url is not None:
+        log.warning("PERDURE_REDIS_URL is not used: a SQLite file has one server, which needs no news of others.")
     path = settings.sqlite_path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -145,11 +153,17 @@ def build(settings: Settings) -> Server:
         max_agent_depth=settings.max_agent_depth,
         stand_in=partial(stand_in, store),
         open_secrets=vault.open_all,
+        max_runs=settings.max_runs if settings.runs else 0,
+        max_backlog=settings.max_backlog,
     )
     metrics = Metrics(
         {
             "perdure_runs_active": ("Runs this process drives now", lambda: runner.active),
             "perdure_runs_waiting": ("Runs accepted here that wait for their conversation", lambda: runner.waiting),
+            "perdure_runs_queued": (
+                "Runs of the database that wait for a place or their conversation, as of the last second",
+                lambda: runner.capacity.backlog,
+            ),
         }
     )
     told = exports(settings.env)
@@ -235,12 +249,45 @@ def serve(settings: Settings, *, on_ready: Callable[[Server], None] | None = Non
         finally:
             await server.stop()
 
+    _run(main())
+
+
+def work(settings: Settings, *, on_ready: Callable[[Server], None] | None = None) -> None:
+    """Drive the runs that any server of the database accepts, without an HTTP API, until SIGTERM or SIGINT.
+
+    SettingsError unless the database is PostgreSQL: a SQLite file belongs to one process.
+    """
+    if settings.postgres_url is None:
+        raise SettingsError(
+            "A worker needs a database that several processes can share: give --database postgresql://user@host/name "
+            "(PERDURE_DATABASE_URL). On SQLite, `perdure serve` drives its runs itself."
+        )
+
+    async def main() -> None:
+        server = build(settings)
+        await server.start()
+        over = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with contextlib.suppress(NotImplementedError):
+                loop.add_signal_handler(number, over.set)
+        if on_ready is not None:
+            on_ready(server)
+        try:
+            await over.wait()
+        finally:
+            await server.stop()
+
+    _run(main())
+
+
+def _run(main: Coroutine[Any, Any, None]) -> None:
     try:
         import uvloop
     except ImportError:  # not on Windows
-        asyncio.run(main())
+        asyncio.run(main)
     else:
-        uvloop.run(main())
+        uvloop.run(main)
 
 
 def _listen(settings: Settings) -> socket.socket:

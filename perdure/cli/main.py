@@ -17,6 +17,7 @@ from perdure.core.errors import AgentError
 # name -> where its typer app is. `--help` imports these files, so they import nothing heavy at their top.
 COMMANDS = {
     "serve": "perdure.cli.serve",
+    "worker": "perdure.cli.worker",
     "chat": "perdure.cli.chat",
     "agents": "perdure.cli.agents",
     "runs": "perdure.cli.runs",

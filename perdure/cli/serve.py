@@ -46,6 +46,9 @@ def serve(
     config: Annotated[
         Path | None, typer.Option(help="A TOML file with providers. (PERDURE_CONFIG)", show_default=False)
     ] = None,
+    no_runs: Annotated[
+        bool, typer.Option("--no-runs", help="Only accept runs, and leave them to workers. (PERDURE_RUNS=false)")
+    ] = False,
     log_level: Annotated[LogLevel, typer.Option(help="How much to log to stderr.")] = "warning",
 ) -> None:
     """Run the server until SIGTERM or Ctrl-C.
@@ -53,17 +56,29 @@ def serve(
     Models come from the environment (OPENAI_API_KEY, SGLANG_BASE_URL, VLLM_BASE_URL, ...) or a TOML file; with none, a
     small model that needs nothing else is offered. PERDURE_PASSWORD asks clients for a password.
     """
-    import logging
-
     from perdure.config import load_settings
     from perdure.server import serve as run_server
 
-    logging.basicConfig(
-        level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    log_to_stderr(log_level)
+    settings = load_settings(
+        os.environ,
+        host=host,
+        port=port,
+        data_dir=data_dir,
+        database=database,
+        config_file=config,
+        runs=False if no_runs else None,
     )
-    settings = load_settings(os.environ, host=host, port=port, data_dir=data_dir, database=database, config_file=config)
     banner = Banner(settings, os.environ)
     run_server(settings, on_ready=banner, log_level=log_level)
+
+
+def log_to_stderr(level: str) -> None:
+    import logging
+
+    logging.basicConfig(
+        level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
 
 
 class Banner:
@@ -78,23 +93,23 @@ class Banner:
         from perdure import __version__
 
         settings = self._settings
-        _say(
+        say(
             "Perdure",
             f"{__version__} at http://{url_host(settings.host)}:{settings.port}  (Ctrl-C stops it)",
             "bold green",
         )
-        _say("database", database_note(settings))
-        _say("password", *password_note(settings, self._env))
+        say("database", database_note(settings))
+        say("password", *password_note(settings, self._env))
         self._task = asyncio.get_running_loop().create_task(self._describe(server))
 
     async def _describe(self, server: "Server") -> None:
-        _say("tools run", *isolation_note(server.services.sandbox.isolation, server.services.sandbox.warning))
+        say("tools run", *isolation_note(server.services.sandbox.isolation, server.services.sandbox.warning))
         models, errors = await list_models(server.services.registry)
         handles = [model.handle for model in models if model.kind == "llm"]
         shown = ", ".join(handles[:6]) + (f" and {len(handles) - 6} more" if len(handles) > 6 else "")
-        _say("models", shown or "none: see `perdure models`", "" if handles else "yellow")
+        say("models", shown or "none: see `perdure models`", "" if handles else "yellow")
         for provider, error in errors.items():
-            _say("", f"{provider}: {error}", "yellow")
+            say("", f"{provider}: {error}", "yellow")
 
 
 async def list_models(registry: Any) -> tuple[list[Any], dict[str, str]]:
@@ -136,7 +151,7 @@ def url_host(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _say(label: str, text: str, style: str = "") -> None:
+def say(label: str, text: str, style: str = "") -> None:
     colour = use_colour(sys.stderr)
     print(
         f"{paint(f'{label:>10}', 'dim', colour=colour)}  {paint(text, style, colour=colour)}",

@@ -6,10 +6,12 @@ database, and whichever process takes the run up meanwhile.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import aclosing
 
 from perdure.core.events import Event, LogEnded
 from perdure.core.runs import Run
 from perdure.runs.log import RunLog
+from perdure.runs.mirror import Mirrors
 from perdure.runs.remote import Remote
 from perdure.store import events as event_store
 from perdure.store import runs as run_store
@@ -17,15 +19,23 @@ from perdure.store.base import Store
 
 
 class Following:
-    """`logs`: the run logs kept here. `stopping`: whether this process shuts down, when followers are let go."""
+    """`logs`: the run logs kept here. `mirrors`: of the runs that others drive. `stopping`: whether this process shuts down,
+    when followers are let go."""
 
     def __init__(
-        self, store: Store, remote: Remote, logs: Mapping[str, RunLog], *, stopping: Callable[[], bool]
+        self,
+        store: Store,
+        remote: Remote,
+        mirrors: Mirrors,
+        logs: Mapping[str, RunLog],
+        *,
+        stopping: Callable[[], bool],
     ) -> None:
         self._store = store
         self._remote = remote
         self._logs = logs
         self._stopping = stopping
+        self._mirrors = mirrors
 
     async def follow(
         self, run_id: str, after: int = 0, *, idle_s: float | None = None
@@ -34,36 +44,27 @@ class Following:
 
         With `idle_s`, an empty batch comes after that long without events.
         """
-        runlog = self._logs.get(run_id)
-        if runlog is None or after < runlog.base:
-            stored = await self._stored(run_id, after, up_to=runlog.base if runlog is not None else None)
-            if stored:
-                yield stored[0][0], [event for _, event in stored]
-                after = stored[-1][0]
-            elif runlog is None:
-                await self._run(run_id)
-        quiet_since = _now()
         while True:
             runlog = self._logs.get(run_id)
-            if runlog is not None:
-                async for first, events in runlog.follow(after, idle_s=idle_s):
+            if runlog is None or (runlog.ended and after >= runlog.last_seq):
+                live = self._mirrors.follow(run_id, after, idle_s=idle_s)
+            else:
+                if after < runlog.base and (stored := await self._stored(run_id, after, up_to=runlog.base)):
+                    yield stored[0][0], [event for _, event in stored]
+                    after = stored[-1][0]
+                live = runlog.follow(after, idle_s=idle_s)
+            last: Event | None = None
+            async with aclosing(live):
+                async for first, events in live:
                     yield first, events
-                    after = first + len(events) - 1
-                if isinstance(runlog.events[-1] if runlog.events else None, LogEnded):
-                    return
-                quiet_since = _now()
-            ended = (await self._run(run_id)).ended
-            rest = await self._stored(run_id, after)
-            if rest:
-                yield rest[0][0], [event for _, event in rest]
-                after = rest[-1][0]
-                quiet_since = _now()
-            if ended or self._stopping():
+                    if events:
+                        after, last = first + len(events) - 1, events[-1]
+            if isinstance(last, LogEnded) or self._stopping():
                 return
-            await self._remote.news(run_id, within_s=idle_s)
-            if idle_s is not None and _now() - quiet_since >= idle_s:
-                yield after + 1, []
-                quiet_since = _now()
+            if (await self._run(run_id)).ended:
+                if rest := await self._stored(run_id, after):
+                    yield rest[0][0], [event for _, event in rest]
+                return
 
     async def outcome(self, run_id: str) -> list[Event]:
         """All events of a run, once it has ended."""

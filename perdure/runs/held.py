@@ -13,6 +13,7 @@ from perdure.core.events import Event
 from perdure.runs.log import RunLog
 from perdure.store import events as event_store
 from perdure.store.base import Store, Tx
+from perdure.store.commits import EventChunk
 from perdure.store.events import save_events
 from perdure.store.runs import Lease
 
@@ -20,11 +21,14 @@ log = logging.getLogger(__name__)
 
 APART_S = 0.05
 
+OnCommit = Callable[[str, EventChunk | None], None]
+"""Told a run's id and the events of it that were stored."""
+
 
 class HeldEvents:
-    """Between the worker, who adds, and the log. `on_saved`: told the run's id after each batch."""
+    """Between the worker, who adds, and the log. `on_saved`: told of each batch."""
 
-    def __init__(self, store: Store, lease: Lease, runlog: RunLog, *, on_saved: Callable[[str], None]) -> None:
+    def __init__(self, store: Store, lease: Lease, runlog: RunLog, *, on_saved: OnCommit) -> None:
         self._store = store
         self._lease = lease
         self._log = runlog
@@ -81,5 +85,5 @@ class HeldEvents:
             return False
         self._log.append(events)
         self._log.saved = self._log.last_seq
-        self._on_saved(self._log.run_id)
+        self._on_saved(self._log.run_id, chunk)
         return True

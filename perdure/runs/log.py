@@ -4,7 +4,7 @@ Events are numbered from 1 with no gap. A follower sees every event once, in ord
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 
 from perdure.core.events import Event, LogEnded
 
@@ -54,7 +54,7 @@ class RunLog:
         self._waiters.append(waiter)
         return waiter
 
-    async def follow(self, after: int = 0, *, idle_s: float | None = None) -> AsyncIterator[tuple[int, list[Event]]]:
+    async def follow(self, after: int = 0, *, idle_s: float | None = None) -> AsyncGenerator[tuple[int, list[Event]]]:
         """Batches of (seq of the first, events) with seq > `after` (at least `base`), until the log ends.
 
         With `idle_s`, an empty batch comes whenever nothing was appended for that long.

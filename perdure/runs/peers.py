@@ -7,6 +7,7 @@ is on record in it: the first bounds how far messages go, and nobody is asked wh
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import msgspec
@@ -40,6 +41,8 @@ class Runs(Protocol):
     async def outcome(self, run_id: str) -> list[Event]: ...
 
     async def cancel(self, run_id: str) -> str: ...
+
+    def aside(self, run_id: str) -> AbstractContextManager[None]: ...
 
 
 StandIn = Callable[[str, str], Awaitable[str]]
@@ -261,8 +264,9 @@ class RunPeers:
         Cancelled itself, it cancels the run."""
         submitting = asyncio.ensure_future(self._runs.submit(run, inputs, (), wait=False))
         try:
-            await asyncio.shield(submitting)
-            events = await self._runs.outcome(run.id)
+            with self._runs.aside(self._run.id):
+                await asyncio.shield(submitting)
+                events = await self._runs.outcome(run.id)
         except asyncio.CancelledError:
             await shielded(self._call_off(submitting, run.id))
             raise

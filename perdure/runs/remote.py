@@ -4,19 +4,26 @@ Invariant: news only makes us look sooner; without any, everyone looks at the da
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
+from typing import Protocol
 
 from perdure.runs.log import RunLog
+from perdure.runs.mirror import LOOK_S, LOOK_WITH_NEWS_S, Mirrors
+from perdure.store.commits import EventChunk
 from perdure.store.signals import Kind, Signals
 
-LOOK_S = 0.1
-LOOK_WITH_NEWS_S = 1.0
+
+class Claims(Protocol):
+    """Who takes up waiting runs here: told of conversations that have room, or a run, for whoever wants it."""
+
+    def freed(self, conversation_id: str) -> None: ...
+
+    def told(self, conversation_id: str) -> None: ...
 
 
 class Remote:
     """`logs`: the run logs kept here. `driven`: whether this process drives a run. `cancel`: end one that it does.
-    `claim`: take up a conversation's next run, if there is room now; None where none waits."""
+    `mirrors`: the runs followed here that others drive."""
 
     def __init__(
         self,
@@ -25,31 +32,35 @@ class Remote:
         logs: dict[str, RunLog],
         driven: Callable[[str], bool],
         cancel: Callable[[str], object],
-        claim: Callable[[str], Coroutine[Any, Any, None] | None],
-        spawn: Callable[[Coroutine[Any, Any, None]], None],
+        mirrors: Mirrors,
     ) -> None:
         self._signals = signals
         self._logs = logs
         self._driven = driven
         self._cancel = cancel
-        self._claim = claim
-        self._spawn = spawn
+        self._mirrors = mirrors
+        self._claims: Claims | None = None
         self._waiting: dict[str, set[asyncio.Future[None]]] = {}
 
     @property
     def shared(self) -> bool:
         return self._signals.shared
 
-    async def start(self) -> None:
-        await self._signals.start(self._heard)
+    async def start(self, claims: Claims) -> None:
+        self._claims = claims
+        await self._signals.start(self._heard, self._mirrors.feed)
 
-    def committed(self, run_id: str) -> None:
-        """A step, or the end, of a run driven here is in the database."""
-        self._signals.publish("events", run_id)
+    def committed(self, run_id: str, chunk: EventChunk | None) -> None:
+        """A step, or the end, of a run driven here is in the database, with these events."""
+        self._signals.publish("events", run_id, chunk)
 
     def freed(self, conversation_id: str) -> None:
         """A conversation that was held here has room for its next run."""
         self._signals.publish("freed", conversation_id)
+
+    def queued(self, conversation_id: str) -> None:
+        """A run waits for a conversation, and nobody here can take it up."""
+        self._signals.publish("queued", conversation_id)
 
     def cancel_requested(self, run_id: str) -> None:
         self._signals.publish("cancel", run_id)
@@ -75,17 +86,22 @@ class Remote:
             case "events":
                 self.driven_elsewhere(id)
                 self._wake(id)
+                self._mirrors.heard(id)
             case "cancel":
                 if self._driven(id):
                     self._cancel(id)
             case "freed":
-                if (work := self._claim(id)) is not None:
-                    self._spawn(work)
+                if self._claims is not None:
+                    self._claims.freed(id)
+            case "queued":
+                if self._claims is not None:
+                    self._claims.told(id)
             case "providers":
                 pass  # not about runs
             case "resync":
                 for run_id in list(self._waiting):
                     self._wake(run_id)
+                self._mirrors.look()
 
     def driven_elsewhere(self, run_id: str) -> None:
         """A run that was queued from here was taken up by another process: its log here will never be written."""

@@ -6,11 +6,9 @@ at a time, anywhere: the lease in the database says whose.
 
 import asyncio
 import logging
-import os
-import socket
-import uuid
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Coroutine
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from msgspec import Struct
@@ -24,16 +22,20 @@ from perdure.providers.registry import Registry
 from perdure.providers.web import Web
 from perdure.runs.assembly import Turns, as_agent_wants, with_overrides
 from perdure.runs.callbacks import Callbacks
+from perdure.runs.capacity import Capacity
+from perdure.runs.claiming import Claiming
 from perdure.runs.compact import Compactor
 from perdure.runs.context import Contexts
 from perdure.runs.following import Following
 from perdure.runs.jobs import Job
 from perdure.runs.log import RunLog
+from perdure.runs.mirror import Mirrors
+from perdure.runs.owners import Owners
 from perdure.runs.peers import RunPeers, StandIn
 from perdure.runs.remote import Remote
 from perdure.runs.search import Searcher
 from perdure.runs.shielding import shielded
-from perdure.runs.watch import LEASE_US, Watch
+from perdure.runs.watch import LEASE_US, SWEEP_S, Watch
 from perdure.runs.worker import Observer, Worker
 from perdure.store import events as event_store
 from perdure.store import runs as run_store
@@ -75,6 +77,8 @@ class Runner:
         max_agent_depth: int = 5,
         stand_in: StandIn | None = None,
         open_secrets: OpenSecrets = dict,
+        max_runs: int | None = None,
+        max_backlog: int | None = None,
     ) -> None:
         self._store = store
         web = web or Web()
@@ -90,7 +94,8 @@ class Runner:
             open_secrets=open_secrets,
         )
         self._compactor = Compactor(registry, self.contexts)
-        self.owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:12]}"
+        self._owners = Owners(store)
+        self.owner = self._owners.me
         self._max_queued = max_queued
         self._trace_limit = trace_limit
         self.callbacks = Callbacks(store, web, secret=callback_secret)
@@ -98,38 +103,49 @@ class Runner:
         self._logs: OrderedDict[str, RunLog] = OrderedDict()
         self._jobs: dict[str, Job] = {}
         self._newest: dict[str, Job] = {}
-        self._waiting: dict[str, int] = {}
+        self.capacity = Capacity(self._jobs, most=max_runs, max_backlog=max_backlog)
         self._background: set[asyncio.Task[Any]] = set()
         self._stopping = False
         self.observers: list[Observer] = []
+        self._mirrors = Mirrors(store, driven=self._jobs.__contains__)
         self._remote = Remote(
             store.signals,
             logs=self._logs,
             driven=self._jobs.__contains__,
             cancel=self._stop_job,
-            claim=self._claim_if_waiting,
-            spawn=self._spawn,
+            mirrors=self._mirrors,
         )
-        self._following = Following(store, self._remote, self._logs, stopping=lambda: self._stopping)
+        self._claiming = Claiming(
+            store,
+            self._owners,
+            self.capacity,
+            drives=self._newest.__contains__,
+            take=self._take,
+            tell=self._remote.queued,
+            spawn=self._spawn,
+            stopping=lambda: self._stopping,
+        )
+        self._following = Following(store, self._remote, self._mirrors, self._logs, stopping=lambda: self._stopping)
         self._watch = Watch(
             store,
             self._remote,
             self.owner,
             jobs=self._jobs,
             logs=self._logs,
-            claim=self._claim,
             cancel=self._stop_job,
         )
 
     async def start(self) -> None:
-        await self._remote.start()
+        await self._remote.start(self._claiming)
         self._spawn(self._watch.beat())
-        self._spawn(self._watch.sweep())
+        self._spawn(self._watch.let_go())
+        self._spawn(self._claiming.look(SWEEP_S))
         self._spawn(self.callbacks.deliver())
 
     async def stop(self, grace_s: float = 5.0) -> None:
         """Let running runs end for a while, then leave the rest to whoever starts next: their steps are committed."""
         self._stopping = True
+        self._mirrors.close()
         tasks = [job.task for job in self._jobs.values() if job.task is not None]
         if tasks:
             _, pending = await asyncio.wait(tasks, timeout=grace_s)
@@ -164,6 +180,8 @@ class Runner:
         """
         if self._stopping:
             raise StoreError("The server is shutting down.")
+        self.capacity.check()
+        start = not self.capacity.full
         write = self._store.begin_write(
             lambda: submissions.submit_run(
                 run,
@@ -174,6 +192,7 @@ class Runner:
                 wait=wait,
                 max_queued=self._max_queued,
                 key=key,
+                start=start,
             ),
             lazy=lazy,
         )
@@ -189,9 +208,7 @@ class Runner:
 
     def queued(self, conversation_id: str) -> None:
         """A run waits for this conversation, which may be free."""
-        self._waiting[conversation_id] = self._waiting.get(conversation_id, 0) + 1
-        if not any(job.conversation_id == conversation_id for job in self._jobs.values()):
-            self._spawn(self._claim(conversation_id))
+        self._claiming.queued(conversation_id)
 
     def _keep(self, runlog: RunLog) -> RunLog:
         self._logs[runlog.run_id] = runlog
@@ -242,6 +259,8 @@ class Runner:
                 await self._end(worker, "cancelled", None)
             elif not self._stopping:
                 raise
+            else:
+                await self._hand_over(accepted)
         except AgentError as error:
             self.contexts.forget(run.conversation_id)
             await self._end(worker, "llm_api_error" if isinstance(error, ProviderError) else "error", error)
@@ -257,8 +276,7 @@ class Runner:
                 runlog.abandon()
             self._remote.freed(run.conversation_id)
             self.callbacks.run_ended(run)
-        if self._waiting.get(run.conversation_id):
-            await self._claim(run.conversation_id)
+        await self._claiming.after(run.conversation_id)
 
     def _worker(self, run: Run, accepted: Accepted, runlog: RunLog) -> Worker:
         assert accepted.lease is not None
@@ -274,6 +292,17 @@ class Runner:
             admitted=accepted.admitted,
             approval_expiry_us=self._approval_expiry_us,
         )
+
+    async def _hand_over(self, accepted: Accepted) -> None:
+        """Leave a run to whoever looks next, from its last committed step."""
+        lease = accepted.lease
+        assert lease is not None
+        try:
+            await shielded(self._store.write(lambda: run_store.hand_over(lease)))
+        except StoreError:
+            log.warning("run %s could not be handed over; its lease will expire", lease.run_id)
+        else:
+            self._remote.queued(lease.conversation_id)
 
     async def _end(self, worker: Worker, stop: StopReason, error: AgentError | None) -> None:
         try:
@@ -311,21 +340,8 @@ class Runner:
         else:
             await worker.drive(turn, context, executor, self._compactor)
 
-    async def _claim(self, conversation_id: str) -> None:
-        """Take up the conversation's next run, if there is one and it is free."""
-        if self._stopping:
-            return
-        dead = await self._watch.dead_owner(conversation_id)
-        accepted = await self._store.write(
-            lambda: submissions.claim_next(
-                conversation_id, owner=self.owner, until=now_us() + LEASE_US, now=now_us(), dead_owner=dead
-            )
-        )
-        if accepted is None:
-            self._waiting.pop(conversation_id, None)
-            return
-        if self._waiting.get(conversation_id):
-            self._waiting[conversation_id] -= 1
+    async def _take(self, accepted: Accepted) -> None:
+        """Begin, or go on with, a run that was claimed."""
         run = await self._store.read(lambda: run_store.run_by_id(accepted.run_id))
         if run.id not in self._logs or self._logs[run.id].ended:
             seq = await self._store.read(lambda: event_store.last_seq(run.id))
@@ -366,7 +382,11 @@ class Runner:
     @property
     def waiting(self) -> int:
         """Runs accepted here that wait for their conversation."""
-        return sum(self._waiting.values())
+        return self._claiming.waiting
+
+    def aside(self, run_id: str) -> AbstractContextManager[None]:
+        """While a run driven here waits for another one."""
+        return self.capacity.aside(run_id)
 
     async def run(self, run_id: str) -> Run:
         """The run as stored. NotFound."""
@@ -397,9 +417,6 @@ class Runner:
             job.cancelled = True
             job.task.cancel()
         return job.task
-
-    def _claim_if_waiting(self, conversation_id: str) -> "Coroutine[Any, Any, None] | None":
-        return self._claim(conversation_id) if self._waiting.get(conversation_id) else None
 
     async def _cancel_parked(self, run: Run) -> str:
         """A run that stopped to wait for approval can still be cancelled: that denies what it asked for."""

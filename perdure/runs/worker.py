@@ -26,7 +26,7 @@ from perdure.memory.blocks import BlockEdit, applied
 from perdure.providers.token_exact import extend, note_summary
 from perdure.runs.compact import Compactor
 from perdure.runs.context import Context
-from perdure.runs.held import HeldEvents
+from perdure.runs.held import HeldEvents, OnCommit
 from perdure.runs.log import RunLog
 from perdure.runs.outgoing import Outgoing
 from perdure.runs.rest import Rest, next_rest
@@ -63,7 +63,7 @@ class Worker:
         runlog: RunLog,
         *,
         trace_limit: int,
-        on_commit: Callable[[str], None] = lambda _: None,
+        on_commit: OnCommit = lambda _run_id, _chunk: None,
         on_queued: Callable[[str], None] = lambda _: None,
         observers: Sequence[Observer] = (),
         admitted: Admission = Admission(),
@@ -172,7 +172,7 @@ class Worker:
             return commit_step(commit, again=attempts > 1)
 
         await self._store.write(tx, repeatable=True)
-        self._on_commit(self.run.id)
+        self._on_commit(self.run.id, commit.events)
         for observer in self._observers:
             try:
                 observer(self.run, commit)

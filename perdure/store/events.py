@@ -38,10 +38,13 @@ def events_after(run_id: str, after: int) -> Tx[list[tuple[int, Event]]]:
     rows = yield Query("events_after", {"run_id": run_id, "after": after})
     found: list[tuple[int, Event]] = []
     for first_seq, body in rows:
-        for seq, event in enumerate(_decoder.decode(body), first_seq):
-            if seq > after:
-                found.append((seq, event))
+        found += [(seq, event) for seq, event in events_of(first_seq, body) if seq > after]
     return found
+
+
+def events_of(first_seq: int, body: bytes) -> list[tuple[int, Event]]:
+    """A chunk's events with their seq."""
+    return list(enumerate(_decoder.decode(body), first_seq))
 
 
 def last_seq(run_id: str) -> Tx[int]:

@@ -70,16 +70,35 @@ def renew_leases(conversation_ids: Iterable[str], owner: str, until: int, now: i
     yield Many("renew_lease", [{"conversation_id": item, **lease} for item in conversation_ids])
 
 
+def hand_over(lease: Lease) -> Tx[None]:
+    """Give a lease up with its run under way, so that anybody may go on with it at once."""
+    yield Query(
+        "hand_over",
+        {
+            "conversation_id": lease.conversation_id,
+            "run_id": lease.run_id,
+            "owner": lease.owner,
+            "fence": lease.fence,
+        },
+    )
+
+
 def cancel_requests() -> Tx[list[str]]:
     """The running runs that somebody wants ended."""
     rows = yield Query("cancel_requests")
     return [row[0] for row in rows]
 
 
-def orphaned_conversations(now: int, dead_owner: str = "") -> Tx[list[str]]:
-    """Conversations with work that nobody holds, oldest work first."""
-    rows = yield Query("orphaned_runs", {"now": now, "dead_owner": dead_owner})
+def orphaned_conversations(now: int, dead_owner: str = "", *, limit: int = 100) -> Tx[list[str]]:
+    """Conversations with work that nobody holds: agents in turn, those first that have least under way, oldest work first."""
+    rows = yield Query("orphaned_runs", {"now": now, "dead_owner": dead_owner, "limit": limit})
     return list(dict.fromkeys(row[1] for row in rows))
+
+
+def count_waiting() -> Tx[int]:
+    """How many runs were accepted and not begun."""
+    rows = yield Query("count_waiting")
+    return int(rows[0][0])
 
 
 def run_of_otid(conversation_id: str, otid: str) -> Tx[str | None]:

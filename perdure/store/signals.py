@@ -14,12 +14,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
+    from perdure.store.commits import EventChunk
     from perdure.store.postgres import PostgresStore
 
 log = logging.getLogger(__name__)
 
-Kind = Literal["events", "cancel", "freed", "providers", "resync"]
+Kind = Literal["events", "cancel", "freed", "queued", "providers", "resync"]
 Handler = Callable[[Kind, str], None]
+Feed = Callable[[str, "EventChunk"], None]
 CHANNEL = "perdure"
 MAX_PAYLOAD = 7_900  # PostgreSQL takes 8,000 bytes
 GATHER_S = 0.002
@@ -30,12 +32,12 @@ class Signals(Protocol):
 
     shared: bool
 
-    def publish(self, kind: Kind, id: str) -> None:
-        """Tell the other processes, soon; never waits and never fails."""
+    def publish(self, kind: Kind, id: str, chunk: "EventChunk | None" = None) -> None:
+        """Tell the other processes, soon; never waits and never fails. `chunk`: the run's events this is about, as stored."""
         ...
 
-    async def start(self, handler: Handler) -> None:
-        """Tell `handler` from now on; there may be several."""
+    async def start(self, handler: Handler, feed: Feed | None = None) -> None:
+        """Tell `handler` from now on; there may be several. `feed` is given the events that came with news, before it."""
         ...
 
     async def close(self) -> None: ...
@@ -46,10 +48,10 @@ class NoSignals:
 
     shared = False
 
-    def publish(self, kind: Kind, id: str) -> None:
+    def publish(self, kind: Kind, id: str, chunk: "EventChunk | None" = None) -> None:
         pass
 
-    async def start(self, handler: Handler) -> None:
+    async def start(self, handler: Handler, feed: Feed | None = None) -> None:
         pass
 
     async def close(self) -> None:
@@ -57,8 +59,11 @@ class NoSignals:
 
 
 class PostgresSignals:
-    """LISTEN/NOTIFY. News of a few milliseconds travels as one notification, outside of the transactions it is about,
-    so that commits do not queue for the notification lock."""
+    """LISTEN/NOTIFY, which carries no events.
+
+    News of a few milliseconds travels as one notification, outside of the transactions it is about, so that commits do not
+    queue for the notification lock.
+    """
 
     shared = True
 
@@ -71,12 +76,12 @@ class PostgresSignals:
         self._handlers: list[Handler] = []
         self._ready = asyncio.Event()
 
-    def publish(self, kind: Kind, id: str) -> None:
+    def publish(self, kind: Kind, id: str, chunk: "EventChunk | None" = None) -> None:
         self._news[f"{kind} {id}"] = None
         if self._sending is None or self._sending.done():
             self._sending = asyncio.get_running_loop().create_task(self._send())
 
-    async def start(self, handler: Handler) -> None:
+    async def start(self, handler: Handler, feed: Feed | None = None) -> None:
         self._handlers.append(handler)
         if self._listening is None:
             self._listening = asyncio.create_task(self._listen())
@@ -86,6 +91,8 @@ class PostgresSignals:
             await asyncio.wait_for(self._ready.wait(), 5)
 
     async def close(self) -> None:
+        if self._sending is not None:  # the others are to know what was handed over to them
+            await asyncio.wait([self._sending], timeout=1)
         for task in (self._listening, self._sending):
             if task is not None:
                 task.cancel()

@@ -51,8 +51,9 @@ def submit_run(
     wait: bool,
     max_queued: int,
     key: RequestKey | None = None,
+    start: bool = True,
 ) -> Tx[Accepted]:
-    """Accept a request once: per otid, and per `key` for a day.
+    """Accept a request once: per otid, and per `key` for a day. `start` False: it waits though its conversation is free.
 
     Starts it at once if the conversation is free; otherwise queues it (`wait`) or raises Conflict naming the holder.
     Raises NotFound for an unknown conversation, Unavailable when the queue is full.
@@ -77,6 +78,7 @@ def submit_run(
     if len(queued) >= max_queued:
         raise Unavailable(f"{max_queued} messages are already waiting for {conversation_id}. Send again later.")
     fence: int | None = None
+    busy = busy or not start
     if not busy:
         fence = yield from _take_lease(conversation_id, run.id, owner, until, now, dead_owner="")
         busy = fence is None  # by the database's clock somebody still holds it
@@ -170,8 +172,15 @@ def _as_leased(state: ConversationState, fence: int) -> Tx[ConversationState]:
     return run_view(state.id, (yield Query("conversation_for_run", {"id": state.id}))[0])
 
 
-def claim_next(conversation_id: str, *, owner: str, until: int, now: int, dead_owner: str = "") -> Tx[Accepted | None]:
-    """Claim the conversation's interrupted or oldest queued run, if it is free; None if there is nothing to do."""
+def claim_next(
+    conversation_id: str, *, owner: str, until: int, now: int, dead_owner: str = "", patient: bool = True
+) -> Tx[Accepted | None]:
+    """Claim the conversation's interrupted or oldest queued run, if it is free; None if there is nothing to do.
+
+    Not `patient`: one that somebody else is just writing to is left to them.
+    """
+    if not patient and not (yield Query("lock_conversation", {"id": conversation_id})):
+        return None
     rows = yield Query("conversation_for_run", {"id": conversation_id})
     if not rows:
         return None

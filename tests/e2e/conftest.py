@@ -25,6 +25,18 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
+def clean_environment(env: dict[str, str]) -> dict[str, str]:
+    """What a process under test sees: `env`, and nothing of ours that would mean something to it."""
+    clean = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.endswith(("_API_KEY", "_BASE_URL", "_API_BASE")) and not key.startswith(("PERDURE", "LETTA"))
+    }
+    if "PERDURE_DATABASE_URL" in env:  # servers of one database need one key
+        clean["PERDURE_ENCRYPTION_KEY"] = "a key for tests"
+    return {**clean, **env}
+
+
 class ServerProcess:
     """`perdure serve` as a user runs it, on a data directory of its own."""
 
@@ -33,14 +45,7 @@ class ServerProcess:
         self.url = f"http://127.0.0.1:{self.port}"
         self.data_dir = data_dir
         self.log_path = data_dir / "server.log"
-        clean = {
-            key: value
-            for key, value in os.environ.items()
-            if not key.endswith(("_API_KEY", "_BASE_URL", "_API_BASE")) and not key.startswith(("PERDURE", "LETTA"))
-        }
-        if "PERDURE_DATABASE_URL" in env:  # servers of one database need one key
-            clean["PERDURE_ENCRYPTION_KEY"] = "a key for tests"
-        self._env = {**clean, **env}
+        self._env = clean_environment(env)
         self.process: subprocess.Popen[bytes] | None = None
         self.start()
 

@@ -56,6 +56,10 @@ UPDATE conversations SET fence = fence
 WHERE id = :conversation_id AND active_run_id = :run_id AND lease_owner = :owner AND fence = :fence
 RETURNING id
 
+-- name: hand_over
+UPDATE conversations SET lease_until_us = 0
+WHERE id = :conversation_id AND active_run_id = :run_id AND lease_owner = :owner AND fence = :fence
+
 -- name: release_lease
 UPDATE conversations SET active_run_id = NULL, lease_owner = NULL, lease_until_us = 0, last_run_us = :completed_us
 WHERE id = :conversation_id AND active_run_id = :run_id AND lease_owner = :owner AND fence = :fence
@@ -103,16 +107,37 @@ WHERE agent_id = :agent_id AND status IN ('created', 'running') ORDER BY created
 
 -- name: orphaned_runs
 -- sqlite:
-SELECT r.id, r.conversation_id, r.attempts FROM runs r JOIN conversations c ON c.id = r.conversation_id
-WHERE r.status IN ('created', 'running')
-  AND (c.active_run_id IS NULL OR c.lease_until_us < :now OR c.lease_owner = :dead_owner)
-ORDER BY +r.created_us, r.id LIMIT 100
+SELECT id, conversation_id FROM (
+  SELECT r.id, r.conversation_id, r.created_us,
+         ROW_NUMBER() OVER (PARTITION BY r.agent_id ORDER BY r.created_us, r.id) + COALESCE(busy.runs, 0) AS turn
+  FROM runs r JOIN conversations c ON c.id = r.conversation_id
+  LEFT JOIN (SELECT agent_id, COUNT(*) AS runs FROM runs WHERE status IN ('created', 'running') AND status = 'running'
+             GROUP BY agent_id) busy ON busy.agent_id = r.agent_id
+  WHERE r.status IN ('created', 'running')
+    AND (c.active_run_id IS NULL OR c.lease_until_us < :now OR c.lease_owner = :dead_owner)
+) waiting
+ORDER BY turn, created_us, id LIMIT :limit
 -- postgres:
-SELECT r.id, r.conversation_id, r.attempts FROM runs r JOIN conversations c ON c.id = r.conversation_id
-WHERE r.status IN ('created', 'running')
-  AND (c.active_run_id IS NULL OR c.lease_owner = :dead_owner
-       OR c.lease_until_us < (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::bigint)
-ORDER BY r.created_us, r.id LIMIT 100
+SELECT id, conversation_id FROM (
+  SELECT r.id, r.conversation_id, r.created_us,
+         ROW_NUMBER() OVER (PARTITION BY r.agent_id ORDER BY r.created_us, r.id) + COALESCE(busy.runs, 0) AS turn
+  FROM runs r JOIN conversations c ON c.id = r.conversation_id
+  LEFT JOIN (SELECT agent_id, COUNT(*) AS runs FROM runs WHERE status IN ('created', 'running') AND status = 'running'
+             GROUP BY agent_id) busy ON busy.agent_id = r.agent_id
+  WHERE r.status IN ('created', 'running')
+    AND (c.active_run_id IS NULL OR c.lease_owner = :dead_owner
+         OR c.lease_until_us < (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::bigint)
+) waiting
+ORDER BY turn, created_us, id LIMIT :limit
+
+-- name: count_waiting
+SELECT COUNT(*) FROM runs WHERE status IN ('created', 'running') AND status = 'created'
+
+-- name: lock_conversation
+-- sqlite:
+SELECT id FROM conversations WHERE id = :id
+-- postgres:
+SELECT id FROM conversations WHERE id = :id FOR UPDATE SKIP LOCKED
 
 -- name: cancel_requests
 SELECT id FROM runs WHERE status = 'running' AND cancel_requested = 1

@@ -1,0 +1,114 @@
+"""Which waiting run is taken up next, on every store: agents in turn, one winner a run, nothing lost."""
+
+import asyncio
+
+from perdure.core.agents import Agent, AgentBundle
+from perdure.core.conversations import Conversation
+from perdure.core.ids import new_id, now_us
+from perdure.core.messages import Message, TextPart
+from perdure.core.runs import Run, RunConfig
+from perdure.store import agents
+from perdure.store.base import Store
+from perdure.store.conversations import create_conversation
+from perdure.store.runs import count_waiting, hand_over, orphaned_conversations
+from perdure.store.submissions import Accepted, claim_next, submit_run
+
+LATER = 8_000_000
+
+
+async def an_agent(store: Store, conversations: int) -> list[str]:
+    """The ids of its conversations; the first is its own."""
+    now = now_us()
+    agent = Agent(id=new_id("agent"), name="test", system="A test.", model="m", created_us=now, updated_us=now)
+    system = said(agent.id, agent.id, "system")
+    await store.write(lambda: agents.create_agent(AgentBundle(agent=agent), new_blocks=[], system_message=system))
+    found = [agent.id]
+    for _ in range(conversations - 1):
+        made = Conversation(id=new_id("conv"), agent_id=agent.id, created_us=now, updated_us=now)
+        first = said(agent.id, made.id, "system")
+        await store.write(lambda made=made, first=first: create_conversation(made, first, 1))
+        found.append(made.id)
+    return found
+
+
+def said(agent_id: str, conversation_id: str, role: str = "user") -> Message:
+    return Message(
+        id=new_id("message"),
+        role=role,  # type: ignore[arg-type]
+        created_us=now_us(),
+        content=(TextPart("hello"),),
+        agent_id=agent_id,
+        conversation_id=conversation_id,
+    )
+
+
+async def queue(store: Store, agent_id: str, conversation_id: str) -> str:
+    run = Run(
+        id=new_id("run"),
+        agent_id=agent_id,
+        conversation_id=conversation_id,
+        status="created",
+        created_us=now_us(),
+        config=RunConfig(),
+    )
+    message = said(agent_id, conversation_id)
+    accepted = await store.write(
+        lambda: submit_run(run, (message,), otids=(), owner="", until=0, wait=False, max_queued=100, start=False)
+    )
+    assert accepted.lease is None
+    return run.id
+
+
+async def claim(store: Store, conversation_id: str, owner: str) -> Accepted | None:
+    now = now_us()
+    return await store.write(
+        lambda: claim_next(conversation_id, owner=owner, until=now + LATER, now=now, patient=False)
+    )
+
+
+async def test_agents_take_turns_and_those_with_least_under_way_come_first(store: Store) -> None:
+    greedy, modest = await an_agent(store, 4), await an_agent(store, 2)
+    for conversation_id in greedy:
+        await queue(store, greedy[0], conversation_id)
+    for conversation_id in modest:
+        await queue(store, modest[0], conversation_id)
+    assert await store.read(count_waiting) == 6
+    first = await store.scan(lambda: orphaned_conversations(now_us()))
+    assert first == [greedy[0], modest[0], greedy[1], modest[1], greedy[2], greedy[3]]
+    assert await store.scan(lambda: orphaned_conversations(now_us(), limit=2)) == first[:2]
+    for conversation_id in greedy[:2]:
+        assert await claim(store, conversation_id, "one") is not None
+    assert await store.read(count_waiting) == 4
+    left = await store.scan(lambda: orphaned_conversations(now_us()))
+    assert left == [modest[0], modest[1], greedy[2], greedy[3]]
+
+
+async def test_each_waiting_run_is_claimed_by_one_of_many_workers(store: Store) -> None:
+    ids = await an_agent(store, 12)
+    runs = {await queue(store, ids[0], conversation_id) for conversation_id in ids}
+
+    async def work(owner: str) -> list[str]:
+        won: list[str] = []
+        while waiting := await store.scan(lambda: orphaned_conversations(now_us())):
+            for conversation_id in waiting:
+                if (accepted := await claim(store, conversation_id, owner)) is not None:
+                    won.append(accepted.run_id)
+        return won
+
+    claimed = [id for won in await asyncio.gather(*(work(f"worker-{n}") for n in range(4))) for id in won]
+    assert len(claimed) == len(runs) and set(claimed) == runs
+
+
+async def test_a_run_that_was_handed_over_is_taken_up_at_once(store: Store) -> None:
+    (conversation_id,) = await an_agent(store, 1)
+    run_id = await queue(store, conversation_id, conversation_id)
+    accepted = await claim(store, conversation_id, "one")
+    assert accepted is not None and accepted.lease is not None
+    assert await claim(store, conversation_id, "two") is None
+    lease = accepted.lease
+    await store.write(lambda: hand_over(lease))
+    assert await store.scan(lambda: orphaned_conversations(now_us())) == [conversation_id]
+    again = await claim(store, conversation_id, "two")
+    assert again is not None and again.run_id == run_id
+    await store.write(lambda: hand_over(lease))  # the first one's fence is old by now
+    assert await claim(store, conversation_id, "three") is None
