@@ -6,7 +6,8 @@ Source: AWS's description of the encoding.
 """
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 from zlib import crc32
 
@@ -24,7 +25,7 @@ class EventStreamError(ValueError):
 class EventMessage(Struct, frozen=True):
     """One message. Header values as their type says: str, bytes, bool or int; a UUID is its 16 bytes."""
 
-    headers: dict[str, Any]
+    headers: Mapping[str, Any]
     payload: bytes
 
 
@@ -94,7 +95,8 @@ def _message(data: bytes, headers_size: int) -> EventMessage:
     return EventMessage(_headers(data[_PRELUDE.size : headers_end]), data[headers_end:body_end])
 
 
-def _headers(data: bytes) -> dict[str, Any]:
+@lru_cache(maxsize=32)  # one kind of message after another has the same
+def _headers(data: bytes) -> Mapping[str, Any]:
     found: dict[str, Any] = {}
     at = 0
     try:
