@@ -33,6 +33,7 @@ class SendRequest(Struct, kw_only=True):
     client_tools: list[ClientTool] | None = None
     client_skills: list[ClientSkill] | None = None
     override_model: str | None = None
+    model_settings: dict[str, Any] | None = None
     override_system: str | None = None
     system: str | None = None
     include_compaction_messages: bool = False
@@ -176,7 +177,7 @@ def check_not_streaming(request: SendRequest) -> None:
 
 
 class Overrides(Struct, frozen=True):
-    """What only other APIs' requests can say of a run: see RunConfig."""
+    """What takes more than the request to know, or only other APIs' requests can say of a run: see RunConfig."""
 
     settings: dict[str, Any] | None = None
     first_tools: tuple[str, ...] = ()

@@ -3,6 +3,8 @@
 Plain Starlette routes: this is the server's hot path.
 """
 
+from typing import Any
+
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
@@ -19,10 +21,12 @@ from perdure.api.message_requests import (
     input_messages,
     run_config,
 )
+from perdure.api.model_settings import model_settings
 from perdure.api.run_resources import run_state
 from perdure.api.services import Services, services
 from perdure.api.sse import EventStream
-from perdure.core.conversations import agent_in
+from perdure.core.agents import Agent, ModelSettings
+from perdure.core.conversations import agent_in, settings_over
 from perdure.core.errors import Conflict, Invalid
 from perdure.core.events import RunFailed, RunStopped
 from perdure.core.ids import matches, new_id, now_us
@@ -88,6 +92,8 @@ async def submit(
     wait: bool,
     overrides: Overrides = Overrides(),
 ) -> tuple[Run, Submitted]:
+    if body.model_settings is not None:
+        overrides = await with_settings(parts, body.model_settings, agent_id, conversation_id, overrides)
     now = now_us()
     run = Run(
         id=new_id("run"),
@@ -113,15 +119,35 @@ async def submit(
     )
 
 
+async def with_settings(
+    parts: Services, said: dict[str, Any], agent_id: str, conversation_id: str, overrides: Overrides
+) -> Overrides:
+    """A request's own model settings: what it says wins, the rest is the agent's. Invalid (422) names the wrong one."""
+    over = model_settings(said)
+    under = (await _agent_in(parts, agent_id, conversation_id)).model_settings
+    merged = settings_over(under, over)
+    changed = {
+        name: msgspec.to_builtins(value)
+        for name in ModelSettings.__struct_fields__
+        if (value := getattr(merged, name)) != getattr(under, name)
+    }
+    return msgspec.structs.replace(overrides, settings={**changed, **(overrides.settings or {})})
+
+
+async def _agent_in(parts: Services, agent_id: str, conversation_id: str) -> Agent:
+    agent = await parts.store.read(lambda: agents.agent_by_id(agent_id))
+    if conversation_id == agent_id:
+        return agent
+    return agent_in(agent, (await parts.store.read(lambda: conversation_by_id(conversation_id))).settings)
+
+
 async def check_model(
     parts: Services, body: SendRequest, agent_id: str, conversation_id: str, *, images: bool = False
 ) -> None:
     """What must fail before anything is accepted: a model nobody serves, or one that cannot do what is asked of it."""
     if body.override_model is None and not body.return_token_ids and not images:
         return
-    agent = await parts.store.read(lambda: agents.agent_by_id(agent_id))
-    if conversation_id != agent_id:
-        agent = agent_in(agent, (await parts.store.read(lambda: conversation_by_id(conversation_id))).settings)
+    agent = await _agent_in(parts, agent_id, conversation_id)
     handle = body.override_model or agent.model
     resolved = await parts.registry.resolve(handle, settings=agent.model_settings, require_exact=body.return_token_ids)
     if images and not takes_images(resolved.model):
