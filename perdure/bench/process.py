@@ -101,13 +101,17 @@ def stop(process: "subprocess.Popen[bytes]", name: str) -> None:
 
 @contextlib.contextmanager
 def serving(
-    env: Mapping[str, str], *options: str, data_dir: Path, timeout_s: float = HEALTHY_TIMEOUT_S
+    env: Mapping[str, str],
+    *options: str,
+    data_dir: Path,
+    port: int | None = None,
+    timeout_s: float = HEALTHY_TIMEOUT_S,
 ) -> Generator[Child]:
-    """`perdure serve` on a free port of this machine for the block, healthy when it begins.
+    """`perdure serve` on this machine for the block, on `port` or a free one, healthy when it begins.
 
     Its log is server.log in `data_dir`. ProcessError with the end of that log if it does not get healthy.
     """
-    port = free_port()
+    port = port or free_port()
     data_dir.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "perdure", "serve", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--data-dir", str(data_dir), *options]

@@ -108,6 +108,39 @@ def parsers(as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
+@app.command()
+def rollouts(
+    rollouts: Annotated[int, typer.Option("--rollouts", min=1, help="How many, in groups of --group.")] = 1000,
+    concurrency: Annotated[int, typer.Option(min=1, max=4096, help="How many at the same time.")] = 1000,
+    group: Annotated[int, typer.Option(min=1, help="Attempts at one task.")] = 8,
+    delay: Annotated[int, typer.Option(min=0, help="Milliseconds the engine thinks before each answer.")] = 200,
+    kill: Annotated[bool, typer.Option("--kill", help="Kill the server (SIGKILL) when a third have ended.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run many rollouts at once on the scripted engine: how many a second, in how much memory.
+
+    Each is a fork of one agent, two turns and three model calls, one of them a memory edit. Every record is verified; with
+    --kill, every call that was on disk when the server was killed is looked up in the record. Exits with status 1 when
+    anything is lost.
+    """
+    import msgspec
+
+    from perdure.bench.process import unwind_on_sigterm
+    from perdure.bench.rollouts import Load, measure
+    from perdure.cli.show import print_fields, print_json, progress
+
+    unwind_on_sigterm()
+    load = Load(rollouts=rollouts, concurrency=concurrency, group_size=group, delay_ms=delay, kill=kill)
+    with progress(f"{rollouts} rollouts"):
+        result = measure(load)
+    found = msgspec.to_builtins(result)
+    if as_json:
+        print_json(found)
+    else:
+        shown = [(name, f"{value:,.1f}" if isinstance(value, float) else value) for name, value in found.items()]
+        print_fields([(name.replace("_", " "), value) for name, value in shown if value is not None])
+
+
 def _print(outcome: "Outcome", facts: dict[str, Any]) -> None:
     from perdure.bench.report import rows
     from perdure.cli.show import print_table, warn

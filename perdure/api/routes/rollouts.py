@@ -149,10 +149,10 @@ def _settings(given: dict[str, Any]) -> dict[str, Any]:
 
 
 @router.get("/rollouts/{job_id}", operation_id="retrieve_rollouts")
-async def retrieve(request: Request, job_id: str) -> Response:
-    """The job, how far it is, and each of its rollouts."""
+async def retrieve(request: Request, job_id: str, rollouts: bool = True) -> Response:
+    """The job, how far it is, and each of its rollouts, unless `rollouts` is false."""
     job = await services(request).store.read(lambda: rollout_store.job_by_id(job_id))
-    return json_response(await _job_json(request, job))
+    return json_response(await _job_json(request, job, rollouts=rollouts))
 
 
 @router.post("/rollouts/{job_id}/cancel", operation_id="cancel_rollouts")
