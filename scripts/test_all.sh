@@ -28,12 +28,11 @@ if command -v npm >/dev/null; then
 else
     skipped+=("TypeScript SDK (npm is not installed)")
 fi
-part "PostgreSQL" 300 bash scripts/test_postgres.sh
+part "PostgreSQL, and Redis beside it" 300 bash scripts/test_postgres.sh
 part "llama.cpp" 60 .venv/bin/python -m pytest tests/engines -m engine -k llamacpp
 part "a long conversation in a small window" 900 .venv/bin/python -m pytest tests/engines/test_long_conversation.py
 part "SGLang on CPU (installs about 3 GB on the first run)" 900 bash scripts/engines/test_sglang.sh
 part "vLLM on CPU (installs about 3 GB on the first run)" 900 bash scripts/engines/test_vllm.sh
-skipped+=("Redis (nothing uses it yet: PostgreSQL's own notifications do its work)")
 
 for name in "${skipped[@]:-}"; do
     [ -n "$name" ] && echo "skipped: $name"

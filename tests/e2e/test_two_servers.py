@@ -10,6 +10,7 @@ from letta_client import APIStatusError, Letta
 
 from tests.doubles.openai_chat import OpenAIDouble, call, text
 from tests.doubles.postgres import PostgresProcess, binaries
+from tests.doubles.redis import RedisProcess, redis_server
 from tests.e2e.conftest import ServerProcess
 from tests.e2e.test_messages import ROLL, kinds
 
@@ -208,3 +209,28 @@ def test_a_batch_handed_in_at_one_is_finished_by_the_other(
             assert [m.content for m in said] == [str(number) for number in range(at, 12, 3)]
     finally:
         engine.default = text("ok")
+
+
+@pytest.mark.skipif(redis_server() is None, reason="no Redis here")
+def test_followers_on_the_other_server_are_fed_by_redis_and_outlive_its_loss(
+    postgres: PostgresProcess, own_server: Callable[..., ServerProcess], engine: OpenAIDouble
+) -> None:
+    program = redis_server()
+    assert program is not None
+    redis = RedisProcess(program)
+    try:
+        env = {"PERDURE_DATABASE_URL": postgres.fresh(), "PERDURE_REDIS_URL": redis.url}
+        a, b = sdk(own_server(**env)), sdk(own_server(**env))
+        agent = new_agent(a, tool_ids=[a.tools.upsert(source_code=ROLL).id])
+        for lost in (False, True):
+            engine.script(call("roll", {"sides": 6}), text("Six.", delay_s=1.0))
+            run = a.agents.messages.create_async(agent.id, input="Roll.")
+            if lost:
+                redis.kill()
+            frames = list(b.runs.messages.stream(run.id, starting_after=0))
+            seqs = [frame.seq_id for frame in frames if getattr(frame, "seq_id", None)]
+            assert seqs == list(range(1, len(seqs) + 1))
+            shown = [frame.message_type for frame in frames if frame.message_type.endswith("message")]
+            assert shown == ["tool_call_message", "tool_return_message", "assistant_message"]
+    finally:
+        redis.close()
