@@ -34,6 +34,7 @@ class Prompt(Struct, frozen=True, kw_only=True):
     `assistant_message_id`: the id the answer will be stored under, allocated before the call.
     `model_handle`: provider and model. A message's `model` is the handle that wrote it: signatures and other opaque parts of
     an answer go back only to the provider they came from.
+    `affinity`: names those whose calls are likely to begin as this one does (a group of attempts at one task); "" for none.
     `compact_at`: a model that knows its prompt's exact length raises PromptTooLong beyond this many tokens.
     """
 
@@ -57,6 +58,7 @@ class Prompt(Struct, frozen=True, kw_only=True):
     want_logprobs: bool = False
     top_logprobs: int | None = None
     compact_at: int | None = None
+    affinity: str = ""
 
 
 class TextChunk(Struct, frozen=True):

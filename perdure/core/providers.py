@@ -6,7 +6,7 @@ from msgspec import Struct
 class AddedProvider(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """`kind`: how it is spoken to. `api_key`, `access_key`: sealed. `synced_us`: when it last told its models.
 
-    `models`, `context_window`: instead of asking it.
+    `base_url`: one address, or several with commas between. `models`, `context_window`: instead of asking it.
     """
 
     id: str

@@ -155,6 +155,7 @@ def _prompt(turn: Turn, constraint: rules.Allowed, step_id: str, message_id: str
         want_logprobs=config.return_logprobs,
         top_logprobs=config.top_logprobs,
         compact_at=turn.compact_at,
+        affinity=str(turn.run.metadata.get("group_id", "")) if turn.run.metadata else "",
     )
 
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from perdure.core.errors import Invalid
 from perdure.core.providers import AddedProvider
 from perdure.providers.clouds import Cloud, bedrock_url
-from perdure.providers.configs import ProviderConfig, ProviderOptions
+from perdure.providers.configs import ProviderConfig, ProviderOptions, addresses
 from perdure.providers.profiles import OPENAI_COMPATIBLE, PROFILES, profile_of
 from perdure.providers.sigv4 import AwsKeys
 
@@ -46,7 +46,7 @@ def checked_name(name: str) -> str:
 def config_of(provider: AddedProvider, *, api_key: str, access_key: str) -> ProviderConfig:
     """`api_key` and `access_key` opened. Invalid names what is missing or wrong."""
     profile = profile_of(provider.kind)
-    url = _checked_url(provider.base_url)
+    url, *replicas = map(_checked_url, addresses(provider.base_url, provider.kind, "base_url") or ("",))
     cloud = None
     if profile.messages_api == "bedrock":
         if not provider.region:
@@ -70,6 +70,7 @@ def config_of(provider: AddedProvider, *, api_key: str, access_key: str) -> Prov
         options=options,
         cloud=cloud,
         category="byok",
+        replicas=tuple(each for each in replicas if each),
     )
 
 

@@ -27,6 +27,7 @@ from perdure.providers.profiles import PROFILES, ProviderProfile, WireApi
 
 Seconds = Annotated[float, Meta(gt=0)]
 _VERSIONED = re.compile(r"/v\d+(?:(?:alpha|beta)\d*)?(?:/|$)")
+SEVERAL = ("sglang", "vllm")
 _CHAT_PATHS = ("/chat/completions", "/completions", "/generate", "/models", "/messages")
 
 
@@ -70,7 +71,8 @@ class ProviderOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class ProviderConfig(Struct, frozen=True, kw_only=True):
     """One provider. `name` is the first part of its handles; `kind` says how it is spoken to (`profiles.py`).
 
-    `category`: configured where the server runs ("base"), or added by a user.
+    `replicas`: further addresses that serve the same models. `category`: configured where the server runs ("base"), or added
+    by a user.
     """
 
     name: str
@@ -80,6 +82,7 @@ class ProviderConfig(Struct, frozen=True, kw_only=True):
     options: ProviderOptions = ProviderOptions()
     cloud: Cloud | None = None
     category: Category = "base"
+    replicas: tuple[str, ...] = ()
 
     def __repr__(self) -> str:  # never the key: configurations end up in logs
         return f"ProviderConfig(name={self.name!r}, kind={self.kind!r}, base_url={self.base_url!r})"
@@ -87,7 +90,7 @@ class ProviderConfig(Struct, frozen=True, kw_only=True):
 
 class _Section(ProviderOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
     kind: str | None = None
-    base_url: str | None = None
+    base_url: str | list[str] | None = None
     api_key: str | None = None
     api_key_env: str | None = None
 
@@ -96,7 +99,9 @@ def providers_from_env(env: Mapping[str, str]) -> list[ProviderConfig]:
     """The providers the usual variables name, then the embedded engine if its packages are installed."""
     found: list[ProviderConfig] = []
     for kind, profile in PROFILES.items():
-        url = _first(env, profile.url_env)
+        url, *replicas = addresses(
+            _first(env, profile.url_env), kind, profile.url_env[0] if profile.url_env else kind
+        ) or (None,)
         key = _first(env, profile.key_env)
         if url is None and not profile.cloud and (key is None or profile.base_url is None):
             continue
@@ -115,6 +120,7 @@ def providers_from_env(env: Mapping[str, str]) -> list[ProviderConfig]:
                 api_key=key,
                 options=options,
                 cloud=cloud,
+                replicas=tuple(replicas),
             )
         )
     if (gguf := env.get("PERDURE_LOCAL_GGUF")) or has_local_engine():
@@ -149,7 +155,7 @@ def _from_table(name: str, table: Any, env: Mapping[str, str]) -> ProviderConfig
         cloud = _cloud(profile, options, env)
         if cloud is None:
             raise Invalid(f"{where}: {_CLOUD_NEEDS[profile.messages_api or 'vertex']}")
-    base_url = section.base_url
+    base_url, *replicas = addresses(section.base_url, kind, f"{where}.base_url") or (None,)
     if base_url is None and profile is not None:
         base_url = _cloud_url(profile, cloud) or profile.base_url
     if base_url is None and kind != "local":
@@ -159,7 +165,15 @@ def _from_table(name: str, table: Any, env: Mapping[str, str]) -> ProviderConfig
         key = env.get(section.api_key_env)
         if not key:
             raise Invalid(f"{where}.api_key_env: the environment has no {section.api_key_env}.")
-    return ProviderConfig(name=name, kind=kind, base_url=base_url, api_key=key, options=options, cloud=cloud)
+    return ProviderConfig(
+        name=name,
+        kind=kind,
+        base_url=base_url,
+        api_key=key,
+        options=options,
+        cloud=cloud,
+        replicas=tuple(replicas),
+    )
 
 
 _CLOUD_NEEDS = {
@@ -191,6 +205,20 @@ def unique(configs: Iterable[ProviderConfig]) -> list[ProviderConfig]:
     for config in configs:
         found.setdefault(config.name, config)
     return list(found.values())
+
+
+def addresses(value: str | Iterable[str] | None, kind: str, where: str) -> tuple[str, ...]:
+    """The base URLs of a setting, which may list several with commas between. Invalid where that kind takes only one.
+
+    `where`: the setting's name, for the error.
+    """
+    given = value.split(",") if isinstance(value, str) else value or ()
+    found = tuple(dict.fromkeys(each.strip() for each in given if each.strip()))
+    if len(found) > 1 and (kind not in PROFILES or PROFILES[kind].token_api not in SEVERAL):
+        raise Invalid(
+            f"{where}: {kind} takes one address, not {len(found)}. Providers of {', '.join(SEVERAL)} take several."
+        )
+    return found
 
 
 def api_root(base_url: str) -> str:

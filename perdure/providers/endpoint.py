@@ -61,9 +61,11 @@ class ChatProvider:
         return without_version(self.config.base_url or "")
 
     async def list_models(self) -> list[ModelInfo]:
-        self._listed = await list_models(self.http, self.endpoint, self.config, self.profile)
-        self._listed_at = time.monotonic()
-        return self._listed
+        return self.keep(await list_models(self.http, self.endpoint, self.config, self.profile))
+
+    def keep(self, listed: list[ModelInfo]) -> list[ModelInfo]:
+        self._listed, self._listed_at = listed, time.monotonic()
+        return listed
 
     async def models(self) -> list[ModelInfo]:
         """`list_models`, or what it said less than FRESH_S ago."""

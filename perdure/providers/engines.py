@@ -15,13 +15,14 @@ from msgspec import Struct
 
 from perdure.core.errors import Invalid, ProviderError
 from perdure.providers.base import Model, ModelInfo, TokenEngine
-from perdure.providers.catalogue import auth_headers
-from perdure.providers.configs import ProviderConfig
+from perdure.providers.catalogue import auth_headers, list_models
+from perdure.providers.configs import ProviderConfig, with_version, without_version
 from perdure.providers.endpoint import ChatProvider
-from perdure.providers.http import Endpoint, Http
+from perdure.providers.http import Endpoint, Http, Retries
 from perdure.providers.llamacpp import LlamaCpp
 from perdure.providers.local import LocalEngine, LocalModel, local_model
 from perdure.providers.profiles import WireApi, profile_of
+from perdure.providers.replicas import Replicas, ReplicaState
 from perdure.providers.sglang import SGLang
 from perdure.providers.token_exact import DEFAULT_MAX_TOKENS, TokenExactModel
 from perdure.providers.vllm import VLLM
@@ -64,10 +65,34 @@ class EngineProvider(ChatProvider):
     def __init__(self, config: ProviderConfig, http: Http, places: Places) -> None:
         super().__init__(config, http)
         self._places = places
-        timeouts = self.endpoint.timeouts
-        self._root = Endpoint(config.name, self.root_url, headers=auth_headers(config), timeouts=timeouts)
+        urls = (self.root_url, *map(without_version, config.replicas))
+        retries = Retries(attempts=1) if config.replicas else Retries()
+        headers, timeouts = auth_headers(config), self.endpoint.timeouts
+        self._roots = [Endpoint(config.name, url, headers=headers, timeouts=timeouts, retries=retries) for url in urls]
         make, self._tell = _ENGINES[self.profile.token_api or ""]
-        self._engine: Any = make(http, self._root)
+        engines = [make(http, root) for root in self._roots]
+        self._engine = Replicas(engines, pause=http.pause) if config.replicas else engines[0]
+
+    @property
+    def replicas(self) -> list[ReplicaState]:
+        """How its servers are, where it has several."""
+        return self._engine.states() if isinstance(self._engine, Replicas) else []
+
+    async def list_models(self) -> list[ModelInfo]:
+        """Of the first of its servers that answers: all serve the same."""
+        if not self.config.replicas:
+            return await super().list_models()
+        error: ProviderError | None = None
+        for root in self._roots:
+            endpoint = Endpoint(self.name, with_version(root.base_url), headers=root.headers, timeouts=root.timeouts)
+            try:
+                found = await list_models(self.http, endpoint, self.config, self.profile)
+            except ProviderError as failure:
+                error = error or failure
+            else:
+                return self.keep(found)
+        assert error is not None
+        raise error
 
     async def open(
         self, name: str, info: ModelInfo | None, tokenizer: str | None, wire_api: WireApi | None = None
@@ -87,17 +112,22 @@ class EngineProvider(ChatProvider):
         return model, None
 
     async def close(self) -> None:
-        if isinstance(self._engine, SGLang | VLLM):
+        if isinstance(self._engine, SGLang | VLLM | Replicas):
             await self._engine.close()
 
     async def ask(self, path: str) -> dict[str, Any]:
-        """A GET below the engine's root; {} where it has no such route."""
-        try:
-            raw = await self.http.call(self._root, path, method="GET", retry=False, timeout_s=ASK_TIMEOUT_S)
-        except ProviderError as error:
-            if error.status is None:
-                raise
-            return {}
+        """A GET below the root of the first server that answers; {} where it has no such route."""
+        raw = b"{}"
+        for root in self._roots:
+            try:
+                raw = await self.http.call(root, path, method="GET", retry=False, timeout_s=ASK_TIMEOUT_S)
+            except ProviderError as error:
+                if error.status is not None:
+                    return {}
+                if root is self._roots[-1]:
+                    raise
+            else:
+                break
         try:
             return msgspec.json.decode(raw, type=dict[str, Any])
         except msgspec.DecodeError:

@@ -321,7 +321,8 @@ def _transport_error(endpoint: Endpoint, path: str, cause: Exception, *, reading
     name, where = endpoint.name, endpoint.base_url + path
     if isinstance(cause, TimeoutError):
         if isinstance(cause, aiohttp.ConnectionTimeoutError):
-            return _timed_out(endpoint, path, f"no connection within {endpoint.timeouts.connect_s:g} s")
+            what = f"no connection within {endpoint.timeouts.connect_s:g} s"
+            return _timed_out(endpoint, path, what, retryable=True)
         limit_s = endpoint.timeouts.between_s if reading else endpoint.timeouts.first_byte_s
         return _timed_out(endpoint, path, f"nothing arrived for {limit_s:g} s", retryable=not reading)
     if isinstance(cause, aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorSSLError):

@@ -29,6 +29,7 @@ from perdure.providers.http import Http
 from perdure.providers.limited import limited
 from perdure.providers.limits import Configured, Gate, Limits
 from perdure.providers.profiles import WireApi, profile_of
+from perdure.providers.replicas import ReplicaState
 from perdure.providers.vertex import VertexProvider
 from perdure.providers.vertex_gemini import VertexGeminiProvider
 
@@ -199,6 +200,11 @@ class Registry:
             return None
         named = (info.handle for name in names for info in listed if _DATED.sub("", info.name) == name)
         return next(named, None)
+
+    def replicas(self, name: str) -> list[ReplicaState]:
+        """How the servers of a provider are; [] where it is one server, or none is known by that name."""
+        provider = self._providers.get(name)
+        return provider.replicas if isinstance(provider, EngineProvider) else []
 
     async def info(self, handle: str) -> ModelInfo | None:
         """What is known of a handle's model; None for one its provider does not list."""

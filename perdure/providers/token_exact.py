@@ -157,6 +157,7 @@ class TokenExactModel:
             presence_penalty=settings.presence_penalty,
             repetition_penalty=settings.repetition_penalty,
             top_logprobs=top or 0,
+            affinity=(prompt.conversation_id or prompt.agent_id, prompt.affinity),
             grammar=answer_grammar(
                 self.engine.kind,
                 self._dialect(prompt),

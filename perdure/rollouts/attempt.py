@@ -105,7 +105,7 @@ class Attempts:
                 override_model=spec.model,
                 override_settings=spec.settings or None,
             ),
-            metadata={"run_type": "rollout", "rollout_id": attempt.id},
+            metadata={"run_type": "rollout", "rollout_id": attempt.id, "group_id": attempt.group_id},
         )
         message = Message(
             id=new_id("message"),

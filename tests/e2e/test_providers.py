@@ -12,6 +12,8 @@ from letta_client import APIStatusError, Letta
 
 from tests.doubles.openai_chat import OpenAIDouble, text
 from tests.doubles.postgres import PostgresProcess, binaries
+from tests.doubles.sglang import SGLangDouble
+from tests.doubles.tokenizers import small_tokenizer
 from tests.e2e.conftest import ServerProcess
 
 KEY = "sk-users-own-key"
@@ -229,3 +231,27 @@ def test_perdure_models_lists_added_providers_too(
         check=False,
     )
     assert "mine/tiny" in [model["handle"] for model in json.loads(shown.stdout)["models"]], shown.stderr
+
+
+def test_an_added_engine_may_have_several_servers(server: ServerProcess) -> None:
+    doubles = [SGLangDouble(small_tokenizer()) for _ in range(2)]
+    try:
+        with http(server) as raw:
+            urls = [double.base_url for double in doubles]
+            body = {"name": "pair", "provider_type": "sglang", "base_url": urls}
+            made = raw.post("/v1/providers/", json=body).json()
+            assert made["base_url"] == ",".join(urls) and made["last_synced"]
+            assert [(each["base_url"], each["up"]) for each in made["replicas"]] == [(url, True) for url in urls]
+            doubles[0].dead = True
+            raw.get("/v1/models/")
+            assert raw.post(f"/v1/providers/{made['id']}/check").status_code == 200
+            changed = raw.patch(f"/v1/providers/{made['id']}", json={"base_url": urls[1]}).json()
+            assert changed["base_url"] == urls[1] and changed["replicas"] == []
+            changed = raw.patch(f"/v1/providers/{made['id']}", json={"base_url": f"{urls[1]}, {urls[0]}"}).json()
+            assert [each["base_url"] for each in changed["replicas"]] == [urls[1], urls[0]]
+            raw.delete(f"/v1/providers/{made['id']}")
+            wrong = raw.post("/v1/providers/", json={**body, "name": "x", "provider_type": "openai", "api_key": "k"})
+            assert wrong.status_code == 400 and "base_url: openai takes one address" in wrong.text
+    finally:
+        for double in doubles:
+            double.close()

@@ -28,9 +28,8 @@ async def create(request: Request, body: CreateProvider) -> Response:
 async def list_providers(request: Request, query: Annotated[ListProvidersQuery, Query()]) -> Response:
     """Configured ones count as the oldest."""
     parts = services(request)
-    errors = parts.registry.errors
-    found = [base_json(config, errors.get(config.name)) for config in parts.registry.base]
-    found += [added_json(provider, errors.get(provider.name)) for provider in await parts.providers.all()]
+    found = [_base(parts, config) for config in parts.registry.base]
+    found += [_added_json(parts, provider) for provider in await parts.providers.all()]
     page = query.page()
     if page.descending:
         found.reverse()
@@ -63,7 +62,7 @@ async def check(request: Request, body: CheckProvider) -> Response:
 async def retrieve(request: Request, provider_id: ProviderId) -> Response:
     parts = services(request)
     if (config := _configured(parts, provider_id)) is not None:
-        return json_response(base_json(config, parts.registry.errors.get(config.name)))
+        return json_response(_base(parts, config))
     return _added(parts, await parts.providers.get(provider_id))
 
 
@@ -122,4 +121,13 @@ def _refuse_configured(parts: Services, provider_id: str) -> None:
 
 
 def _added(parts: Services, provider: AddedProvider) -> Response:
-    return json_response(added_json(provider, parts.registry.errors.get(provider.name)))
+    return json_response(_added_json(parts, provider))
+
+
+def _added_json(parts: Services, provider: AddedProvider) -> dict[str, Any]:
+    registry = parts.registry
+    return added_json(provider, registry.errors.get(provider.name), registry.replicas(provider.name))
+
+
+def _base(parts: Services, config: ProviderConfig) -> dict[str, Any]:
+    return base_json(config, parts.registry.errors.get(config.name), parts.registry.replicas(config.name))

@@ -8,11 +8,12 @@ from perdure.api.paging import PageQuery
 
 
 class ProviderKeys(BaseModel):
-    """`access_key`: the id of an AWS key, whose secret is `api_key`. `models`, `context_window`: instead of asking it."""
+    """`access_key`: the id of an AWS key, whose secret is `api_key`. `base_url`: one address, or several of servers that serve
+    the same models, as a list or with commas between. `models`, `context_window`: instead of asking it."""
 
     api_key: SecretStr | None = None
     access_key: SecretStr | None = None
-    base_url: str | None = None
+    base_url: str | list[str] | None = None
     region: str | None = None
     api_version: str | None = None
     models: list[str] | None = None

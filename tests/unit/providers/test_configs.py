@@ -260,3 +260,20 @@ def test_clouds_in_a_file(tmp_path: Path) -> None:
 def test_what_a_cloud_lacks_is_said(table: dict[str, Any], why: str, tmp_path: Path) -> None:
     with pytest.raises(Invalid, match=why):
         providers_from_config({"providers": {"x": table}}, {"HOME": str(tmp_path)})
+
+
+def test_an_engine_may_have_several_servers() -> None:
+    [several] = providers_from_env({"SGLANG_BASE_URL": "http://a:1, http://b:2 ,http://a:1,"})
+    assert (several.base_url, several.replicas) == ("http://a:1", ("http://b:2",))
+    listed = {"providers": {"lab": {"kind": "vllm", "base_url": ["http://a:1/v1", "http://b:2/v1"]}}}
+    [lab] = providers_from_config(listed, {})
+    assert (lab.base_url, lab.replicas) == ("http://a:1/v1", ("http://b:2/v1",))
+    [one] = providers_from_config({"providers": {"vllm": {"base_url": ["http://a:1"]}}}, {})
+    assert (one.base_url, one.replicas) == ("http://a:1", ())
+
+
+def test_other_providers_have_one_address() -> None:
+    with pytest.raises(Invalid, match=r"OPENAI_BASE_URL: openai takes one address, not 2\. .*sglang, vllm"):
+        providers_from_env({"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": "http://a,http://b"})
+    with pytest.raises(Invalid, match=r"providers\.proxy\.base_url: openai_compatible takes one address"):
+        providers_from_config({"providers": {"proxy": {"base_url": ["http://a", "http://b"]}}}, {})
