@@ -34,6 +34,7 @@ class ToolSpec(Struct, frozen=True, kw_only=True):
     enable_parallel_execution: bool = False
     metadata: dict[str, Any] | None = None
     allow_network: bool = False
+    idempotent: bool = False
 
 
 class ToolChange(Struct, frozen=True, kw_only=True):
@@ -52,6 +53,7 @@ class ToolChange(Struct, frozen=True, kw_only=True):
     enable_parallel_execution: bool | UnsetType = UNSET
     metadata: dict[str, Any] | UnsetType | None = UNSET
     allow_network: bool | UnsetType = UNSET
+    idempotent: bool | UnsetType = UNSET
 
 
 def put_tool(spec: ToolSpec) -> Tx[Tool]:
@@ -78,6 +80,7 @@ def put_tool(spec: ToolSpec) -> Tx[Tool]:
         enable_parallel_execution=spec.enable_parallel_execution,
         metadata=spec.metadata,
         allow_network=spec.allow_network,
+        idempotent=spec.idempotent,
         created_us=found.created_us if found is not None else now,
         updated_us=now,
     )

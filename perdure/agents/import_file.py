@@ -206,7 +206,7 @@ def _same(found: Tool, tool: FileTool) -> bool:
     return all(
         getattr(found, key) == getattr(spec, key)
         for key in spec.__struct_fields__
-        if key not in ("description", "json_schema", "allow_network")
+        if key not in ("description", "json_schema", "allow_network", "idempotent")
     ) and (spec.json_schema is None or found.json_schema == spec.json_schema)
 
 

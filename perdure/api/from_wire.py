@@ -218,7 +218,7 @@ def tool_spec(body: CreateTool) -> ToolSpec:
     given = body.model_dump(exclude_unset=True)
     given["metadata"] = given.pop("metadata_", None)
     given["tags"] = tuple(given.get("tags") or ())
-    for key in ("enable_parallel_execution", "allow_network"):
+    for key in ("enable_parallel_execution", "allow_network", "idempotent"):
         given[key] = bool(given.get(key))
     return ToolSpec(**given)
 

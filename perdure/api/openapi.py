@@ -39,8 +39,8 @@ _ANSWERS: dict[str, str] = {
     "Tool": """
         id string, name string, tool_type string, description string?, source_type string?, source_code string?,
         json_schema {}, args_json_schema {}?, tags [string], return_char_limit integer, pip_requirements [{}]?,
-        npm_requirements [{}]?, default_requires_approval boolean?, enable_parallel_execution boolean, metadata_ {}?,
-        project_id string?, created_by_id string?, last_updated_by_id string?""",
+        npm_requirements [{}]?, default_requires_approval boolean?, enable_parallel_execution boolean, idempotent boolean?,
+        metadata_ {}?, project_id string?, created_by_id string?, last_updated_by_id string?""",
     "ToolExecutionResult": """
         status string, func_return any, agent_state {}?, stdout [string]?, stderr [string]?,
         sandbox_config_fingerprint string?""",

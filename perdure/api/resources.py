@@ -169,6 +169,7 @@ def tool_json(tool: Tool) -> dict[str, Any]:
         "enable_parallel_execution": tool.enable_parallel_execution,
         "metadata_": tool.metadata,
         "project_id": None,
+        **({"idempotent": True} if tool.idempotent else {}),
         **MINE,
     }
 

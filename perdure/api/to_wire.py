@@ -199,6 +199,12 @@ def _call_delta(event: ToolCallDelta) -> dict[str, Any]:
 
 
 def _said(event: Said, run_id: str | None, seq_id: int | None) -> dict[str, Any]:
+    """`interrupted`, which only answers have that broke off, is ours."""
+    said = _said_part(event, run_id, seq_id)
+    return said if event.interrupted is None else {**said, "interrupted": event.interrupted}
+
+
+def _said_part(event: Said, run_id: str | None, seq_id: int | None) -> dict[str, Any]:
     if event.reasoning is not None:
         return _reasoning(event, event.reasoning, event.native, event.signature, run_id, seq_id)
     if event.hidden_reasoning is not None:

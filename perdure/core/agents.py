@@ -46,7 +46,10 @@ class Block(Struct, frozen=True, kw_only=True):
 
 
 class Tool(Struct, frozen=True, kw_only=True):
-    """`json_schema` is {name, description, parameters}: what the model is shown. Built-in tools have no source."""
+    """`json_schema` is {name, description, parameters}: what the model is shown. Built-in tools have no source.
+
+    `idempotent`: to run it twice comes to the same as to run it once, so a call that was interrupted may be run again.
+    """
 
     id: str
     name: str
@@ -64,6 +67,7 @@ class Tool(Struct, frozen=True, kw_only=True):
     enable_parallel_execution: bool = False
     metadata: dict[str, Any] | None = None
     allow_network: bool = False
+    idempotent: bool = False
     created_us: int = 0
     updated_us: int = 0
 

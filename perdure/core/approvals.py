@@ -4,7 +4,7 @@ Invariant: judging is pure. Whatever is answered, every call of the request gets
 message leads on: an answer, a cancellation, or any message at all once the request has expired.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -164,9 +164,10 @@ def closing(
     conversation_id: str,
     now: int,
     run_id: str | None = None,
+    returns: Mapping[str, ToolReturn] = {},
 ) -> tuple[Message, ...]:
     """The messages that end a request which nobody answers any more: the denial (where none was given), and a return for
-    each of its calls. `run_id` None: the run that asked."""
+    each of its calls. `run_id` None: the run that asked. `returns`: call id -> what a call has returned."""
     common: dict[str, Any] = {
         "agent_id": agent_id,
         "conversation_id": conversation_id,
@@ -174,8 +175,11 @@ def closing(
         "created_us": now,
     }
     answered = pending.answered_by is not None
-    returns = tuple(ToolReturn(c.id, c.name, "error", _unmet(c, answered, reason), ran=False) for c in pending.calls)
-    tool = Message(id=new_id("message"), role="tool", tool_returns=returns, step_id=pending.step_id, **common)
+    ends = tuple(
+        returns.get(c.id) or ToolReturn(c.id, c.name, "error", _unmet(c, answered, reason), ran=False)
+        for c in pending.calls
+    )
+    tool = Message(id=new_id("message"), role="tool", tool_returns=ends, step_id=pending.step_id, **common)
     if answered:
         return (tool,)
     denials = tuple(Approval(call_id, False, reason, automatic=True) for call_id in pending.asked)

@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from perdure.core.messages import CompactionStats, Message, ToolCall, ToolReturn
+from perdure.core.messages import CompactionStats, Interruption, Message, ToolCall, ToolReturn
 from perdure.core.runs import StopReason, Usage
 
 
@@ -49,7 +49,8 @@ class ToolCallDelta(_OfMessage, frozen=True, kw_only=True, tag="tool_call_delta"
 
 
 class Said(_OfMessage, frozen=True, kw_only=True, tag="said"):
-    """One whole part of a stored assistant message: exactly one of the fields is set."""
+    """One whole part of a stored assistant message: exactly one of the fields is set, but for `interrupted`, which is the
+    message's."""
 
     part: int
     reasoning: str | None = None
@@ -59,6 +60,7 @@ class Said(_OfMessage, frozen=True, kw_only=True, tag="said"):
     text: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     approval_calls: tuple[ToolCall, ...] = ()
+    interrupted: Interruption | None = None
 
 
 class ToolsReturned(_OfMessage, frozen=True, kw_only=True, tag="tools_returned"):

@@ -22,6 +22,8 @@ def expand(message: Message) -> list[Event]:
     if message.role == "summary":
         return [Summarised(summary=_summary(message), stats=message.compaction, **common)]
     if message.role == "assistant" or (message.role == "approval" and message.tool_calls):
+        if message.interrupted is not None:
+            common["interrupted"] = message.interrupted
         return list(_said(message, common))
     return [Heard(message=message, **common)]
 

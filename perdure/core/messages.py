@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
+Interruption = Literal["cancelled", "retried"]
 Role = Literal["system", "user", "assistant", "tool", "approval", "summary"]
 
 
@@ -127,6 +128,8 @@ class Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
     `tool_returns`: returns of a tool message, or a client's own returns in an approval response.
     `calls_at`: before which of the content parts the tool calls came; None: after all of them.
     `hidden`: kept for the model and the record, not shown in listings.
+    `interrupted`: on an answer that broke off: "cancelled" with its run, which the model is shown as far as it came, or
+    "retried": a worker was lost, so the model was asked again, and never sees what it had said.
     `parked`: on approval requests only; `evicted`: on summaries. `legacy`: on messages of the older agent types only.
     `created_us`: microseconds since the epoch.
     """
@@ -151,6 +154,7 @@ class Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
     is_err: bool | None = None
     hidden: bool = False
     calls_at: int | None = None
+    interrupted: Interruption | None = None
     compaction: CompactionStats | None = None
     parked: Parked | None = None
     evicted: Evicted | None = None

@@ -4,7 +4,7 @@ A call yields batches of chunks and ends with exactly one `ModelDone`, or raises
 only, and joined they are exactly what the model wrote.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from msgspec import Struct, field
@@ -36,6 +36,7 @@ class Prompt(Struct, frozen=True, kw_only=True):
     an answer go back only to the provider they came from.
     `affinity`: names those whose calls are likely to begin as this one does (a group of attempts at one task); "" for none.
     `compact_at`: a model that knows its prompt's exact length raises PromptTooLong beyond this many tokens.
+    `on_cut_off`: told what the answer had come to where the call is called off, by a model that has a token record of it.
     """
 
     model: str
@@ -59,6 +60,7 @@ class Prompt(Struct, frozen=True, kw_only=True):
     top_logprobs: int | None = None
     compact_at: int | None = None
     affinity: str = ""
+    on_cut_off: "Callable[[ModelDone], None] | None" = None
 
 
 class TextChunk(Struct, frozen=True):

@@ -4,13 +4,15 @@ Yields batches of events as they happen (token streams only) and one StepResult 
 asks for more. Until then nothing of the step is in `turn.context`, so a step that fails leaves no trace in it.
 """
 
+import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any
 
 import msgspec
 
+from perdure.core.begun import Begun
 from perdure.core.effects import ToolOutcome
 from perdure.core.errors import AgentError, ProviderError
 from perdure.core.events import Event
@@ -21,6 +23,8 @@ from perdure.core.model import ModelDone, Prompt
 from perdure.core.runs import Step, StopReason
 from perdure.loop import rules, structured
 from perdure.loop.answer import Answer
+from perdure.loop.begun import run_calls
+from perdure.loop.broken_off import CutOff
 from perdure.loop.endings import ending, note
 from perdure.loop.legacy_answer import LegacyAnswer
 from perdure.loop.parking import answered, called_before, park, resume, text_of, waiting_calls
@@ -33,8 +37,8 @@ async def run_loop(turn: Turn, *, again: bool = False) -> AsyncGenerator[Sequenc
     """Drive a run from where it stands. Ends after a StepResult whose `stop` is set. `again`: after a step that was given up."""
     if not again:
         turn.called.extend(called_before(turn.context, turn.run.id))
-    if turn.answer is not None:
-        result = await resume(turn)
+    if turn.answer is not None or turn.interrupted is not None:
+        result = await (resume(turn) if turn.answer is not None else _finish_interrupted(turn))
         yield result
         if result.stop is not None:
             return
@@ -49,6 +53,7 @@ async def run_loop(turn: Turn, *, again: bool = False) -> AsyncGenerator[Sequenc
 def committed(turn: Turn, result: StepResult) -> None:
     """Take a committed step into the context."""
     turn.context.extend(result.messages if result.context is None else result.context)
+    turn.begun = None
     if result.resumed:
         turn.answer, turn.later = None, ()
     else:
@@ -61,7 +66,8 @@ async def _step(turn: Turn) -> AsyncGenerator[Sequence[Event] | StepResult]:
     started_us, started_ns = now_us(), time.perf_counter_ns()
     step_id, message_id = new_id("step"), new_id("message")
     constraint = rules.allowed_tools(turn.agent.tool_rules, [spec.name for spec in turn.specs], turn.called)
-    prompt = _prompt(turn, constraint, step_id, message_id)
+    cut: list[ModelDone] = []
+    prompt = _prompt(turn, constraint, step_id, message_id, cut.append)
     asks = turn.asks if constraint.all_tools else turn.asks & constraint.names
     answer = _answer(turn, message_id, step_id, started_us, asks)
     done: ModelDone | None = None
@@ -83,7 +89,30 @@ async def _step(turn: Turn) -> AsyncGenerator[Sequence[Event] | StepResult]:
             raise ProviderError(f"The model's answer ended early ({turn.model_handle}). Send the message again.")
     except AgentError as failure:
         error = failure
-    clock = Step(
+    except asyncio.CancelledError:
+        clock = _clock(turn, step_id, started_us, started_ns, first_ns, None)
+        turn.cut_off = CutOff(step=clock, message_id=message_id, done=cut[0] if cut else None)
+        raise
+    clock = _clock(turn, step_id, started_us, started_ns, first_ns, done)
+    if done is None:
+        assert error is not None
+        yield _failed(clock, error, started_ns)
+        return
+    message = answer.message(
+        done,
+        run_id=turn.run.id,
+        agent_id=turn.agent.id,
+        conversation_id=turn.run.conversation_id,
+        model=turn.model_handle,
+    )
+    yield await finish_step(turn, clock, message, done, started_ns)
+
+
+def _clock(
+    turn: Turn, step_id: str, started_us: int, started_ns: int, first_ns: int | None, done: ModelDone | None
+) -> Step:
+    """The step, as far as its model call goes."""
+    return Step(
         id=step_id,
         run_id=turn.run.id,
         trace_id=trace_id_of(turn.run.id),
@@ -101,18 +130,6 @@ async def _step(turn: Turn) -> AsyncGenerator[Sequence[Event] | StepResult]:
         llm_request_ns=time.perf_counter_ns() - started_ns,
         ttft_ns=first_ns,
     )
-    if done is None:
-        assert error is not None
-        yield _failed(clock, error, started_ns)
-        return
-    message = answer.message(
-        done,
-        run_id=turn.run.id,
-        agent_id=turn.agent.id,
-        conversation_id=turn.run.conversation_id,
-        model=turn.model_handle,
-    )
-    yield await finish_step(turn, clock, message, done, started_ns)
 
 
 def _answer(turn: Turn, message_id: str, step_id: str, at_us: int, asks: frozenset[str]) -> Answer:
@@ -124,7 +141,9 @@ def _answer(turn: Turn, message_id: str, step_id: str, at_us: int, asks: frozens
     )
 
 
-def _prompt(turn: Turn, constraint: rules.Allowed, step_id: str, message_id: str) -> Prompt:
+def _prompt(
+    turn: Turn, constraint: rules.Allowed, step_id: str, message_id: str, on_cut_off: Callable[[ModelDone], None]
+) -> Prompt:
     specs = turn.specs if constraint.all_tools else [spec for spec in turn.specs if spec.name in constraint.names]
     choice = "auto"
     if not specs:
@@ -156,7 +175,15 @@ def _prompt(turn: Turn, constraint: rules.Allowed, step_id: str, message_id: str
         top_logprobs=config.top_logprobs,
         compact_at=turn.compact_at,
         affinity=str(turn.run.metadata.get("group_id", "")) if turn.run.metadata else "",
+        on_cut_off=on_cut_off,
     )
+
+
+async def _finish_interrupted(turn: Turn) -> StepResult:
+    """The step that an earlier worker got the model's answer for, and had begun to run the calls of."""
+    before = turn.interrupted
+    assert before is not None and before.message is not None and before.done is not None
+    return await finish_step(turn, before.step, before.message, before.done, time.perf_counter_ns())
 
 
 async def finish_step(turn: Turn, clock: Step, message: Message, done: ModelDone, started_ns: int) -> StepResult:
@@ -173,9 +200,7 @@ async def finish_step(turn: Turn, clock: Step, message: Message, done: ModelDone
     tools_ns: int | None = None
     if calls:
         tools_started = time.perf_counter_ns()
-        outcome = await turn.executor.execute(
-            calls, refused=verdicts.refused, prefilled=verdicts.prefilled, step_id=clock.id, keep={}
-        )
+        outcome = await run_calls(turn, Begun(step=clock, message=message, done=done), calls, verdicts, {})
         tools_ns = time.perf_counter_ns() - tools_started
     if turn.legacy is None:
         stop, told = ending(turn, done, outcome, broken=verdicts.broken)

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from perdure.core.approvals import Pending, PendingCall, denial
+from perdure.core.begun import Begun
 from perdure.core.events import Event
 from perdure.core.expand import expand
 from perdure.core.history import joined
@@ -18,6 +19,7 @@ from perdure.core.messages import Message, Parked, TextPart, ToolCall, ToolRetur
 from perdure.core.model import ModelDone
 from perdure.core.runs import ClientTool, Step
 from perdure.loop import rules
+from perdure.loop.begun import run_calls
 from perdure.loop.endings import after_calls, note, unreadable
 from perdure.loop.shown import shown
 from perdure.loop.turn import StepResult, Turn
@@ -104,15 +106,14 @@ async def resume(turn: Turn) -> StepResult:
     denied = {call_id for call_id, each in given.items() if not each.ran}
     asked = {each.tool_call_id for each in (*answer.approvals, *answer.tool_returns)}
     verdicts = verdicts_on(turn, calls, denied=denied, trusted=asked)
-    outcome = await turn.executor.execute(
-        calls, refused=verdicts.refused, prefilled=verdicts.prefilled, step_id=request.step_id, keep=given
-    )
+    step = _step_of(turn, request)
+    outcome = await run_calls(turn, Begun(step=step), calls, verdicts, given)
     if turn.legacy is None or given:
         stop, told = after_calls(turn, outcome, broken=verdicts.broken)
     else:
         stop, told = turn.legacy.after_call(turn, request.tool_calls, outcome, broken=verdicts.broken)
     result = StepResult(
-        step=_step_of(turn, request),
+        step=step,
         outcome=outcome,
         refused=verdicts.refused,
         prefilled=verdicts.prefilled,

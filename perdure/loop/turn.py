@@ -1,6 +1,6 @@
 """The working state of one run, and what a step of it leaves to be committed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -8,20 +8,28 @@ from msgspec import Struct
 
 from perdure.core.agents import Agent, Block, Tool
 from perdure.core.approvals import Pending
+from perdure.core.begun import Begun
 from perdure.core.effects import ToolOutcome
 from perdure.core.errors import AgentError
 from perdure.core.events import Event
 from perdure.core.messages import Message, ToolCall, ToolReturn
 from perdure.core.model import ModelDone, ToolSpec
 from perdure.core.runs import Run, Step, StopReason
+from perdure.loop.broken_off import CutOff
 from perdure.providers.base import Model, TokenStream
+from perdure.tools.base import Journal
 
 if TYPE_CHECKING:
     from perdure.loop.legacy import Legacy
 
 
 class ToolExecutor(Protocol):
-    """Runs tool calls. Never raises for what a tool does; an AgentError means that the run cannot go on."""
+    """Runs tool calls. Never raises for what a tool does; an AgentError means that the run cannot go on.
+
+    `returned`: call id -> what the calls of the step under way have come to, those that act outside of it.
+    """
+
+    returned: dict[str, ToolReturn]
 
     async def execute(
         self,
@@ -36,6 +44,16 @@ class ToolExecutor(Protocol):
         `keep`: answers to calls that must not run again (a step whose commit met a changed block is run again)."""
         ...
 
+    def acts_outside(self, calls: Sequence[ToolCall], but: Container[str]) -> bool:
+        """Whether any of the calls, leaving out those in `but`, can have effects that are not the step's own."""
+        ...
+
+    def recalled(
+        self, calls: Sequence[ToolCall], refused: Container[str], returns: Mapping[str, ToolReturn]
+    ) -> dict[str, ToolReturn]:
+        """Answers to the calls of a step that was interrupted, but for those that are to be run (again)."""
+        ...
+
 
 @dataclass(slots=True, kw_only=True)
 class Turn:
@@ -46,7 +64,9 @@ class Turn:
     whose calls wait for an answer, of which the client runs those in `client_tools`. `answer`: what was said to the approval
     request the context ends with; `later`: messages to go behind its calls' returns.
     `window`: the context window in tokens, where anybody has told it; `compact_at`: as in `Prompt`.
-    `legacy`: how agents of the older types do it.
+    `legacy`: how agents of the older types do it. `journal`: where calls that act outside of their step are put on record first.
+    `begun`: the step whose calls are under way. `cut_off`: the model call that was called off. `interrupted`: the step that an
+    earlier worker of the run was in the middle of.
     """
 
     run: Run
@@ -74,6 +94,10 @@ class Turn:
     answer: Message | None = None
     later: tuple[Message, ...] = ()
     legacy: "Legacy | None" = None
+    journal: Journal | None = None
+    begun: Begun | None = None
+    cut_off: CutOff | None = None
+    interrupted: Begun | None = None
 
 
 class StepResult(Struct, frozen=True, kw_only=True):

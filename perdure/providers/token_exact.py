@@ -21,7 +21,7 @@ from perdure.core.ids import new_id, now_us
 from perdure.core.messages import TextPart
 from perdure.core.model import Chunk, CountedPrompt, ModelDone, Prompt, ProviderExchange, TokenCapture, TokenLogprob
 from perdure.core.runs import Usage
-from perdure.core.tokens import TokenCall, floats_to_bytes, ids_to_bytes
+from perdure.core.tokens import Finish, TokenCall, floats_to_bytes, ids_to_bytes
 from perdure.parsing.output import OutputParser, ParsedOutput
 from perdure.providers.base import TokenBatch, TokenDone, TokenEngine, TokenRequest, TokenStream
 from perdure.providers.resume import resumed
@@ -87,19 +87,38 @@ class TokenExactModel:
         )
         sampled = _Sampled(want_top=request.top_logprobs > 0)
         done: TokenDone | None = None
-        async with aclosing(resumed(self.engine, request)) as answer:
-            async for item in answer:
-                if isinstance(item, TokenDone):
-                    done = item
-                    break
-                sampled.add(item)
-                if chunks := parser.feed(item.ids):
-                    yield chunks
+        try:
+            async with aclosing(resumed(self.engine, request)) as answer:
+                async for item in answer:
+                    if isinstance(item, TokenDone):
+                        done = item
+                        break
+                    sampled.add(item)
+                    if chunks := parser.feed(item.ids):
+                        yield chunks
+        except asyncio.CancelledError:
+            if prompt.on_cut_off is not None and sampled.ids:
+                prompt.on_cut_off(self._cut_off(prompt, plan, request, sampled, parser, created_us))
+            raise
         assert done is not None
         output = parser.finish()
         call = self._call(prompt, plan, request, sampled, done, output, created_us)
         capture = TokenCapture(call=call, segment=plan.begins)
         yield [*output.chunks, self._done(prompt, plan, sampled, done, output, capture)]
+
+    def _cut_off(
+        self,
+        prompt: Prompt,
+        plan: Plan,
+        request: TokenRequest,
+        sampled: "_Sampled",
+        parser: OutputParser,
+        created_us: int,
+    ) -> ModelDone:
+        """What there is of an answer that nobody waits for any more: on record, and nothing to train on."""
+        done, output = TokenDone(finish=Finish("abort", raw="cancelled")), parser.finish()
+        call = self._call(prompt, plan, request, sampled, done, output, created_us)
+        return self._done(prompt, plan, sampled, done, output, TokenCapture(call=call, segment=plan.begins))
 
     def _dialect(self, prompt: Prompt) -> OutputDialect:
         """The model's own, unless the agent's settings name another form of calls."""

@@ -65,11 +65,17 @@ class Contexts:
         self._kept.pop(conversation_id, None)
 
     async def load(
-        self, accepted: Accepted, inputs: tuple[Message, ...] | None, durable: Awaitable[Any] | None = None
+        self,
+        accepted: Accepted,
+        inputs: tuple[Message, ...] | None,
+        durable: Awaitable[Any] | None = None,
+        *,
+        as_it_was: bool = False,
     ) -> Context:
         """The context for a run that holds its lease. `inputs`: the messages its submission stored (None: read all again).
 
-        `durable` completes once everything up to the submission can be read; what is kept here needs no reading.
+        `durable` completes once everything up to the submission can be read; what is kept here needs no reading. `as_it_was`:
+        the prompt is not brought up to date, as the run goes on in the middle of a step that was begun with it.
         """
         state, lease = accepted.state, accepted.lease
         assert state is not None and lease is not None
@@ -100,6 +106,8 @@ class Contexts:
         if state.break_cause is not None and context.tokens is not None:
             cause, _, detail = state.break_cause.partition(": ")
             context.tokens.break_cause = (cause, detail)
+        if as_it_was:
+            return context
         stale = state.compiled_revision != bundle.agent.revision or context.private != private
         appending = bundle.agent.memory_rendering == "append"
         if appending and context.seen_blocks is not None:

@@ -33,6 +33,10 @@ class Outgoing:
         if self._held is not None:
             self._unshown.extend(await self._held.take())
 
+    def so_far(self) -> list[Event]:
+        """What this process has shown, or is about to show with the next commit."""
+        return [*self._log.events, *self._unshown]
+
     def staged(self, events: Sequence[Event]) -> EventChunk | None:
         """The step's last events and what is not stored yet, for its commit. Staging again takes the first back."""
         self._staged = [*self._unshown, *events]

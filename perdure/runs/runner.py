@@ -35,6 +35,7 @@ from perdure.runs.peers import RunPeers, StandIn
 from perdure.runs.remote import Remote
 from perdure.runs.search import Searcher
 from perdure.runs.shielding import shielded
+from perdure.runs.taking_up import take_up
 from perdure.runs.watch import LEASE_US, SWEEP_S, Watch
 from perdure.runs.worker import Observer, Worker
 from perdure.store import events as event_store
@@ -257,8 +258,6 @@ class Runner:
             self.contexts.forget(run.conversation_id)
             if job.cancelled:
                 await self._end(worker, "cancelled", None)
-            elif not self._stopping:
-                raise
             else:
                 await self._hand_over(accepted)
         except AgentError as error:
@@ -322,10 +321,12 @@ class Runner:
         durable: "Awaitable[Any] | None",
     ) -> None:
         run = worker.run
-        context = await self.contexts.load(accepted, inputs, durable)
+        begun = await take_up(self._store, worker, again=True) if run.attempts > 1 else None
+        context = await self.contexts.load(accepted, inputs, durable, as_it_was=begun is not None)
         run = worker.run = as_agent_wants(run, with_overrides(context.bundle.agent, run.config).model_settings)
         if (
             run.attempts > 1
+            and begun is None
             and (stop := await self._store.read(lambda: step_store.stop_of_last_step(run.id))) is not None
         ):
             await worker.end_now(context, stop)
@@ -343,21 +344,25 @@ class Runner:
     async def _take(self, accepted: Accepted) -> None:
         """Begin, or go on with, a run that was claimed."""
         run = await self._store.read(lambda: run_store.run_by_id(accepted.run_id))
-        if run.id not in self._logs or self._logs[run.id].ended:
+        runlog = self._logs.get(run.id)
+        if runlog is None or runlog.ended or run.attempts > 1:
+            if runlog is not None:
+                runlog.abandon()  # other workers may have written more than was heard of here
             seq = await self._store.read(lambda: event_store.last_seq(run.id))
             self._keep(RunLog(run.id, base=seq))
         if run.attempts > MAX_ATTEMPTS:
-            await self._give_up(run, accepted)
-            return
-        if run.attempts > 1 and run.id in await self._store.read(run_store.cancel_requests):
-            await self._end(self._worker(run, accepted, self._logs[run.id]), "cancelled", None)
-            return
-        self._start(run, accepted, None)
+            error = AgentError(f"This run ended its worker {run.attempts - 1} times and is not tried again.")
+            await self._end_claimed(run, accepted, "error", error)
+        elif run.attempts > 1 and run.id in await self._store.read(run_store.cancel_requests):
+            await self._end_claimed(run, accepted, "cancelled", None)
+        else:
+            self._start(run, accepted, None)
 
-    async def _give_up(self, run: Run, accepted: Accepted) -> None:
+    async def _end_claimed(self, run: Run, accepted: Accepted, stop: StopReason, error: AgentError | None) -> None:
         worker = self._worker(run, accepted, self._logs[run.id])
-        error = AgentError(f"This run ended its worker {run.attempts - 1} times and is not tried again.")
-        await self._end(worker, "error", error)
+        await take_up(self._store, worker, again=False)
+        await self._end(worker, stop, error)
+        self.callbacks.run_ended(run)
 
     # -- following and ending
 
@@ -404,8 +409,10 @@ class Runner:
         elif outcome == "requested":
             self._remote.cancel_requested(run_id)
             await self._following.ended_elsewhere(run_id)
-        elif outcome == "cancelled" and (runlog := self._logs.get(run_id)) is not None:
-            runlog.abandon()
+        elif outcome == "cancelled":
+            if (runlog := self._logs.get(run_id)) is not None:
+                runlog.abandon()
+            self._remote.committed(run_id, None)
         return "cancelled" if outcome != "ended" else "ended"
 
     def _stop_job(self, run_id: str) -> "asyncio.Task[None] | None":

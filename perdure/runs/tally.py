@@ -48,6 +48,13 @@ class Tally:
         if self._run.config.return_token_ids and done.capture is not None:
             self._add_turns(turn, result, done)
 
+    def count_unfinished(self, done: ModelDone | None) -> None:
+        """A step that ends with its run. `done`: its model call, as far as it is known."""
+        self.step_count += 1
+        if done is not None:
+            self.usage = self.usage + done.usage
+            self.context_tokens = done.usage.total_tokens or None
+
     def _add_turns(self, turn: Turn, result: StepResult, done: ModelDone) -> None:
         assert done.capture is not None
         call = done.capture.call

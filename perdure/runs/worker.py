@@ -10,13 +10,15 @@ from contextlib import aclosing
 import msgspec
 
 from perdure.core.agents import Block
-from perdure.core.approvals import INTERRUPTED, Pending, closing
+from perdure.core.approvals import Pending
 from perdure.core.archives import Passage
+from perdure.core.begun import Begun
 from perdure.core.conversations import bundle_in
 from perdure.core.errors import AgentError, ProviderError, StaleBlock, StaleGroup
 from perdure.core.events import Event, RunStarted
 from perdure.core.ids import now_us
 from perdure.core.messages import Message
+from perdure.core.model import TokenCapture
 from perdure.core.runs import COMPLETED, Run, StopReason
 from perdure.loop.compaction import CompactionDue, RunEnding, run_compacting
 from perdure.loop.loop import committed, redo_tools
@@ -27,11 +29,13 @@ from perdure.providers.token_exact import extend, note_summary
 from perdure.runs.compact import Compactor
 from perdure.runs.context import Context
 from perdure.runs.held import HeldEvents, OnCommit
+from perdure.runs.journal import StepJournal
 from perdure.runs.log import RunLog
 from perdure.runs.outgoing import Outgoing
 from perdure.runs.rest import Rest, next_rest
 from perdure.runs.shielding import shielded
 from perdure.runs.tally import Tally
+from perdure.runs.unfinished import Unfinished, unanswered, unfinished_step
 from perdure.store import agents
 from perdure.store.approvals import Admission
 from perdure.store.base import Store, Tx
@@ -53,6 +57,7 @@ class Worker:
     """One run being driven. `cancel()` may come from anywhere, at any time.
 
     `admitted`: what was taken in of its submission. However the run ends, the calls it has to answer are answered.
+    `journal`: the calls under way. `begun`: those that an earlier worker left, until the loop has taken them up.
     """
 
     def __init__(
@@ -84,14 +89,24 @@ class Worker:
         self._tally = Tally(run)
         held = HeldEvents(store, lease, runlog, on_saved=on_commit) if run.background else None
         self._out = Outgoing(runlog, held)
+        self.journal = StepJournal(store, lease)
+        self._begun: Begun | None = None
+        self._turn: Turn | None = None
 
     def begin(self) -> None:
         """The first event; a resumed run has it already."""
         if self.log.last_seq == 0 and self.run.config.include_pings:
             self.log.append([RunStarted(self.run.id, self.run.created_us)])
 
+    def take_up(self, begun: Begun | None) -> None:
+        """The step that an earlier worker of the run was in the middle of, if there is one."""
+        self._begun = begun
+        self.journal.open = begun is not None
+
     async def drive(self, turn: Turn, context: Context, executor: Executor, compactor: Compactor) -> None:
         """Run the loop to its end. Raises LeaseLost; every other failure ends the run and is on record."""
+        self._turn, turn.journal, turn.interrupted = turn, self.journal, self._begun
+        executor.journal = self.journal
         async with aclosing(run_compacting(turn)) as items:
             async for item in items:
                 if isinstance(item, StepResult):
@@ -122,6 +137,8 @@ class Worker:
     async def _commit(self, turn: Turn, context: Context, executor: Executor, result: StepResult) -> None:
         self._tally.count(turn, result)
         await self._out.take_held()
+        if self.journal.open:
+            await self.journal.at_rest()
         for _ in range(MAX_STALE_RETRIES):
             self._rest = await self._rest_after(context, result.stop, result.messages)
             commit = self._step_commit(context, result)
@@ -185,8 +202,6 @@ class Worker:
         capture = result.done.capture if result.done else None
         exchange = result.done.exchange if result.done else None
         effects = result.outcome.effects if result.outcome else ()
-        tokens = context.tokens
-        cause = tokens.break_cause if tokens is not None and capture is not None else None
         return StepCommit(
             lease=self.lease,
             agent_id=self.run.agent_id,
@@ -196,6 +211,7 @@ class Worker:
             messages=result.messages,
             parked=self._parked(result.parked, now) if result.parked is not None else None,
             settled=result.resumed,
+            begun=self.journal.open,
             step=None if result.resumed else result.step,
             events=self._out.staged([*result.events, *last]),
             context_tokens=self._tally.context_tokens,
@@ -203,7 +219,7 @@ class Worker:
             segment=capture.segment if capture else None,
             call=capture.call if capture else None,
             segment_id=capture.call.segment_id if capture else None,
-            consumed_cause=f"{cause[0]}: {cause[1]}" if cause else None,
+            consumed_cause=_consumed(capture),
             request=self._capped(exchange.request) if exchange else None,
             response=self._capped(exchange.response) if exchange else None,
             blocks=tuple(
@@ -232,6 +248,7 @@ class Worker:
 
     def _after_commit(self, turn: Turn, context: Context, executor: Executor, result: StepResult) -> None:
         committed(turn, result)
+        self._begun, self.journal.open = None, False
         if result.resumed:
             self._answering, self._later, context.answer = None, (), None
         done = result.done
@@ -308,39 +325,49 @@ class Worker:
         `refused`: it was not let in by what its conversation waits for.
         """
         await self._out.take_held()
+        await self.journal.at_rest()
         now = now_us()
+        rest_of = self._unfinished(stop, now)
+        done = rest_of.done
+        capture = done.capture if done is not None else None
+        exchange = done.exchange if done is not None else None
+        if rest_of.step is not None:
+            self._tally.count_unfinished(done)
         commit = StepCommit(
             lease=self.lease,
             agent_id=self.run.agent_id,
             now=now,
             usage=self._tally.usage,
             step_count=self._tally.step_count,
-            messages=self._closing(now),
+            messages=rest_of.messages,
             settled=self._answering is not None,
-            events=self._out.staged(self._last_events(stop, error)),
+            begun=self.journal.open,
+            step=rest_of.step,
+            events=self._out.staged([*rest_of.events, *self._last_events(stop, error)]),
             context_tokens=self._tally.context_tokens,
             ttft_ns=self._tally.ttft_ns,
+            segment=capture.segment if capture else None,
+            call=capture.call if capture else None,
+            segment_id=capture.call.segment_id if capture else None,
+            consumed_cause=_consumed(capture),
+            request=self._capped(exchange.request) if exchange else None,
+            response=self._capped(exchange.response) if exchange else None,
             turn=rest.turn if rest else None,
             queued=rest.runs if rest else (),
             end=msgspec.structs.replace(self._tally.run_end(stop, error, now), refused=refused),
         )
         await self._write(commit)
+        self.journal.open = False
         self._out.committed()
 
-    def _closing(self, now: int) -> tuple[Message, ...]:
-        """Returns for the calls that this run had to answer and did not, and what was to follow them."""
-        if self._answering is None:
-            return ()
-        run = self.run
-        ends = closing(
-            self._answering,
-            INTERRUPTED,
-            agent_id=run.agent_id,
-            conversation_id=run.conversation_id,
-            now=now,
-            run_id=run.id,
-        )
-        return (*ends, *self._later)
+    def _unfinished(self, stop: StopReason, now: int) -> Unfinished:
+        turn, begun = self._turn, self._begun
+        if turn is not None and turn.begun is not None:
+            begun = turn.begun
+            begun = msgspec.structs.replace(begun, returns={**begun.returns, **turn.executor.returned})
+        if self._answering is not None:
+            return unanswered(self._answering, self._later, self.run, begun, now)
+        return unfinished_step(self.run, turn, begun, stop, self._out.so_far())
 
     def _capped(self, body: bytes) -> bytes:
         """A request or answer as kept for the trace: whole, or its two ends if it is larger than the limit."""
@@ -355,6 +382,13 @@ class Worker:
                 "tail": body[-half:].decode(errors="replace"),
             }
         )
+
+
+def _consumed(capture: TokenCapture | None) -> str | None:
+    """The recorded cause that the call's new segment begins for, as conversations keep it."""
+    if capture is None or capture.segment is None:
+        return None
+    return f"{capture.segment.cause}: {capture.segment.cause_detail or ''}"
 
 
 def _memory_calls(result: StepResult) -> set[str]:

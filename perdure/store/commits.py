@@ -61,7 +61,8 @@ class StepCommit(Struct, frozen=True, kw_only=True):
 
     `isolated`: the labels whose blocks the conversation has for itself.
     `turn`: a turn of a group's manager that ends with it; `queued`: the runs that begin because of it.
-    `parked`: what the conversation waits for from now on; `settled`: what it waited for is answered.
+    `parked`: what the conversation waits for from now on; `settled`: what it waited for is answered. `begun`: the step's calls
+    are on record as under way, which ends with it.
     """
 
     lease: Lease
@@ -72,6 +73,7 @@ class StepCommit(Struct, frozen=True, kw_only=True):
     messages: tuple[Message, ...] = ()
     parked: Pending | None = None
     settled: bool = False
+    begun: bool = False
     step: Step | None = None
     events: EventChunk | None = None
     context_tokens: int | None = None
@@ -120,6 +122,8 @@ def commit_step(commit: StepCommit, *, again: bool = False) -> Tx[None]:
     yield from insert_messages(commit.messages)
     if commit.parked is not None or commit.settled:
         yield from set_pending(lease.conversation_id, commit.parked)
+    if commit.begun:
+        yield Query("settle_begun", {"run_id": lease.run_id})
     if commit.context is not None:
         yield from replace_context(lease.conversation_id, commit.context, now)
     yield from _write_blocks(commit)
@@ -147,6 +151,8 @@ def commit_step(commit: StepCommit, *, again: bool = False) -> Tx[None]:
 
 def _was_committed(commit: StepCommit) -> Tx[bool]:
     lease = commit.lease
+    if commit.messages:  # the last one's id is this worker's own, while a step may have been finished by another
+        return bool((yield Query("message_by_id", {"id": commit.messages[-1].id})))
     if commit.step is not None:
         return bool((yield Query("step_by_id", {"id": commit.step.id})))
     ended = {"conversation_id": lease.conversation_id, "fence": lease.fence, "run_id": lease.run_id}

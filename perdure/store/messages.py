@@ -45,7 +45,8 @@ def messages_of_run(run_id: str) -> Tx[list[Message]]:
 
 
 def context_messages(conversation_id: str, head_ids: tuple[str, ...], tail_from: int) -> Tx[list[Message]]:
-    """The context in order: the head by id, then the conversation's own messages from `tail_from` on."""
+    """The context in order: the head by id, then the conversation's own messages from `tail_from` on. What the model was asked
+    for again after it broke off is in the history only."""
     context: list[Message] = []
     for message_id in head_ids:
         rows = yield Query("message_by_id", {"id": message_id})
@@ -53,7 +54,7 @@ def context_messages(conversation_id: str, head_ids: tuple[str, ...], tail_from:
             context.append(_decode(rows[0][1]))
     rows = yield Query("messages_tail", {"conversation_id": conversation_id, "from_pos": tail_from})
     context.extend(_decode(body) for _, body in rows)
-    return context
+    return [message for message in context if message.interrupted != "retried"]
 
 
 def next_position() -> Tx[int]:

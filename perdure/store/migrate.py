@@ -10,7 +10,7 @@ from pathlib import Path
 
 from perdure.core.errors import StoreError
 
-HEAD = "0011"
+HEAD = "0012"
 
 
 def sqlite_is_current(path: str | Path) -> bool:

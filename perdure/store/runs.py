@@ -10,12 +10,17 @@ import msgspec
 from msgspec import Struct
 
 from perdure.core.errors import NotFound
+from perdure.core.events import Event, LogEnded, RunStopped
 from perdure.core.runs import Run, RunConfig, Usage
 from perdure.store.base import Many, Query, Row, Tx
 
 _config = msgspec.json.Decoder(RunConfig).decode
 _usage = msgspec.json.Decoder(Usage).decode
 _dict = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+_pack = msgspec.msgpack.Encoder().encode
+_END: list[Event] = [RunStopped("cancelled"), LogEnded()]  # all that ever happened to a run that never began
 
 
 class Lease(Struct, frozen=True):
@@ -60,27 +65,27 @@ def request_cancel(run_id: str, now: int) -> Tx[str]:
     """Ask for a run's end: "cancelled" at once if it was only queued, "requested" if a worker has it, else "ended"."""
     rows = yield Query("cancel_queued_run", {"id": run_id, "now": now})
     if rows:
+        yield Query("insert_events", {"run_id": run_id, "first_seq": 1, "last_seq": len(_END), "body": _pack(_END)})
         return "cancelled"
     rows = yield Query("request_cancel", {"id": run_id})
     return "requested" if rows else "ended"
 
 
+def hand_over(lease: Lease) -> Tx[None]:
+    """Let anyone take up a run from its last committed step at once. It does not count as an attempt that failed."""
+    fence = {
+        "conversation_id": lease.conversation_id,
+        "run_id": lease.run_id,
+        "owner": lease.owner,
+        "fence": lease.fence,
+    }
+    if (yield Query("hand_over", fence)):
+        yield Query("forgive_attempt", {"id": lease.run_id})
+
+
 def renew_leases(conversation_ids: Iterable[str], owner: str, until: int, now: int) -> Tx[None]:
     lease = {"owner": owner, "until": until, "now": now}
     yield Many("renew_lease", [{"conversation_id": item, **lease} for item in conversation_ids])
-
-
-def hand_over(lease: Lease) -> Tx[None]:
-    """Give a lease up with its run under way, so that anybody may go on with it at once."""
-    yield Query(
-        "hand_over",
-        {
-            "conversation_id": lease.conversation_id,
-            "run_id": lease.run_id,
-            "owner": lease.owner,
-            "fence": lease.fence,
-        },
-    )
 
 
 def cancel_requests() -> Tx[list[str]]:

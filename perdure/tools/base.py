@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 from msgspec import Struct
 
 from perdure.core.agents import Block, Tool
+from perdure.core.begun import Begun
 from perdure.core.messages import ToolCall, ToolReturn
 from perdure.memory.blocks import BlockEdit
 
@@ -97,6 +98,18 @@ class Peers(Protocol):
 
     async def ask_member(self, agent_id: str, message: str | None) -> PeerAnswer:
         """Let a member of the group speak next, knowing what the others said since it last did."""
+        ...
+
+
+class Journal(Protocol):
+    """Where the calls of a step are kept that may have effects before its commit."""
+
+    async def begin(self, begun: Begun) -> None:
+        """Returns once it is durable. An AgentError means that none of the calls may run."""
+        ...
+
+    def returned(self, step_id: str, answer: ToolReturn) -> None:
+        """One of the step's calls is over, others are not. Durable soon, or with the step."""
         ...
 
 

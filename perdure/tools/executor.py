@@ -1,22 +1,26 @@
 """Runs a step's tool calls and answers each of them once, in call order.
 
 Whatever goes wrong with a call is an answer to the model, never an exception: bad arguments, an unknown tool, a refused call, a
-tool that fails. Memory edits of one step build on each other and are returned as effects, to be committed with the step.
+tool that fails. Memory edits of one step build on each other and are returned as effects, to be committed with the step. Tools
+that act outside of the step (custom ones, messages to other agents) are on record before they run, and never run twice unawares.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 from perdure.core.agents import AgentBundle, Block, Tool
+from perdure.core.begun import unknown
 from perdure.core.effects import ToolOutcome
 from perdure.core.errors import Invalid, ToolError
 from perdure.core.messages import ToolCall, ToolReturn
 from perdure.providers.web import Web
-from perdure.tools.base import MemorySearch, Peers, ToolContext
+from perdure.tools.base import Journal, MemorySearch, Peers, ToolContext
 from perdure.tools.builtin import BuiltinTools
 from perdure.tools.content import content_of, unusable
+from perdure.tools.definitions import BUILTIN_TOOLS
+from perdure.tools.multi_agent import TOOLS as PEER_TOOLS
 from perdure.tools.registry import arguments_of, truncated
 from perdure.tools.sandbox import Sandbox
 from perdure.tools.schema import check_arguments
@@ -30,7 +34,11 @@ LEGACY_AGENT_TYPES = ("memgpt_agent", "memgpt_v2_agent", "split_thread_agent")
 
 
 class Executor:
-    """The tools of one run. `blocks` are the agent's blocks when the step begins; the caller renews them."""
+    """The tools of one run. `blocks` are the agent's blocks when the step begins; the caller renews them.
+
+    `journal`: told of calls that end while others of their step go on. `returned`: call id -> what the calls of the step under
+    way have come to, those that act outside of it.
+    """
 
     def __init__(
         self,
@@ -56,6 +64,30 @@ class Executor:
         self._run_id = run_id
         self._conversation_id = conversation_id
         self._open_secrets = open_secrets
+        self.journal: Journal | None = None
+        self.returned: dict[str, ToolReturn] = {}
+        self._step_id = ""
+
+    def acts_outside(self, calls: Sequence[ToolCall], but: Container[str]) -> bool:
+        """Whether any of the calls, leaving out those in `but`, can have effects that are not the step's own."""
+        return any(call.id not in but and self._is_outside(call.name) for call in calls)
+
+    def recalled(
+        self, calls: Sequence[ToolCall], refused: Container[str], returns: Mapping[str, ToolReturn]
+    ) -> dict[str, ToolReturn]:
+        """Answers to the calls of a step that was interrupted, but for those that are to be run (again): what a call returned,
+        and an error for one whose outcome nobody knows."""
+        found = dict(returns)
+        for call in calls:
+            if call.id in found or call.id in refused or not self._is_outside(call.name):
+                continue
+            if not self._tools[call.name].idempotent:
+                found[call.id] = unknown(call)
+        return found
+
+    def _is_outside(self, name: str) -> bool:
+        tool = self._tools.get(name)
+        return tool is not None and (tool.tool_type == "custom" or not acts_inside(name))
 
     async def execute(
         self,
@@ -67,6 +99,8 @@ class Executor:
         keep: Mapping[str, ToolReturn],
     ) -> ToolOutcome:
         context = self._context(step_id)
+        if step_id != self._step_id:
+            self._step_id, self.returned = step_id, {}
         answers: dict[int, ToolReturn] = {}
         together: list[int] = []
         for at, call in enumerate(calls):
@@ -77,11 +111,13 @@ class Executor:
             elif (tool := self._tools.get(call.name)) is not None and tool.enable_parallel_execution:
                 together.append(at)
         if together:
-            done = await asyncio.gather(*(self._run(calls[at], prefilled, context) for at in together))
+            done = await asyncio.gather(
+                *(self._noted(calls[at], prefilled, context, alone=len(calls) == 1) for at in together)
+            )
             answers.update(zip(together, done, strict=True))
         for at, call in enumerate(calls):
             if at not in answers:
-                answers[at] = await self._run(call, prefilled, context)
+                answers[at] = await self._noted(call, prefilled, context, alone=at + 1 == len(calls))
         return ToolOutcome(tuple(answers[at] for at in range(len(calls))), tuple(context.effects))
 
     def _context(self, step_id: str) -> ToolContext:
@@ -98,6 +134,17 @@ class Executor:
             secrets=self._agent.secrets,
             context_window=self._agent.context_window,
         )
+
+    async def _noted(
+        self, call: ToolCall, prefilled: Mapping[str, Mapping[str, Any]], context: ToolContext, *, alone: bool
+    ) -> ToolReturn:
+        """`alone`: no other call of the step follows, so the step's own commit is the receipt."""
+        answer = await self._run(call, prefilled, context)
+        if self._is_outside(call.name):
+            self.returned[call.id] = answer
+            if self.journal is not None and not alone:
+                self.journal.returned(context.step_id, answer)
+        return answer
 
     async def _run(
         self, call: ToolCall, prefilled: Mapping[str, Mapping[str, Any]], context: ToolContext
@@ -153,6 +200,11 @@ class Executor:
             stdout=tuple(result.stdout) or None,
             stderr=tuple(result.stderr) or None,
         )
+
+
+def acts_inside(name: str) -> bool:
+    """Whether all that a built-in tool does is committed with its step, or nothing but a look."""
+    return name in BUILTIN_TOOLS and name not in PEER_TOOLS
 
 
 def _error(call: ToolCall, text: str, *, ran: bool = True) -> ToolReturn:

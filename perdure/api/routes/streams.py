@@ -1,5 +1,6 @@
 """Reading what was said, taking up a run's stream again, and ending runs."""
 
+import asyncio
 from typing import Any
 
 import msgspec
@@ -177,8 +178,7 @@ async def cancel_messages(request: Request) -> ASGIApp:
         run_ids = [*(run_id for run_id, _, _ in active), *parked]
     if not run_ids:
         raise Conflict(f"Agent {agent_id} has no active runs to cancel.")
-    for run_id in run_ids:
-        await parts.runner.cancel(run_id)
+    await asyncio.gather(*(parts.runner.cancel(run_id) for run_id in dict.fromkeys(run_ids)))
     return _json(dict.fromkeys(run_ids, "cancelled"))
 
 

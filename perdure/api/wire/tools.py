@@ -41,6 +41,7 @@ class _Tool(BaseModel):
     enable_parallel_execution: bool | None = None
     metadata_: dict[str, Any] | None = None
     allow_network: bool | None = None
+    idempotent: bool | None = None
 
 
 class CreateTool(_Tool):

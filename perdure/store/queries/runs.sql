@@ -57,8 +57,13 @@ WHERE id = :conversation_id AND active_run_id = :run_id AND lease_owner = :owner
 RETURNING id
 
 -- name: hand_over
-UPDATE conversations SET lease_until_us = 0
+UPDATE conversations SET lease_until_us = 0, lease_owner = NULL, fence = fence + 1
 WHERE id = :conversation_id AND active_run_id = :run_id AND lease_owner = :owner AND fence = :fence
+RETURNING id
+
+-- name: forgive_attempt
+UPDATE runs SET attempts = CASE WHEN attempts > 1 THEN attempts - 1 ELSE attempts END
+WHERE id = :id AND status = 'running'
 
 -- name: release_lease
 UPDATE conversations SET active_run_id = NULL, lease_owner = NULL, lease_until_us = 0, last_run_us = :completed_us
@@ -75,7 +80,7 @@ SELECT id, agent_id, conversation_id, status, background, created_us, completed_
 FROM runs WHERE id = :id
 
 -- name: progress_run
-UPDATE runs SET usage = :usage, step_count = :step_count, context_tokens = :context_tokens,
+UPDATE runs SET attempts = 1, usage = :usage, step_count = :step_count, context_tokens = :context_tokens,
        ttft_ns = COALESCE(ttft_ns, :ttft_ns)
 WHERE id = :id
 

@@ -42,6 +42,7 @@ class World:
             status="created",
             created_us=now,
             config=RunConfig(**{"include_pings": False, **config}),
+            background=bool(config.get("background")),
         )
         message = Message(
             id=new_id("message"),

@@ -1,5 +1,6 @@
 """Real runs on a token engine leave rollouts that verify: steps, tool calls, memory edits, truncated answers, cuts."""
 
+import asyncio
 from array import array
 from collections.abc import AsyncIterator
 
@@ -24,6 +25,7 @@ from perdure.runs.trajectories import rollouts, rollouts_of_either, status_of
 from perdure.runs.turns import stored_turns
 from perdure.store import agents, ledger
 from perdure.store.conversations import conversation_state
+from perdure.store.message_reads import list_messages
 from perdure.store.sqlite import SqliteStore
 from perdure.store.tools import find_tool
 from perdure.tokens.export import dump_jsonl
@@ -243,3 +245,27 @@ async def test_a_step_that_waited_for_approval_verifies_and_its_segment_goes_on(
     report = world.verified(await world.export(agent_id=world.agent.id))
     assert report.violations == []
     assert (report.calls, report.segments) == (3, 2)  # the block was edited
+
+
+async def test_a_cancelled_answer_is_on_record_up_to_where_it_came_and_is_not_trained(world: World) -> None:
+    """And the next prompt goes on behind the ids that the engine sampled."""
+    text = "A long answer that nobody waits for to its end, word after word after word. " * 20
+    world.engine.completions.extend([Completion(text=text, pause_s=0.02, batch=4), Completion(text="Done.")])
+    sending = asyncio.ensure_future(world.send("Talk."))
+    while not world.engine.requests:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)
+    await world.runner.cancel(next(iter(world.runner._jobs)))
+    await sending
+    await world.send("Go on.")
+    (rollout,) = [one async for one in rollouts(world.store, agent_id=world.agent.id)]
+    cut, whole = rollout["calls"]
+    assert (cut["finish"]["type"], cut["trainable"], whole["trainable"]) == ("abort", False, True)
+    assert len(rollout["segments"]) == 1 and whole["bridge"] == "bridge"
+    said = await world.store.scan(lambda: list_messages(agent_id=world.agent.id, limit=None))
+    (kept,) = [message for message in said if message.interrupted]
+    assert kept.text and text.startswith(kept.text.rstrip("\ufffd"))
+    seen = world.engine.requests[0].ids
+    assert world.engine.requests[1].ids[: len(seen)] == seen
+    assert len(world.engine.requests[1].ids) > len(seen) + cut["length"]
+    assert world.verified(await world.export(agent_id=world.agent.id)).violations == []
