@@ -38,7 +38,11 @@ _OVERFLOW = re.compile(
     r"context_length_exceeded|exceed_context_size|maximum context length|model's context length|maximum prompt length"
     r"|available context size|longer than the maximum model length|prompt is too long|input is too long"
     r"|greater than the context length|exceeds? the (?:model's )?(?:maximum )?context (?:length|window|size)"
-    r"|exceeds the maximum (?:number of tokens|input length)|exceeds? (?:the )?model'?s? max(?:imum)?[ _](?:length|len)"
+    r"|exceeds (?:the )?max(?:imum)? (?:number of tokens|(?:input )?length)"
+    r"|exceeds? (?:the )?model'?s? max(?:imum)?[ _](?:length|len)|model_context_window_exceeded"
+    r"|context window exceeds|exceeded model token limit|exceeded (?:max )?context length|model max length exceeded"
+    r"|loaded with context length of only|cannot truncate prompt with n_keep|only supports up to \d+ tokens"
+    r"|range of input length should be"
     r"|input length and `?max_tokens`? exceed context limit|reduce the length of the (?:messages|input|prompt)"
     r"|`?inputs`? tokens \+ `?max_new_tokens`? must be|too large for model with \d+ maximum context length",
     re.IGNORECASE,

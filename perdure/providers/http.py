@@ -8,8 +8,10 @@ import asyncio
 import os
 import random
 import sys
+import time
 import urllib.request
 from collections.abc import Awaitable, Callable, Mapping
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
@@ -359,17 +361,24 @@ def _words(cause: Exception) -> str:
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Seconds from Retry-After (a number; a date is not waited for) or retry-after-ms."""
+    """Seconds from retry-after-ms, or from Retry-After: a number, or a date."""
     for name, unit in (("retry-after-ms", 0.001), ("Retry-After", 1.0)):
         text = headers.get(name)
         if text is not None:
             try:
                 seconds = float(text) * unit
             except ValueError:
-                continue
-            if 0 <= seconds < sys.maxsize:
+                seconds = _until(text)
+            if seconds is not None and 0 <= seconds < sys.maxsize:
                 return seconds
     return None
+
+
+def _until(date: str) -> float | None:
+    try:
+        return max(0.0, parsedate_to_datetime(date).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return None
 
 
 def _wait_s(error: ProviderError, attempt: int, retries: Retries) -> float | None:

@@ -37,6 +37,7 @@ _FINISH: dict[str, Finish] = {
     "length": "length",
     "max_tokens": "length",
     "model_length": "length",
+    "model_context_window_exceeded": "length",
     "tool_calls": "tool_calls",
     "tool_use": "tool_calls",
     "function_call": "tool_calls",
@@ -50,6 +51,8 @@ _FINISH: dict[str, Finish] = {
 
 # What some say in place of a reason why the answer ended: it did not.
 _BROKEN = frozenset({"error", "network_error", "insufficient_system_resource"})
+# What Z.ai says both of an answer that filled the window and, with no answer at all, of a prompt that did.
+_NO_ROOM = "model_context_window_exceeded"
 
 
 class _OpenPart:
@@ -189,7 +192,8 @@ class ChatAnswer(AnswerFrames):
                     self._take_call(call, chunks)
         if choice.usage is not None:
             self._usage = choice.usage
-        if choice.error or choice.finish_reason in _BROKEN:
+        no_room = choice.finish_reason == _NO_ROOM and not self._parts and not self._calls
+        if choice.error or choice.finish_reason in _BROKEN or no_room:
             raise self._failed(choice.error or f"it ended with {choice.finish_reason}", data)
         if choice.finish_reason:
             self._finish = _FINISH.get(choice.finish_reason.lower(), "stop")

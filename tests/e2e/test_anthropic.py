@@ -193,14 +193,15 @@ def test_thinking_goes_back_after_a_restart(tmp_path: Path, claude: AnthropicDou
     try:
         client = Letta(base_url=process.url, max_retries=0)
         agent = agent_of(client)
-        claude.script(blocks(thinking("Greeted."), "Hello."))
+        claude.script(blocks(thinking("Greeted."), redacted("b3BhcXVl"), "Hello."))
         client.agents.messages.create(agent_id=agent.id, input="Hi")
         process.kill()
         process.start()
         client.agents.messages.create(agent_id=agent.id, input="Again")
         sent = claude.requests[-1]["messages"]
         thought = {"type": "thinking", "thinking": "Greeted.", "signature": signature_of("Greeted.")}
-        assert sent[1]["content"] == [thought, {"type": "text", "text": "Hello."}]
+        hidden = {"type": "redacted_thinking", "data": "b3BhcXVl"}
+        assert sent[1]["content"] == [thought, hidden, {"type": "text", "text": "Hello."}]
     finally:
         process.stop()
 

@@ -23,11 +23,16 @@ def double() -> Iterator[OpenAIDouble]:
 
 
 @pytest.fixture
-def client(tmp_path: Path, double: OpenAIDouble) -> Iterator[Letta]:
+def server(tmp_path: Path, double: OpenAIDouble) -> Iterator[ServerProcess]:
     env = {f"{name}_BASE_URL": double.base_url for name in ("DEEPSEEK", "MISTRAL", "OPENROUTER")}
     process = ServerProcess(tmp_path / "data", env | {f"{name[:-9]}_API_KEY": "k" for name in env})
-    yield Letta(base_url=process.url, max_retries=0)
+    yield process
     process.stop()
+
+
+@pytest.fixture
+def client(server: ServerProcess) -> Letta:
+    return Letta(base_url=server.url, max_retries=0)
 
 
 def agent_on(client: Letta, provider: str, **more: Any) -> Any:
@@ -116,3 +121,25 @@ def test_details_go_back_as_they_came(client: Letta, double: OpenAIDouble) -> No
     with client.agents.messages.stream(agent_id=agent.id, input="Roll", stream_tokens=True) as stream:
         kinds = [event.message_type for event in stream]
     assert kinds[-3:] == ["assistant_message", "stop_reason", "usage_statistics"]
+
+
+@pytest.mark.parametrize(
+    ("provider", "rule", "turn"),
+    [
+        ("openrouter", missing_details, {**calls([("call_1", "roll", {"sides": 6})]), "details": DETAILS}),
+        ("deepseek", missing_thinking, {**calls([("call_1", "roll", {"sides": 6})]), "reasoning": "Dice."}),
+        ("mistral", wrong_order, calls([("call_of_another_length", "roll", {"sides": 6})])),
+    ],
+)
+def test_what_a_provider_wants_back_is_there_after_a_restart(
+    server: ServerProcess, client: Letta, double: OpenAIDouble, provider: str, rule: Any, turn: Turn
+) -> None:
+    agent = agent_on(client, provider)
+    double.turns.extend(held_to(rule, turn, text("Rolled."), text("Bye.")))
+    client.agents.messages.create(agent_id=agent.id, input="Roll")
+    before = double.requests[-1]["messages"]
+    server.kill()
+    server.start()
+    answer = client.agents.messages.create(agent_id=agent.id, input="Thanks")
+    assert answer.messages[-1].content == "Bye."
+    assert double.requests[-1]["messages"][1 : len(before)] == before[1:]

@@ -63,6 +63,8 @@ def test_steps_of_a_run(client: Letta, told: Any) -> None:
     assert metrics.id == step.id and metrics.llm_request_ns and metrics.llm_request_ns > 0
     trace = client.steps.trace.retrieve(step.id)
     assert trace is not None and trace.request_json["messages"][-1]["content"] == "Roll it."
+    (choice,) = trace.response_json["choices"]  # the streamed answer as the whole one it stands for
+    assert choice["message"]["tool_calls"][0]["function"]["name"] and choice["finish_reason"] == "tool_calls"
     kinds = [message.message_type for message in client.steps.messages.list(steps[1].id)]
     assert kinds == ["assistant_message"]
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import socket
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 import pytest
 
@@ -93,9 +95,13 @@ async def test_retry_after_is_waited_for_within_reason(wire: Wire) -> None:
     with pytest.raises(ProviderError) as failed:
         await http.call(endpoint(wire), "/x", b"{}")
     assert failed.value.retry_after_s == 3600 and len(waits) == 2
-    wire.answers = [answer(429, {}, Retry_After="Fri, 31 Dec 2027 23:59:59 GMT"), answer(200, {})]
+    wire.answers = [answer(429, {}, Retry_After=format_datetime(datetime.now(UTC) + timedelta(seconds=9), usegmt=True))]
+    wire.answers.append(answer(200, {}))
+    await http.call(endpoint(wire), "/x", b"{}")
+    assert 0 < waits[2] <= 9
+    wire.answers = [answer(429, {}, Retry_After="soon"), answer(200, {})]
     await http.call(endpoint(wire, retries=Retries(base_s=1.0)), "/x", b"{}")
-    assert 0.7 < waits[2] < 1.3
+    assert 0.7 < waits[3] < 1.3
     await http.close()
 
 

@@ -49,7 +49,19 @@ def test_statuses(status: int, kind: str, retryable: bool) -> None:
         "Please reduce the length of the messages or completion.",
         "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 8193",
         "Prompt contains 40000 tokens, too large for model with 32768 maximum context length",
-        "Trying to keep the first 9000 tokens when context overflows. However, the number is greater than the context length",
+        "The number of tokens to keep from the initial prompt is greater than the context length (n_keep: 9 >= n_ctx: 8).",
+        "Trying to keep the first 9000 tokens when context the overflows. However, the model is loaded with context length of "
+        "only 4096 tokens, which is not enough.",
+        "Cannot truncate prompt with n_keep (11378) >= n_ctx (4096)",
+        "prompt too long; exceeded max context length by 12 tokens",
+        "invalid params, context window exceeds limit (2013)",
+        "Invalid request: Your request exceeded model token limit: 262144 (requested: 269030)",
+        "Prompt exceeds max length",
+        "Input length 203743 exceeds the maximum length 202752",
+        "The input token count (1200000) exceeds the maximum number of tokens allowed (1048576).",
+        "Your input exceeds the context window of this model. Please adjust your input and try again.",
+        "Input is too long for requested model.",
+        "Range of input length should be [1, 30720]",
     ],
 )
 def test_a_prompt_that_does_not_fit(words: str) -> None:

@@ -141,6 +141,14 @@ def test_finish_reasons(said: str, has_calls: bool, finish: str) -> None:
     assert play(delta(said, **fields))[1].finish == finish
 
 
+def test_no_room_is_a_cut_answer_or_a_prompt_that_does_not_fit() -> None:
+    reason = "model_context_window_exceeded"
+    assert play(delta(reason, content="So far"))[1].finish == "length"
+    with pytest.raises(ProviderError) as refused:
+        play(delta(reason, content=""))
+    assert refused.value.kind == "context_window_exceeded" and not refused.value.retryable
+
+
 def test_a_finish_reason_may_come_late_or_twice() -> None:
     assert play(delta("length", content="x"), delta("length"), delta(content="y"))[1].content == (TextPart("xy"),)
     assert play(delta(content="x"), {"choices": [{"index": 0, "finish_reason": "length"}]})[1].finish == "length"
