@@ -8,6 +8,7 @@ references and their recorded answers.
 from typing import Any, Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 
 class ChatProfile(Struct, frozen=True, kw_only=True):
@@ -70,8 +71,21 @@ _FIXED = frozenset({"temperature", "top_p", "frequency_penalty", "presence_penal
 _OBJECTS_ONLY = frozenset({"json_object"})
 _ON_OFF = ("enabled", "disabled")
 
+# What many have in common. Engines one runs oneself; hosts of open models; makers who keep to the least of it.
 _ENGINE = ChatProfile(sampling=_EXTRA, parse_arguments=True, template_kwargs=True, reasoning_out="reasoning_content")
-_HOST = ChatProfile(strict=False, sampling=_EXTRA, parse_arguments=True, think_tags="read")  # of open models
+_HOST = ChatProfile(strict=False, sampling=_EXTRA, parse_arguments=True, think_tags="read")
+_MAKER = ChatProfile(
+    strict=False,
+    seed=None,
+    logprobs=False,
+    parallel_tool_calls=False,
+    required=None,
+    named=False,
+    formats=_OBJECTS_ONLY,
+    thinking=_ON_OFF,
+    reasoning_out="reasoning_content",
+    parse_arguments=True,
+)
 
 CHAT: dict[str, ChatProfile] = {
     # The address is often another server's (a proxy, an engine), so the output limit has its older, more common name.
@@ -80,13 +94,7 @@ CHAT: dict[str, ChatProfile] = {
     "openai_compatible": ChatProfile(),
     "sglang": _ENGINE,
     "vllm": _ENGINE,
-    "llamacpp": ChatProfile(
-        strict=False,
-        sampling=frozenset({"top_k", "min_p", "repeat_penalty"}),
-        parse_arguments=True,
-        template_kwargs=True,
-        reasoning_out="reasoning_content",
-    ),
+    "llamacpp": replace(_ENGINE, strict=False, sampling=frozenset({"top_k", "min_p", "repeat_penalty"})),
     "ollama": ChatProfile(
         strict=False,
         parse_arguments=True,
@@ -109,11 +117,8 @@ CHAT: dict[str, ChatProfile] = {
     "openrouter": ChatProfile(
         sampling=_EXTRA, verbosity=True, reasoning_object=True, reasoning_out="reasoning", details=True
     ),
-    # Its logprobs are a number of its own kind.
-    "together": ChatProfile(strict=False, sampling=_EXTRA, parse_arguments=True, think_tags="read", logprobs=False),
-    "fireworks": ChatProfile(
-        strict=False, sampling=_EXTRA, parse_arguments=True, think_tags="read", reasoning_out="reasoning_content"
-    ),
+    "together": replace(_HOST, logprobs=False),  # they are a number of its own kind
+    "fireworks": replace(_HOST, reasoning_out="reasoning_content"),
     "groq": ChatProfile(max_tokens="max_completion_tokens", logprobs=False, parse_arguments=True, think_tags="read"),
     "baseten": _HOST,
     "cerebras": ChatProfile(
@@ -124,15 +129,12 @@ CHAT: dict[str, ChatProfile] = {
         think_tags="read",
         images=None,
     ),
-    "deepseek": ChatProfile(
-        strict=False,
-        parallel_tool_calls=False,
-        seed=None,
-        formats=_OBJECTS_ONLY,
-        thinking=_ON_OFF,
-        reasoning_out="reasoning_content",
+    "deepseek": replace(
+        _MAKER,
+        logprobs=True,
+        required="required",
+        named=True,
         reasoning_needed=True,
-        parse_arguments=True,
         refuses=(
             (r"deepseek-reasoner", frozenset({"logprobs", "tool_choice"})),
             (r"deepseek-(?:chat|reasoner|v4-pro)", frozenset({"images"})),
@@ -151,50 +153,27 @@ CHAT: dict[str, ChatProfile] = {
         call_id=9,
         answer_after_tool=True,
     ),
-    "zai": ChatProfile(
-        strict=False,
+    "zai": replace(
+        _MAKER,
         penalties=False,
-        seed=None,
-        logprobs=False,
-        parallel_tool_calls=False,
-        required=None,
-        named=False,
-        formats=_OBJECTS_ONLY,
         stream_usage=False,  # it always tells
-        thinking=_ON_OFF,
         tools_extra={"tool_stream": True},  # else a call's arguments come in one piece, after a long silence
-        reasoning_out="reasoning_content",
-        parse_arguments=True,
     ),
-    "minimax": ChatProfile(
-        strict=False,
+    "minimax": replace(
+        _MAKER,
         max_tokens="max_completion_tokens",
         penalties=False,
-        seed=None,
-        logprobs=False,
-        parallel_tool_calls=False,
-        required=None,
-        named=False,
         formats=frozenset(),
         reasoning_effort=False,
         thinking=("adaptive", "disabled"),
+        reasoning_out=None,
         think_tags="both",
-        parse_arguments=True,
     ),
-    "moonshot": ChatProfile(
-        strict=False,
+    "moonshot": replace(
+        _MAKER,
         max_tokens="max_completion_tokens",
-        seed=None,
-        logprobs=False,
-        parallel_tool_calls=False,
-        required=None,
-        named=False,
-        formats=_OBJECTS_ONLY,
         images="data",
-        thinking=_ON_OFF,
-        reasoning_out="reasoning_content",
         reasoning_needed=True,
-        parse_arguments=True,
         refuses=((r"kimi-", _FIXED),),
     ),
     "gemini_openai": ChatProfile(
