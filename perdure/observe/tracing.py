@@ -4,10 +4,11 @@ Invariant: a run's trace id is the run's own uuid, on every server that works on
 """
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any
 
 from opentelemetry import trace
-from opentelemetry.metrics import Histogram, MeterProvider
+from opentelemetry.metrics import Histogram, Meter, MeterProvider
 from opentelemetry.sdk.trace import Span, TracerProvider
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.trace import SpanKind, Status, StatusCode
@@ -18,6 +19,9 @@ from perdure.core.runs import Run, Step
 from perdure.store.commits import StepCommit
 
 KEPT_RUNS = 10_000
+# The bounds that the conventions ask for.
+SECONDS = tuple(0.01 * 2**step for step in range(14))
+TOKENS = tuple(float(4**step) for step in range(14))
 
 
 class RunIds(RandomIdGenerator):
@@ -30,6 +34,10 @@ class RunIds(RandomIdGenerator):
         return wanted if wanted is not None else super().generate_trace_id()
 
 
+def _histogram(meter: Meter, name: str, unit: str, bounds: Sequence[float]) -> Histogram:
+    return meter.create_histogram(name, unit=unit, explicit_bucket_boundaries_advisory=bounds)
+
+
 class Tracing:
     """`provider`: made with a `RunIds` generator. `meters`: where token counts and durations go; None: nowhere."""
 
@@ -38,11 +46,13 @@ class Tracing:
         self._ids = ids
         self._open: OrderedDict[str, Any] = OrderedDict()
         self._durations: Histogram | None = None
+        self._first: Histogram | None = None
         self._tokens: Histogram | None = None
         if meters is not None:
             meter = meters.get_meter("perdure", __version__)
-            self._durations = meter.create_histogram("gen_ai.client.operation.duration", unit="s")
-            self._tokens = meter.create_histogram("gen_ai.client.token.usage", unit="{token}")
+            self._durations = _histogram(meter, "gen_ai.client.operation.duration", "s", SECONDS)
+            self._first = _histogram(meter, "gen_ai.client.operation.time_to_first_chunk", "s", SECONDS)
+            self._tokens = _histogram(meter, "gen_ai.client.token.usage", "{token}", TOKENS)
 
     def committed(self, run: Run, commit: StepCommit) -> None:
         span = self._open.get(run.id) or self._begin(run)
@@ -99,7 +109,7 @@ class Tracing:
                 "gen_ai.usage.input_tokens": usage.prompt_tokens,
                 "gen_ai.usage.output_tokens": usage.completion_tokens,
                 "perdure.step.id": step.id,
-                **({"perdure.time_to_first_token": step.ttft_ns / 1e9} if step.ttft_ns is not None else {}),
+                **({"gen_ai.response.time_to_first_chunk": step.ttft_ns / 1e9} if step.ttft_ns is not None else {}),
                 **({"server.address": step.model_endpoint} if step.model_endpoint else {}),
             },
         )
@@ -107,8 +117,10 @@ class Tracing:
             _failed(span, step.error_type or "error", str((step.error_data or {}).get("message", "")))
             about["error.type"] = step.error_type or "error"
         span.end(end_time=start + (step.llm_request_ns or 0))
-        if self._durations is not None and self._tokens is not None:
+        if self._durations is not None and self._tokens is not None and self._first is not None:
             self._durations.record((step.llm_request_ns or 0) / 1e9, about)
+            if step.ttft_ns is not None:
+                self._first.record(step.ttft_ns / 1e9, about)
             self._tokens.record(usage.prompt_tokens, {**about, "gen_ai.token.type": "input"})
             self._tokens.record(usage.completion_tokens, {**about, "gen_ai.token.type": "output"})
 

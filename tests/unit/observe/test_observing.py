@@ -134,7 +134,9 @@ def test_a_run_is_one_trace_whose_id_is_its_own() -> None:
     data = reader.get_metrics_data()
     assert data is not None
     names = {metric.name for held in data.resource_metrics for scope in held.scope_metrics for metric in scope.metrics}
-    assert names == {"gen_ai.client.operation.duration", "gen_ai.client.token.usage"}
+    first = "gen_ai.client.operation.time_to_first_chunk"
+    assert names == {"gen_ai.client.operation.duration", "gen_ai.client.token.usage", first}
+    assert call.attributes["gen_ai.response.time_to_first_chunk"] == 0.5
 
 
 def test_nothing_is_set_up_that_was_not_asked_for() -> None:
