@@ -1,5 +1,6 @@
 """`perdure bench`: what a message, a token and a start cost, beside their budgets."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -139,6 +140,44 @@ def rollouts(
     else:
         shown = [(name, f"{value:,.1f}" if isinstance(value, float) else value) for name, value in found.items()]
         print_fields([(name.replace("_", " "), value) for name, value in shown if value is not None])
+
+
+@app.command()
+def tokens(
+    steps: Annotated[int, typer.Option(min=1, help="Steps with the record, and as many without.")] = 600,
+    tokenizer: Annotated[
+        Path | None, typer.Option(metavar="PLACE", help="Bridge with this model's tokenizer and renderer too.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure what the token record costs: its share of a step's CPU, and a bridge over 65,536 tokens.
+
+    Exits with status 1 when it takes more than 3 % of a step, or a bridge more than 5 ms.
+    """
+    import msgspec
+
+    from perdure.bench.process import unwind_on_sigterm
+    from perdure.bench.tokens import MOST_BRIDGE_MS, MOST_SHARE, measure
+    from perdure.cli.show import print_json, print_table, progress
+
+    unwind_on_sigterm()
+    with progress("The token record"):
+        costs = measure(steps=steps, tokenizer=tokenizer)
+    if as_json:
+        print_json(msgspec.to_builtins(costs))
+    else:
+        rows = [
+            ("step with the record, CPU", f"{costs.step_ms:.3f} ms", ""),
+            ("step without it, CPU", f"{costs.step_without_ms:.3f} ms", ""),
+            ("share of the record", f"{costs.share:.2%}", f"{MOST_SHARE:.0%}"),
+        ]
+        rows += [
+            (f"bridge over 65,536 tokens, {name}", f"{cost:.2f} ms", f"{MOST_BRIDGE_MS:g} ms")
+            for name, cost in costs.bridges_ms.items()
+        ]
+        print_table(("what", "measured", "budget"), rows)
+    if not costs.kept:
+        raise typer.Exit(1)
 
 
 def _print(outcome: "Outcome", facts: dict[str, Any]) -> None:
