@@ -20,6 +20,7 @@ from perdure.agents.sealing import check_vault, open_vault
 from perdure.api.app import create_app
 from perdure.api.services import Services
 from perdure.config import Settings, SettingsError
+from perdure.observe.load import load_metrics
 from perdure.observe.metrics import Metrics
 from perdure.observe.setup import Exports, exports
 from perdure.providers.embeddings import Embeddings
@@ -164,7 +165,8 @@ def build(settings: Settings) -> Server:
                 "Runs of the database that wait for a place or their conversation, as of the last second",
                 lambda: runner.capacity.backlog,
             ),
-        }
+        },
+        lambda: load_metrics(registry.gates, store.work),
     )
     told = exports(settings.env)
     runner.observers += [metrics.committed, searcher.committed, *told.observers]

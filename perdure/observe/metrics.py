@@ -3,10 +3,12 @@
 Invariant: what is counted is committed; a step that was lost, or written by nobody, is not in here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from perdure.core.runs import Run, Step
 from perdure.store.commits import StepCommit
@@ -15,9 +17,13 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120,
 
 
 class Metrics:
-    """`gauges`: name -> (help, how to read it now)."""
+    """`gauges`: name -> (help, how to read it now). `read`: what else there is to tell, asked each time."""
 
-    def __init__(self, gauges: dict[str, tuple[str, Callable[[], float]]] | None = None) -> None:
+    def __init__(
+        self,
+        gauges: dict[str, tuple[str, Callable[[], float]]] | None = None,
+        read: Callable[[], Iterable[Metric]] | None = None,
+    ) -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
@@ -42,8 +48,10 @@ class Metrics:
         )
         self._errors = Counter("perdure_errors", "Steps and runs that failed", ("kind",), registry=registry)
         self._of_model: dict[tuple[str, str], _OfModel] = {}
-        for name, (about, read) in (gauges or {}).items():
-            Gauge(name, about, registry=registry).set_function(read)
+        for name, (about, value) in (gauges or {}).items():
+            Gauge(name, about, registry=registry).set_function(value)
+        if read is not None:
+            registry.register(_Read(read))
 
     def committed(self, run: Run, commit: StepCommit) -> None:
         if (step := commit.step) is not None:
@@ -79,6 +87,14 @@ class Metrics:
 
     def text(self) -> bytes:
         return generate_latest(self.registry)
+
+
+class _Read(Collector):
+    def __init__(self, read: Callable[[], Iterable[Metric]]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterable[Metric]:
+        return self._read()
 
 
 class _OfModel:

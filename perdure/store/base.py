@@ -6,6 +6,7 @@ raises rolls all of it back. It may be run again from the start when the databas
 but its queries.
 """
 
+import time
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -50,8 +51,25 @@ class Write(NamedTuple):
     committed: Awaitable[Any]
 
 
+class Work:
+    """What a store has done so far: `statements` of transactions, and the `seconds` they took it, waiting for a connection or
+    for the writer's turn not counted. Threads count together, so one in very many may be missing."""
+
+    __slots__ = ("seconds", "statements")
+
+    def __init__(self) -> None:
+        self.statements = 0
+        self.seconds = 0.0
+
+    def add(self, statements: int, since: float) -> None:
+        """`since`: by `time.perf_counter`, when they began."""
+        self.statements += statements
+        self.seconds += time.perf_counter() - since
+
+
 class Store(Protocol):
     dialect: str
+    work: Work
     signals: Signals
     warning: str | None
 

@@ -29,7 +29,7 @@ _pack = msgspec.msgpack.Encoder().encode
 
 
 class BlockWrite(Struct, frozen=True):
-    """One memory edit to commit. kind: "update" (also renames), "create" (and attach), "detach"."""
+    """One memory edit to commit. kind: "update", "rename", "create" (and attach), "detach"."""
 
     kind: str
     block: Block
@@ -101,18 +101,19 @@ def commit_step(commit: StepCommit, *, again: bool = False) -> Tx[None]:
     lease, now = commit.lease, commit.now
     if again and (yield from _was_committed(commit)):
         return
-    held = yield Query(
-        "fence_check",
-        {
-            "conversation_id": lease.conversation_id,
-            "run_id": lease.run_id,
-            "owner": lease.owner,
-            "fence": lease.fence,
-            "segment_id": commit.segment_id,
-            "consumed_cause": commit.consumed_cause,
-            "now": now,
-        },
-    )
+    fence = {
+        "conversation_id": lease.conversation_id,
+        "run_id": lease.run_id,
+        "owner": lease.owner,
+        "fence": lease.fence,
+        "segment_id": commit.segment_id,
+        "consumed_cause": commit.consumed_cause,
+        "now": now,
+    }
+    if commit.end is None:
+        held = yield Query("fence_check", fence)
+    else:
+        held = yield Query("fence_check_and_release", fence | {"completed_us": commit.end.completed_us})
     if not held:
         raise LeaseLost(f"Run {lease.run_id} is not ours any more: another worker took over its conversation.")
     if commit.turn is not None:
@@ -219,7 +220,8 @@ def _write_blocks(commit: StepCommit) -> Tx[None]:
             columns = block_params(block) | {"version": write.base_version, "updated_us": commit.now}
             if not (yield Query("change_block", columns)):
                 raise StaleBlock(block.id)
-            yield Query("relabel_attached_block", {"block_id": block.id, "label": block.label})
+            if write.kind == "rename":
+                yield Query("relabel_attached_block", {"block_id": block.id, "label": block.label})
         yield Query("bump_agents_of_block", {"block_id": block.id, "now": commit.now})
 
 
@@ -269,16 +271,6 @@ def _finish(commit: StepCommit, end: RunEnd) -> Tx[None]:
                 "stop_reason": end.stop_reason,
             },
         )
-    yield Query(
-        "release_lease",
-        {
-            "conversation_id": lease.conversation_id,
-            "run_id": lease.run_id,
-            "owner": lease.owner,
-            "fence": lease.fence,
-            "completed_us": end.completed_us,
-        },
-    )
 
 
 def insert_events(run_id: str, chunk: EventChunk) -> Tx[None]:

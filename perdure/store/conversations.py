@@ -20,7 +20,8 @@ _pending = msgspec.json.Decoder(Pending).decode
 
 
 class ConversationState(Struct, frozen=True, kw_only=True):
-    """A conversation's row as a run needs it. `seen_blocks`: label -> value last shown (append rendering only)."""
+    """A conversation's row as a run needs it. `seen_blocks`: label -> value last shown (append rendering only). `queued`: how
+    many runs wait for it."""
 
     id: str
     agent_id: str
@@ -37,6 +38,7 @@ class ConversationState(Struct, frozen=True, kw_only=True):
     seen_blocks: dict[str, Any] | None = None
     settings: ConversationSettings = ConversationSettings()
     pending: Pending | None = None
+    queued: int = 0
 
 
 def run_view(conversation_id: str, row: Row) -> ConversationState:
@@ -56,6 +58,7 @@ def run_view(conversation_id: str, row: Row) -> ConversationState:
         settings=_settings(row[11]),
         agent_revision=row[13],
         pending=_pending(row[14]) if row[14] else None,
+        queued=row[15],
     )
 
 

@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator
 from typing import Any, TypeVar
 
 from perdure.core.errors import AgentError, StoreError
-from perdure.store.base import Built, Many, Query, Row, Tx, TxFactory, Write
+from perdure.store.base import Built, Many, Query, Row, Tx, TxFactory, Work, Write
 from perdure.store.signals import PostgresSignals, Signals
 from perdure.store.sql import positional, queries
 
@@ -42,6 +42,7 @@ class PostgresStore:
         self.url = url
         self.warning: str | None = None
         self.signals: Signals = PostgresSignals(self)
+        self.work = Work()
         self._pool_size = pool_size
         self._settings = SETTINGS | {
             "statement_timeout": str(int(statement_timeout_s * 1000)),
@@ -133,6 +134,7 @@ class PostgresStore:
         try:
             while True:
                 query = tx.send(rows) if rows is not None else next(tx)
+                self.work.statements += 1
                 if type(query) is Query:
                     text, names = sql[query.name]
                     rows = await connection.fetch(text, *map(query.params.__getitem__, names))
@@ -163,7 +165,11 @@ class PostgresStore:
             try:
                 pool = await self._open_pool()
                 async with pool.acquire() as connection:
-                    return await run(connection)
+                    since = time.perf_counter()
+                    try:
+                        return await run(connection)
+                    finally:
+                        self.work.add(0, since)
             except AgentError:
                 raise
             except ValueError as error:  # a parameter of the wrong type

@@ -35,8 +35,8 @@ def queue_run(queued: QueuedRun) -> Tx[None]:
 
 
 def queue_length(conversation_id: str, most: int) -> Tx[int | None]:
-    """How many runs wait for the conversation, counted up to `most`. None: there is no such conversation."""
+    """How many runs wait for the conversation, at most `most`. None: there is no such conversation."""
     rows = yield Query("conversation_for_run", {"id": conversation_id})
     if not rows or rows[0][12] is not None:
         return None
-    return len((yield Query("queued_runs", {"conversation_id": conversation_id, "limit": most})))
+    return min(rows[0][15], most)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from perdure.core.errors import AgentError, StoreError
-from perdure.store.base import Built, Many, Query, Row, Tx, TxFactory, Write
+from perdure.store.base import Built, Many, Query, Row, Tx, TxFactory, Work, Write
 from perdure.store.signals import NoSignals, Signals
 from perdure.store.sql import queries
 from perdure.store.sqlite_file import FileLock, damage
@@ -81,6 +81,7 @@ class SqliteStore:
         self._lock = lock
         self.warning: str | None = None
         self.signals: Signals = NoSignals()
+        self.work = Work()
         self._path = str(path)
         self._sql = queries("sqlite")
         self._reader = connect(path, synchronous=synchronous)
@@ -155,9 +156,11 @@ class SqliteStore:
         """Run a transaction's generator to its end; database errors become StoreError, thrown into it first."""
         sql = self._sql
         rows: list[Row] | None = None
+        statements, since = 0, time.perf_counter()
         try:
             while True:
                 query = tx.send(rows) if rows is not None else next(tx)
+                statements += 1
                 if type(query) is Query:
                     rows = connection.execute(sql[query.name], query.params).fetchall()
                 elif type(query) is Built:
@@ -171,6 +174,8 @@ class SqliteStore:
         except sqlite3.Error as error:
             tx.close()
             raise StoreError(f"SQLite: {type(error).__name__}: {error}") from error
+        finally:
+            self.work.add(statements, since)
 
     def _write_loop(self) -> None:
         """Jobs that came meanwhile make one group; a group of only lazy jobs stays open for a moment, for more to join."""
@@ -222,12 +227,14 @@ class SqliteStore:
         return True
 
     def _commit(self, group: list[_Job]) -> None:
+        since = time.perf_counter()
         try:
             self._writer.execute("COMMIT")
         except Exception as error:
             self._fail(group, error)
         else:
             self._post(_settle, group)
+        self.work.add(0, since)
 
     def _fail(self, group: list[_Job], error: Exception) -> None:
         log.error("a group of %d transactions failed", len(group), exc_info=error)

@@ -66,16 +66,17 @@ def submit_run(
         if replay.again is None:
             return Accepted(replay.run_id, attached=True)
         inputs = replay.again
-    queued = yield Query("queued_runs", {"conversation_id": conversation_id, "limit": max_queued})
-    busy = bool(queued) or (state.active_run_id is not None and state.lease_until_us >= now)
+    busy = state.queued > 0 or (state.active_run_id is not None and state.lease_until_us >= now)
     if busy and not wait:
-        holder = state.active_run_id or queued[0][0]
+        holder = (
+            state.active_run_id or (yield Query("queued_runs", {"conversation_id": conversation_id, "limit": 1}))[0][0]
+        )
         raise Conflict(
             f"Another request for conversation {conversation_id} is currently being processed (run {holder}). "
             "Wait for it to end or cancel it.",
             run_id=holder,
         )
-    if len(queued) >= max_queued:
+    if state.queued >= max_queued:
         raise Unavailable(f"{max_queued} messages are already waiting for {conversation_id}. Send again later.")
     fence: int | None = None
     busy = busy or not start

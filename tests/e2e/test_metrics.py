@@ -11,7 +11,7 @@ from tests.e2e.conftest import ServerProcess
 
 
 def test_metrics_are_served(own_server: Callable[..., ServerProcess], engine: OpenAIDouble) -> None:
-    server = own_server()
+    server = own_server(PERDURE_LIMITS="openai.concurrent=4")
     client = Letta(base_url=server.url, max_retries=0)
     agent = client.agents.create(model="openai/gpt-test", include_base_tools=False)
     engine.script(text("Hello."), failure(401, {"error": {"message": "no"}}))
@@ -26,6 +26,10 @@ def test_metrics_are_served(own_server: Callable[..., ServerProcess], engine: Op
     assert 'perdure_errors_total{kind="llm_authentication"} 1.0' in shown
     assert 'perdure_tokens_total{kind="prompt",model="openai/gpt-test",provider="openai"} 10.0' in shown
     assert "perdure_runs_active " in shown and "perdure_runs_waiting 0.0" in shown
+    assert 'perdure_model_calls{provider="openai",state="waiting"} 0.0' in shown
+    assert "perdure_runs_queued 0.0" in shown
+    statements = next(line for line in shown.splitlines() if line.startswith("perdure_database_statements_total "))
+    assert float(statements.split()[1]) > 10
     assert "process_resident_memory_bytes" in shown
 
 

@@ -2,7 +2,9 @@
 
 -- name: conversation_for_run
 SELECT c.agent_id, c.head_ids, c.tail_from, c.context_version, c.compiled_revision, c.segment_id, c.break_cause,
-       c.active_run_id, c.lease_until_us, c.fence, c.seen_blocks, c.body, c.deleted_us, a.revision, c.pending
+       c.active_run_id, c.lease_until_us, c.fence, c.seen_blocks, c.body, c.deleted_us, a.revision, c.pending,
+       (SELECT COUNT(*) FROM runs r WHERE r.conversation_id = c.id AND r.status IN ('created', 'running')
+                                      AND r.status = 'created')
 FROM conversations c JOIN agents a ON a.id = c.agent_id WHERE c.id = :id
 
 -- name: otid_run
@@ -47,6 +49,13 @@ UPDATE conversations SET segment_id = COALESCE(:segment_id, segment_id), last_me
 WHERE id = :conversation_id AND active_run_id = :run_id AND lease_owner = :owner AND fence = :fence
 RETURNING id
 
+-- name: fence_check_and_release
+UPDATE conversations SET segment_id = COALESCE(:segment_id, segment_id), last_message_us = :now,
+       break_cause = CASE WHEN break_cause = :consumed_cause THEN NULL ELSE break_cause END,
+       active_run_id = NULL, lease_owner = NULL, lease_until_us = 0, last_run_us = :completed_us
+WHERE id = :conversation_id AND active_run_id = :run_id AND lease_owner = :owner AND fence = :fence
+RETURNING id
+
 -- name: ended_under_fence
 SELECT 1 FROM conversations c JOIN runs r ON r.id = :run_id
 WHERE c.id = :conversation_id AND c.fence = :fence AND c.active_run_id IS NULL AND r.status NOT IN ('created', 'running')
@@ -64,11 +73,6 @@ RETURNING id
 -- name: forgive_attempt
 UPDATE runs SET attempts = CASE WHEN attempts > 1 THEN attempts - 1 ELSE attempts END
 WHERE id = :id AND status = 'running'
-
--- name: release_lease
-UPDATE conversations SET active_run_id = NULL, lease_owner = NULL, lease_until_us = 0, last_run_us = :completed_us
-WHERE id = :conversation_id AND active_run_id = :run_id AND lease_owner = :owner AND fence = :fence
-RETURNING id
 
 -- name: start_run
 UPDATE runs SET status = 'running', attempts = attempts + 1 WHERE id = :id AND status IN ('created', 'running')
