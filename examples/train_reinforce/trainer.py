@@ -1,0 +1,217 @@
+"""REINFORCE with a group baseline, on the token records of rollouts: sample, score, update, push, again.
+
+Invariant: what is trained are the ids that were sampled, under the mask they were recorded with, each against the logprob the
+engine gave it. Nothing is tokenised again.
+"""
+
+import argparse
+import json
+import random
+import time
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from perdure_api import Perdure, push_weights
+from task import REWARD, REWARD_WEIGHT, SYSTEM, TOOL, tasks, transcripts
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+CLIP = 0.2
+SAMPLING = {"temperature": 1.0, "max_output_tokens": 48, "enable_thinking": False}
+
+
+class Sample(NamedTuple):
+    """A segment: `ids` [T]; of `ids[at]` each was sampled, with `logprobs` by weights `versions`; the rollout's advantage."""
+
+    ids: list[int]
+    at: list[int]
+    logprobs: list[float]
+    versions: set[str]
+    advantage: float
+
+
+def samples(records: Sequence[dict[str, Any]]) -> list[Sample]:
+    """Each segment with something to train on. Advantage: the rollout's reward less the mean of its group."""
+    groups: dict[str, list[float]] = {}
+    for record in records:
+        groups.setdefault(record["group_id"], []).append(record["reward"])
+    return [
+        Sample(
+            ids=segment["token_ids"],
+            at=at,
+            logprobs=[segment["logprobs"][each] for each in at],
+            versions={record["versions"][segment["version"][each]] for each in at},
+            advantage=record["reward"] - sum(group) / len(group),
+        )
+        for record in records
+        if (group := groups[record["group_id"]])
+        for segment in record["segments"]
+        if (at := [each for each, mask in enumerate(segment["loss_mask"]) if mask])
+    ]
+
+
+def logprobs(model: Any, rows: Sequence[tuple[list[int], list[int]]]) -> torch.Tensor:
+    """For rows of (ids, at): the logprob of each ids[at] given all before it, one row after the other in one tensor."""
+    width = max(len(ids) for ids, _ in rows)
+    padded = torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in rows])  # causal: padding behind is never seen
+    states = model.model(input_ids=padded).last_hidden_state
+    which = torch.tensor([row for row, (_, at) in enumerate(rows) for _ in at])
+    place = torch.tensor([each for _, at in rows for each in at])
+    scores = model.lm_head(states[which, place - 1])
+    return torch.log_softmax(scores, dim=-1).gather(1, padded[which, place, None]).squeeze(1)
+
+
+def warm_start(model: Any, tokenizer: Any, records: Sequence[dict[str, Any]], steps: int, rate: float) -> float:
+    """Teach the form by imitation: after recorded prompts, made-up transcripts whose choices are random. The last loss."""
+    prompts = [sample.ids[: sample.at[0]] for sample in samples(records)]
+    draw = random.Random(0)
+    made = transcripts(draw)
+    optimizer = torch.optim.Adam(model.parameters(), lr=rate)
+    loss = torch.tensor(0.0)
+    for step in range(steps):
+        rows: list[tuple[list[int], list[int]]] = []
+        for transcript in islice(made, 16):
+            ids, at = list(draw.choice(prompts)), []
+            for text, written in transcript:
+                piece = tokenizer.encode(text, add_special_tokens=False)
+                at += range(len(ids), len(ids) + len(piece)) if written else ()
+                ids += piece
+            rows.append((ids, at))
+        loss = -logprobs(model, rows).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if step % 25 == 0:
+            print(f"warm start, step {step}: loss {loss.item():.3f}", flush=True)
+    return loss.item()
+
+
+def update(model: Any, optimizer: torch.optim.Optimizer, batch: Sequence[Sample], passes: int) -> dict[str, float]:
+    """`passes` gradient steps on the whole batch, each token's importance ratio clipped to 1 +- CLIP."""
+    advantage = torch.tensor([sample.advantage for sample in batch for _ in sample.at])
+    recorded = torch.tensor([each for sample in batch for each in sample.logprobs])
+    figures: dict[str, float] = {}
+    for step in range(passes):
+        now = logprobs(model, [(sample.ids, sample.at) for sample in batch])
+        ratio = torch.exp(now - recorded)
+        if step == 0:  # nothing has changed since they were sampled
+            figures["gap"] = (now - recorded).abs().max().item()
+            figures["entropy"] = -now.mean().item()
+        gain = torch.minimum(ratio * advantage, ratio.clamp(1 - CLIP, 1 + CLIP) * advantage)
+        loss = -gain.sum() / len(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    with torch.no_grad():
+        now = logprobs(model, [(sample.ids, sample.at) for sample in batch])
+    ratio = torch.exp(now - recorded)
+    figures |= {"ratio_mean": ratio.mean().item(), "ratio_min": ratio.min().item(), "ratio_max": ratio.max().item()}
+    figures["ratio_clipped"] = ((ratio - 1).abs() > CLIP).float().mean().item()
+    return figures
+
+
+def rescored(perdure: Perdure, model: Any, records: Iterable[dict[str, Any]]) -> dict[str, float]:
+    """Ratios of the weights served now to those that sampled, from the engine itself, and how far the trainer's are from them."""
+    segments = [segment for record in records for segment in perdure.rescore(record["rollout_id"])]
+    ratios = torch.tensor([each for segment in segments for each in segment["log_ratios"]]).exp()
+    by_id = {segment["segment_id"]: segment["token_ids"] for record in records for segment in record["segments"]}
+    with torch.no_grad():
+        own = logprobs(model, [(by_id[segment["segment_id"]], segment["positions"]) for segment in segments])
+    engine = torch.tensor([each for segment in segments for each in segment["logprobs"]])
+    return {
+        "rescored_tokens": len(ratios),
+        "rescored_ratio_mean": ratios.mean().item(),
+        "rescored_ratio_min": ratios.min().item(),
+        "rescored_ratio_max": ratios.max().item(),
+        "rescored_gap": (own - engine).abs().max().item(),
+    }
+
+
+def main() -> None:
+    said = argparse.ArgumentParser(description=__doc__)
+    said.add_argument("--perdure", default="http://127.0.0.1:8283")
+    said.add_argument("--sglang", default="http://127.0.0.1:30000")
+    said.add_argument("--model", type=Path, required=True, help="the folder SGLang was started with")
+    said.add_argument("--out", type=Path, required=True, help="for the log, the weights and the last rollouts")
+    said.add_argument("--iterations", type=int, default=60)
+    said.add_argument("--group", type=int, default=8, help="rollouts a task")
+    said.add_argument("--passes", type=int, default=2, help="gradient steps on each batch")
+    said.add_argument("--rate", type=float, default=1e-3)
+    said.add_argument("--warm-steps", type=int, default=200)
+    said.add_argument("--warm-rate", type=float, default=3e-3)
+    train(said.parse_args())
+
+
+def train(asked: argparse.Namespace) -> None:
+    torch.manual_seed(0)
+    asked.out.mkdir(parents=True, exist_ok=True)
+    perdure = Perdure(asked.perdure)
+    model = AutoModelForCausalLM.from_pretrained(asked.model, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(asked.model)
+    agent_id = perdure.agent(f"sglang/{asked.model.name}", SYSTEM, TOOL)
+    job = {
+        "agent_id": agent_id,
+        "tasks": tasks(),
+        "group_size": asked.group,
+        "max_concurrency": 64,
+        "max_steps": 3,
+        "model_settings": SAMPLING,
+        "rewards": [{"name": "task", "source_code": REWARD, "weight": REWARD_WEIGHT}],
+    }
+
+    def push(version: int) -> None:
+        model.save_pretrained(asked.out / "weights")
+        push_weights(asked.sglang, asked.out / "weights", str(version))
+
+    push(0)
+    untrained = perdure.roll_out(**{**job, "group_size": 2})
+    loss = warm_start(model, tokenizer, untrained, asked.warm_steps, asked.warm_rate)
+    print(f"warm start: loss {loss:.3f}", flush=True)
+    optimizer = torch.optim.Adam(model.parameters(), lr=asked.rate)
+    push(1)
+    began = time.monotonic()
+    with (asked.out / "log.jsonl").open("w") as log:
+        for iteration in range(1, asked.iterations + 1):
+            times = [time.monotonic()]
+            records = perdure.roll_out(**job)
+            times.append(time.monotonic())
+            figures = update(model, optimizer, samples(records), asked.passes)
+            times.append(time.monotonic())
+            push(iteration + 1)
+            times.append(time.monotonic())
+            figures |= rescored(perdure, model, records[:: asked.group])
+            times.append(time.monotonic())
+            entry = {"iteration": iteration, **rewards(records), **figures}
+            entry["seconds"] = dict(
+                zip(("roll_out", "update", "push", "rescore"), (b - a for a, b in zip(times, times[1:])))
+            )
+            entry["elapsed"] = times[-1] - began
+            log.write(json.dumps(entry) + "\n")
+            log.flush()
+            print(json.dumps(entry), flush=True)
+            (asked.out / "last.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def rewards(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    def mean(values: list[float]) -> float:
+        return sum(values) / len(values)
+
+    named = {
+        name: mean([each["value"] for record in records for each in record["rewards"] if each["name"] == name])
+        for name in ("room", "reading")
+    }
+    batch = samples(records)
+    return {
+        "versions": sorted(set().union(*(sample.versions for sample in batch))),
+        "rollouts": len(records),
+        "tokens": sum(len(sample.at) for sample in batch),
+        "reward": mean([record["reward"] for record in records]),
+        **named,
+    }
+
+
+if __name__ == "__main__":
+    main()
