@@ -1,64 +1,54 @@
-"""The task: read the right room's thermometer, and pass on what it says.
+"""The task: find the queue where work waits, and say how full it is.
 
-Invariant: the reading is drawn anew at every call, so that nobody can know the answer without the tool.
+Which queue that is stands in no prompt: only the tool knows it, and only the reward tells that it was the right one.
 """
 
 import random
-from collections.abc import Iterator
 from typing import Any
 
-ROOMS = ("kitchen", "garage", "attic", "cellar")
-READINGS = ("cold", "mild", "warm", "hot")
-SYSTEM = "Read the thermometer of the room you are asked about. Answer with its reading, in one word."
-QUESTION = "How is it in the {room}?"
+LEVELS = {"mail": "empty", "net": "low", "server": "full", "port": "high"}
+SYSTEM = "Find the queue where work waits. Check one, and answer with what the tool says."
+QUESTIONS = ("Which queue needs help?", "Where is work waiting?")
 
 TOOL = f'''
-def read_thermometer(room: str) -> str:
+def check_queue(queue: str) -> str:
     """
-    Reads the thermometer of a room.
+    Tells how full a queue is.
 
     Args:
-        room (str): The room.
+        queue (str): {", ".join(LEVELS)}.
     """
-    import random
-
-    return random.choice({READINGS!r})
+    return {LEVELS!r}[queue]
 '''
 
 REWARD = '''
-import json
-
-
 def reward(rollout):
-    """1 or 0 for the room that was asked for, and 1 or 0 for the reading that was passed on."""
+    """Two halves: the full queue was checked, and the answer is what the tool said."""
     calls = [call for message in rollout["messages"] for call in message.get("tool_calls", ())]
-    read = [message["content"] for message in rollout["messages"] if message["role"] == "tool"]
-    if len(calls) != 1 or len(read) != 1:
-        return {"room": 0, "reading": 0}
-    try:
-        room = json.loads(calls[0]["arguments"]).get("room")
-    except ValueError:
-        room = None
-    return {"room": room == rollout["task"]["metadata"]["room"], "reading": rollout["answer"] == read[0]}
+    told = [message["content"] for message in rollout["messages"] if message["role"] == "tool"]
+    if len(calls) != 1 or len(told) != 1:
+        return {"queue": 0, "answer": 0}
+    return {"queue": told[0] == "full", "answer": told[0] == rollout["answer"]}
 '''
 # a rollout's reward is the weighted sum of both
 REWARD_WEIGHT = 0.5
 
 
 def tasks() -> list[dict[str, Any]]:
-    return [{"id": room, "input": QUESTION.format(room=room), "metadata": {"room": room}} for room in ROOMS]
+    return [{"id": str(at), "input": question} for at, question in enumerate(QUESTIONS)]
 
 
-def transcripts(draw: random.Random) -> Iterator[list[tuple[str, bool]]]:
-    """What a demonstrator writes who knows the form and nothing else: a random room, and a random word as the answer.
+def transcript(draw: random.Random) -> list[tuple[str, bool]]:
+    """What a demonstrator writes who knows the form and nothing else: any queue, and any word as the answer.
 
-    Each is what follows a recorded prompt, as (text, whether the model is to write it), in Qwen3's own form.
+    It is what follows a recorded prompt, as (text, whether the model is to write it), in Qwen3's own form.
     """
-    while True:
-        call = f'{{"name": "read_thermometer", "arguments": {{"room": "{draw.choice(ROOMS)}"}}}}'
-        read = f"<tool_response>\n{draw.choice(READINGS)}\n</tool_response>"
-        yield [
-            (f"<tool_call>\n{call}\n</tool_call><|im_end|>", True),
-            (f"\n<|im_start|>user\n{read}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n", False),
-            (f"{draw.choice(READINGS)}<|im_end|>", True),
-        ]
+    queue = draw.choice(list(LEVELS))
+    call = f'{{"name": "check_queue", "arguments": {{"queue": "{queue}"}}}}'
+    told = f"<tool_response>\n{LEVELS[queue]}\n</tool_response>"
+    answer = draw.choice(list(LEVELS.values()))
+    return [
+        (f"<tool_call>\n{call}\n</tool_call><|im_end|>", True),
+        (f"\n<|im_start|>user\n{told}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n", False),
+        (f"{answer}<|im_end|>", True),
+    ]

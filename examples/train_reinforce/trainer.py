@@ -9,13 +9,12 @@ import json
 import random
 import time
 from collections.abc import Iterable, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from perdure_api import Perdure, push_weights
-from task import REWARD, REWARD_WEIGHT, SYSTEM, TOOL, tasks, transcripts
+from task import REWARD, REWARD_WEIGHT, SYSTEM, TOOL, tasks, transcript
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 CLIP = 0.2
@@ -64,17 +63,16 @@ def logprobs(model: Any, rows: Sequence[tuple[list[int], list[int]]]) -> torch.T
 
 
 def warm_start(model: Any, tokenizer: Any, records: Sequence[dict[str, Any]], steps: int, rate: float) -> float:
-    """Teach the form by imitation: after recorded prompts, made-up transcripts whose choices are random. The last loss."""
+    """Teach the form by imitation: recorded prompts, followed by what a demonstrator writes who guesses. The last loss."""
     prompts = [sample.ids[: sample.at[0]] for sample in samples(records)]
     draw = random.Random(0)
-    made = transcripts(draw)
     optimizer = torch.optim.Adam(model.parameters(), lr=rate)
     loss = torch.tensor(0.0)
     for step in range(steps):
         rows: list[tuple[list[int], list[int]]] = []
-        for transcript in islice(made, 16):
-            ids, at = list(draw.choice(prompts)), []
-            for text, written in transcript:
+        for prompt in draw.choices(prompts, k=8):
+            ids, at = list(prompt), []
+            for text, written in transcript(draw):
                 piece = tokenizer.encode(text, add_special_tokens=False)
                 at += range(len(ids), len(ids) + len(piece)) if written else ()
                 ids += piece
@@ -136,11 +134,11 @@ def main() -> None:
     said.add_argument("--sglang", default="http://127.0.0.1:30000")
     said.add_argument("--model", type=Path, required=True, help="the folder SGLang was started with")
     said.add_argument("--out", type=Path, required=True, help="for the log, the weights and the last rollouts")
-    said.add_argument("--iterations", type=int, default=60)
+    said.add_argument("--iterations", type=int, default=40)
     said.add_argument("--group", type=int, default=8, help="rollouts a task")
     said.add_argument("--passes", type=int, default=2, help="gradient steps on each batch")
-    said.add_argument("--rate", type=float, default=1e-3)
-    said.add_argument("--warm-steps", type=int, default=200)
+    said.add_argument("--rate", type=float, default=5e-4)
+    said.add_argument("--warm-steps", type=int, default=150)
     said.add_argument("--warm-rate", type=float, default=3e-3)
     train(said.parse_args())
 
@@ -166,12 +164,14 @@ def train(asked: argparse.Namespace) -> None:
         model.save_pretrained(asked.out / "weights")
         push_weights(asked.sglang, asked.out / "weights", str(version))
 
+    began = time.monotonic()
     push(0)
-    untrained = perdure.roll_out(**{**job, "group_size": 2})
+    untrained = perdure.roll_out(**{**job, "group_size": 8})
     loss = warm_start(model, tokenizer, untrained, asked.warm_steps, asked.warm_rate)
     print(f"warm start: loss {loss:.3f}", flush=True)
     optimizer = torch.optim.Adam(model.parameters(), lr=asked.rate)
     push(1)
+    print(f"warm start took {time.monotonic() - began:.0f} s", flush=True)
     began = time.monotonic()
     with (asked.out / "log.jsonl").open("w") as log:
         for iteration in range(1, asked.iterations + 1):
@@ -201,7 +201,7 @@ def rewards(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     named = {
         name: mean([each["value"] for record in records for each in record["rewards"] if each["name"] == name])
-        for name in ("room", "reading")
+        for name in ("queue", "answer")
     }
     batch = samples(records)
     return {
