@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test setup check test-all fuzz serve bench fmt clean
+.PHONY: demo test setup check test-all fuzz train serve bench fmt clean
 
 demo: $(STAMP)
 	@$(BIN)/perdure demo
@@ -22,20 +22,23 @@ $(STAMP): pyproject.toml
 	@touch $(STAMP)
 
 check: $(STAMP)
-	$(BIN)/ruff format --check perdure tests scripts
-	$(BIN)/ruff check perdure tests scripts
+	$(BIN)/ruff format --check perdure tests scripts examples
+	$(BIN)/ruff check perdure tests scripts examples
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
 fmt: $(STAMP)
-	$(BIN)/ruff format perdure tests scripts
-	$(BIN)/ruff check --fix perdure tests scripts
+	$(BIN)/ruff format perdure tests scripts examples
+	$(BIN)/ruff check --fix perdure tests scripts examples
 
 test-all: $(STAMP)
 	@bash scripts/test_all.sh
 
 fuzz: $(STAMP)
 	PERDURE_FUZZ_ROLLOUTS=10000 $(BIN)/python -m pytest tests/contract/renderers/test_rollouts.py -v --timeout 7200
+
+train: $(STAMP)
+	@bash examples/train_reinforce/run.sh
 
 serve: $(STAMP)
 	$(BIN)/perdure serve

@@ -33,16 +33,15 @@ class Perdure:
         fields = {"model": model, "system": system, "tool_ids": [tool_id], "memory_blocks": []}
         return self.call("POST", "/v1/agents/", {**fields, "include_base_tools": False})["id"]
 
-    def roll_out(self, **job: Any) -> list[dict[str, Any]]:
-        """Runs a job of rollouts to its end; their token records (`traj/1`)."""
+    def roll_out(self, **job: Any) -> bytes:
+        """Runs a job of rollouts to its end; their token records, one a line (`traj/1`)."""
         started = self.call("POST", "/v1/rollouts", job)
         while started["status"] == "running":
             time.sleep(0.1)
             started = self.call("GET", f"/v1/rollouts/{started['id']}")
         if failed := [each["error"] for each in started["rollouts"] if each["status"] == "failed"]:
             raise SystemExit(f"{len(failed)} rollouts failed; the first: {failed[0]}")
-        lines = ask(f"{self.url}/v1/trajectories?job_id={started['id']}", method="GET")
-        return [json.loads(line) for line in lines.splitlines()]
+        return ask(f"{self.url}/v1/trajectories?job_id={started['id']}", method="GET")
 
     def rescore(self, rollout_id: str) -> list[dict[str, Any]]:
         """By segment, what the weights served now give for what was sampled."""

@@ -28,7 +28,9 @@ def panel(top: int, name: str, low: float, high: float, last: int) -> tuple[list
         value = low + (high - low) * step / 4
         left, right = point(1, value), point(last, value)
         drawn.append(f'<polyline points="{left} {right}" stroke="#ddd" fill="none"/>')
-        drawn.append(f'<text x="{LEFT - 8}" y="{float(left.split(",")[1]) + 4:.1f}" text-anchor="end">{value:.2f}</text>')
+        drawn.append(
+            f'<text x="{LEFT - 8}" y="{float(left.split(",")[1]) + 4:.1f}" text-anchor="end">{value:.2f}</text>'
+        )
     for at in sorted({1, *range(10, last + 1, 10)}):
         x = point(at, low).split(",")[0]
         drawn.append(f'<text x="{x}" y="{top + HEIGHT + 16}" text-anchor="middle">{at}</text>')

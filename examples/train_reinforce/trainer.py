@@ -166,36 +166,52 @@ def train(asked: argparse.Namespace) -> None:
 
     began = time.monotonic()
     push(0)
-    untrained = perdure.roll_out(**{**job, "group_size": 8})
+    untrained = read(perdure.roll_out(**{**job, "group_size": 8}))
     loss = warm_start(model, tokenizer, untrained, asked.warm_steps, asked.warm_rate)
-    print(f"warm start: loss {loss:.3f}", flush=True)
+    print(f"warm start: loss {loss:.3f} after {time.monotonic() - began:.0f} s", flush=True)
     optimizer = torch.optim.Adam(model.parameters(), lr=asked.rate)
     push(1)
-    print(f"warm start took {time.monotonic() - began:.0f} s", flush=True)
     began = time.monotonic()
     with (asked.out / "log.jsonl").open("w") as log:
         for iteration in range(1, asked.iterations + 1):
-            times = [time.monotonic()]
-            records = perdure.roll_out(**job)
-            times.append(time.monotonic())
+            clock = Clock()
+            records = read(perdure.roll_out(**job))
+            clock.lap("roll_out")
             figures = update(model, optimizer, samples(records), asked.passes)
-            times.append(time.monotonic())
+            clock.lap("update")
             push(iteration + 1)
-            times.append(time.monotonic())
+            clock.lap("push")
             figures |= rescored(perdure, model, records[:: asked.group])
-            times.append(time.monotonic())
-            entry = {"iteration": iteration, **rewards(records), **figures}
-            entry["seconds"] = dict(
-                zip(("roll_out", "update", "push", "rescore"), (b - a for a, b in zip(times, times[1:])))
-            )
-            entry["elapsed"] = times[-1] - began
+            clock.lap("rescore")
+            entry = {"iteration": iteration, **seen(records), **figures, "seconds": clock.laps}
+            entry |= {"elapsed": time.monotonic() - began, "trainer_cpu": time.process_time()}
             log.write(json.dumps(entry) + "\n")
             log.flush()
-            print(json.dumps(entry), flush=True)
-            (asked.out / "last.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+            print("iteration {iteration}: reward {reward:.2f} by weights {versions}".format(**entry), flush=True)
+    last = perdure.roll_out(**job)
+    (asked.out / "last.jsonl").write_bytes(last)
+    print("afterwards: reward {reward:.2f} by weights {versions}".format(**seen(read(last))))
 
 
-def rewards(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+class Clock:
+    """Seconds from one lap to the next."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def lap(self, name: str) -> None:
+        now = time.monotonic()
+        self.laps[name], self._last = now - self._last, now
+
+
+def read(lines: bytes) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in lines.splitlines()]
+
+
+def seen(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What an iteration's records say: the weights that sampled them, how much there is, the mean rewards."""
+
     def mean(values: list[float]) -> float:
         return sum(values) / len(values)
 

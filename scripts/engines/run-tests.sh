@@ -33,4 +33,4 @@ done
 grep -qx ready "$log" || { echo "$engine did not start:" >&2; tail -n 20 "$log" >&2; exit 1; }
 
 variable=PERDURE_TEST_$(tr '[:lower:]' '[:upper:]' <<<"$engine")
-env "$variable=http://127.0.0.1:$port" .venv/bin/python -m pytest tests/engines -m engine -k "$engine"
+env "$variable=http://127.0.0.1:$port" "${variable}_PYTHON=$engines/$engine/venv/bin/python" .venv/bin/python -m pytest tests/engines -m engine -k "$engine"
