@@ -1,7 +1,7 @@
 """L5: the engine's own forward pass over each recorded stream gives the logprobs that were recorded with it.
 
-A forward pass gives raw logprobs, so a call is compared only where its own are raw: declared so, or sampled at a temperature
-that leaves them so. Every other call is counted in a note.
+A forward pass gives raw logprobs, so a call is compared only where its own are raw: declared so, or sampled with nothing that
+changes them (a temperature, a penalty, a grammar). Every other call is counted in a note.
 """
 
 import math
@@ -18,6 +18,7 @@ TOLERANCE = 0.02
 # llama.cpp's kernels for quantised weights read a prompt in one batch and the same ids one by one with differences of tenths
 TOLERANCE_BY_ENGINE = {"llamacpp": 0.05}
 TAIL = 10.0
+_PENALTIES = {"frequency_penalty": 0, "presence_penalty": 0, "repetition_penalty": 1}
 
 
 class Differences:
@@ -41,6 +42,11 @@ def comparable(call: Call) -> str | None:
     if semantics == "raw":
         return None
     if semantics == "temperature":
+        if "grammar_sha256" in call.sampling:
+            return "were sampled under a grammar and are those of what it left"
+        for name, neutral in _PENALTIES.items():
+            if (value := call.sampling.get(name)) not in (None, neutral):
+                return f"were sampled with a {name} of {value}, which is in them"
         if temperature in (None, 0, 1):  # engines answer greedy calls with raw logprobs
             return None
         return f"were sampled at temperature {temperature} and scaled by it"
