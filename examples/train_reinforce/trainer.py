@@ -18,7 +18,7 @@ from task import REWARD, REWARD_WEIGHT, SYSTEM, TOOL, tasks, transcript
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 CLIP = 0.2
-# min_p: what is hardly likely is not sampled; a tiny policy leaves a little to each of its 12,000 tokens, and one of them breaks a call
+# min_p: a tiny policy leaves a little to each of its 12,000 tokens, and a single one of those breaks a call
 SAMPLING = {"temperature": 1.0, "min_p": 0.05, "max_output_tokens": 48, "enable_thinking": False}
 
 
