@@ -64,6 +64,8 @@ class Server:
     _checking: "asyncio.Task[None] | None" = None
 
     async def start(self) -> None:
+        if isinstance(self.services.store, PostgresStore):
+            await self.services.store.check_connections()
         await check_vault(self.services.store, self.services.vault)
         await ensure_builtin_tools(self.services.store)
         await self.services.providers.start()

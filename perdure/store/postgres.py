@@ -22,6 +22,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 MAX_RETRIES = 20
+LISTENING = 1  # connections besides the pool's
 SETTINGS = {"application_name": "perdure", "idle_in_transaction_session_timeout": "60000", "jit": "off"}
 
 
@@ -89,6 +90,22 @@ class PostgresStore:
                 await asyncio.wait_for(self._pool.close(), 5)
             except TimeoutError:
                 self._pool.terminate()
+
+    async def check_connections(self) -> None:
+        """StoreError if the database does not allow as many connections as this process may need."""
+        needed = self._pool_size + LISTENING
+        async with self.connection() as connection:
+            row = await connection.fetchrow(
+                "SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int, "
+                "(SELECT rolconnlimit FROM pg_roles WHERE rolname = current_user), "
+                "(SELECT datconnlimit FROM pg_database WHERE datname = current_database())"
+            )
+        allowed = min(limit for limit in row if limit is not None and limit >= 0)
+        if needed > allowed:
+            raise StoreError(
+                f"PostgreSQL allows {allowed} connections, and this process may need {needed}. Set PERDURE_POSTGRES_POOL to "
+                f"{max(1, allowed - LISTENING)} or less, shared among all servers and workers, or raise max_connections."
+            )
 
     @contextlib.asynccontextmanager
     async def connection(self) -> AsyncGenerator[Any]:

@@ -1,0 +1,80 @@
+"""PostgreSQL's limits: connections, slow statements, locks that others hold, connections that are cut."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from perdure.core.errors import StoreError
+from perdure.store.base import Built, Tx
+from perdure.store.postgres import PostgresStore
+from tests.doubles.postgres import PostgresProcess
+
+Open = Callable[..., PostgresStore]
+
+
+@pytest.fixture
+async def opened(postgres: PostgresProcess) -> AsyncIterator[Open]:
+    url = await asyncio.to_thread(postgres.fresh)
+    stores: list[PostgresStore] = []
+
+    def open(**options: float) -> PostgresStore:
+        stores.append(PostgresStore(url, **options))  # type: ignore[arg-type]
+        return stores[-1]
+
+    yield open
+    for store in stores:
+        await store.close()
+
+
+def ask(sql: str) -> Callable[[], Tx[list[tuple[object, ...]]]]:
+    def tx() -> Tx[list[tuple[object, ...]]]:
+        return (yield Built(sql, {}))
+
+    return tx
+
+
+async def test_more_connections_than_the_database_allows_are_refused_with_the_fix(opened: Open) -> None:
+    await opened(pool_size=10).check_connections()
+    with pytest.raises(StoreError, match="PERDURE_POSTGRES_POOL to 96 or less"):
+        await opened(pool_size=200).check_connections()
+
+
+async def test_no_more_connections_are_opened_than_the_pool_has(opened: Open) -> None:
+    store = opened(pool_size=3)
+    await asyncio.gather(*(store.read(ask("SELECT pg_sleep(0.01)")) for _ in range(40)))
+    rows = await store.read(
+        ask("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'perdure' AND datname = current_database()")
+    )
+    assert rows[0][0] <= 3
+
+
+async def test_a_statement_that_takes_too_long_is_ended(opened: Open) -> None:
+    store = opened(statement_timeout_s=0.1)
+    with pytest.raises(StoreError, match="took too long"):
+        await store.read(ask("SELECT pg_sleep(30)"))
+    assert (await store.read(ask("SELECT 1")))[0][0] == 1
+
+
+async def test_a_lock_that_somebody_holds_is_not_waited_for_for_ever(opened: Open) -> None:
+    holder, store = opened(), opened(lock_timeout_s=0.1)
+    async with holder.connection() as connection, connection.transaction():
+        await connection.execute("LOCK TABLE runs IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(StoreError, match="lock"):
+            await store.write(ask("UPDATE runs SET attempts = attempts"))
+    await store.write(ask("UPDATE runs SET attempts = attempts"))
+
+
+async def test_cut_connections_are_replaced_and_the_transaction_is_run_again(opened: Open) -> None:
+    store, other = opened(pool_size=2), opened()
+    running = asyncio.create_task(store.read(ask("SELECT pg_sleep(0.5)")))
+    cut: list[tuple[object, ...]] = []
+    async with asyncio.timeout(10):
+        while not cut:
+            cut = await other.read(
+                ask(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                    "WHERE datname = current_database() AND query = 'SELECT pg_sleep(0.5)'"
+                )
+            )
+    assert len(await running) == 1
