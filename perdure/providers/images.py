@@ -15,6 +15,7 @@ import msgspec
 from perdure.core.errors import Invalid
 from perdure.core.messages import ImagePart, Message, Part
 from perdure.providers.base import Model
+from perdure.providers.limited import unlimited
 from perdure.providers.web import Limits, Web
 
 MAX_BYTES = 20 * 1024 * 1024
@@ -60,7 +61,7 @@ def has_images(message: Message) -> bool:
 
 def takes_images(model: Model) -> bool:
     """False for a model that is known to read text only."""
-    return getattr(model, "takes_images", True)
+    return getattr(unlimited(model), "takes_images", True)
 
 
 async def fetched(messages: Sequence[Message], web: Web) -> tuple[Message, ...]:

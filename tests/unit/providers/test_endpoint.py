@@ -7,6 +7,9 @@ from perdure.core.model import Prompt
 from perdure.providers.configs import ProviderConfig, ProviderOptions
 from perdure.providers.endpoint import ChatProvider
 from perdure.providers.http import Http
+from perdure.providers.images import takes_images
+from perdure.providers.limited import limited
+from perdure.providers.limits import Gate, Limits
 from perdure.providers.openai_chat import OpenAIChat
 from perdure.providers.openai_messages import IMAGE_LEFT_OUT
 from perdure.providers.openai_responses import OpenAIResponses
@@ -51,3 +54,11 @@ def test_a_model_that_reads_text_only_is_told_of_images_in_words() -> None:
     assert (seeing.takes_images, reading.takes_images) == (True, False)
     assert b"data:image/png" in seeing.body(prompt)
     assert IMAGE_LEFT_OUT.encode() in reading.body(prompt) and b"image_url" not in reading.body(prompt)
+
+
+def test_limits_do_not_hide_that_a_model_reads_text_only() -> None:
+    own = Gate(Limits(concurrent=1))
+    models = [
+        provider("http://127.0.0.1:1/v1", "deepseek").chat(name) for name in ("deepseek-flash", "deepseek-v4-pro")
+    ]
+    assert [takes_images(limited(model, own, None)) for model in models] == [True, False]
