@@ -142,7 +142,10 @@ CHAT: dict[str, ChatProfile] = {
     ),
     "xai": ChatProfile(
         max_tokens="max_completion_tokens",
-        refuses=((r"grok-[4-9]", frozenset({"frequency_penalty", "presence_penalty", "stop"})),),
+        refuses=(
+            (r"grok-[4-9]", frozenset({"frequency_penalty", "presence_penalty", "stop"})),
+            (r"grok-4(?:$|-)", frozenset({"reasoning_effort"})),
+        ),
     ),
     "mistral": ChatProfile(
         required="any",

@@ -35,7 +35,7 @@ _SAMPLING = (
     ("frequency_penalty", "frequencyPenalty"),
 )
 # Efforts as the levels newer models have, and as the budgets Google's own OpenAI endpoint gives them on older ones.
-_LEVELS = {"none": "minimal", "minimal": "minimal", "low": "low", "medium": "medium", "high": "high", "xhigh": "high"}
+_LEVELS = {"low": "low", "medium": "medium", "high": "high", "xhigh": "high"}
 _BUDGETS = {"none": 0, "minimal": 1_024, "low": 1_024, "medium": 8_192, "high": 24_576, "xhigh": 24_576}
 
 
@@ -141,11 +141,12 @@ class Gemini:
             effort = effort or "none"
         if isinstance(budget, int):
             made["thinkingBudget"] = budget
-        elif effort in _LEVELS:
+        elif effort in _BUDGETS:
+            least = self._traits.least_thinking
             if self._traits.thinking == "level":
-                made["thinkingLevel"] = _LEVELS[effort]
+                made["thinkingLevel"] = _LEVELS.get(effort, least)
             else:
-                made["thinkingBudget"] = _BUDGETS[effort]
+                made["thinkingBudget"] = max(_BUDGETS[effort], int(least))
         return made
 
 

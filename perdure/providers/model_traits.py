@@ -6,14 +6,15 @@ Invariant: a model's name is read here and nowhere else (Claude's in `claude_mod
 import re
 from typing import Literal
 
+import msgspec
 from msgspec import Struct
 
 
 class ModelTraits(Struct, frozen=True, kw_only=True):
     """What is known of a model by its name: `drop` are settings it refuses; `reasons` None: not known.
 
-    `thinking`: the measure Gemini models are told how much to think in. `call_signature`: what stands in for the signature of
-    a call that has none, where a model takes no call without.
+    `thinking`: the measure Gemini models are told how much to think in; `least_thinking`: the least of it. `call_signature`: what
+    stands in for the signature of a call that has none, where a model takes no call without.
     """
 
     context_window: int | None = None
@@ -21,6 +22,7 @@ class ModelTraits(Struct, frozen=True, kw_only=True):
     drop: frozenset[str] = frozenset()
     reasons: bool | None = None
     thinking: Literal["level", "budget"] | None = None
+    least_thinking: str | int = 0
     call_signature: str | None = None
 
 
@@ -36,9 +38,12 @@ def _chatter(window: int, max_tokens: Literal["max_completion_tokens"] | None = 
     return ModelTraits(context_window=window, max_tokens=max_tokens, reasons=False)
 
 
-def _gemini(thinking: Literal["level", "budget"], call_signature: str | None = None) -> ModelTraits:
-    return ModelTraits(context_window=1_048_576, reasons=True, thinking=thinking, call_signature=call_signature)
+def _gemini_3(least_thinking: str) -> ModelTraits:
+    signature = "skip_thought_signature_validator"
+    return msgspec.structs.replace(_GEMINI, thinking="level", least_thinking=least_thinking, call_signature=signature)
 
+
+_GEMINI = ModelTraits(context_window=1_048_576, reasons=True, thinking="budget")
 
 # First match wins; a model newer than all of these is taken to be like the newest. Context windows from the makers' public
 # model pages, as of November 2026.
@@ -59,8 +64,10 @@ _TRAITS: tuple[tuple[re.Pattern[str], ModelTraits], ...] = tuple(
         (r"gpt-4($|-)", _chatter(8_192)),
         (r"gpt-3\.5-turbo-instruct", _chatter(4_096)),
         (r"gpt-3\.5", _chatter(16_385)),
-        (r"gemini-(?:[3-9]|\d\d)", _gemini("level", call_signature="skip_thought_signature_validator")),
-        (r"gemini-2\.5", _gemini("budget")),
+        (r"gemini-3-flash|gemini-3[\d.]*-flash-lite", _gemini_3("minimal")),
+        (r"gemini-(?:[3-9]|\d\d)", _gemini_3("low")),
+        (r"gemini-2\.5-pro", msgspec.structs.replace(_GEMINI, least_thinking=128)),
+        (r"gemini-2\.5", _GEMINI),
         (r"gemini-2\.0", ModelTraits(context_window=1_048_576, reasons=False)),
         (r"gpt-oss", ModelTraits(context_window=131_072, reasons=True)),
     )

@@ -96,6 +96,11 @@ async def test_settings_as_sent(http: Http, wire: Wire) -> None:
     ("model", "settings", "thinking"),
     [
         ("gemini-3-pro", {"reasoning_effort": "low"}, {"includeThoughts": True, "thinkingLevel": "low"}),
+        ("gemini-3-flash-preview", {"enable_thinking": False}, {"includeThoughts": True, "thinkingLevel": "minimal"}),
+        ("gemini-3.1-flash-lite", {"reasoning_effort": "none"}, {"includeThoughts": True, "thinkingLevel": "minimal"}),
+        ("gemini-3.8-flash", {"reasoning_effort": "minimal"}, {"includeThoughts": True, "thinkingLevel": "low"}),
+        ("gemini-3.1-pro-preview", {"enable_thinking": False}, {"includeThoughts": True, "thinkingLevel": "low"}),
+        ("gemini-2.5-pro", {"enable_thinking": False}, {"includeThoughts": True, "thinkingBudget": 128}),
         ("gemini-2.5-pro", {"reasoning_effort": "medium"}, {"includeThoughts": True, "thinkingBudget": 8192}),
         ("gemini-2.5-flash", {"enable_thinking": False}, {"includeThoughts": True, "thinkingBudget": 0}),
         (

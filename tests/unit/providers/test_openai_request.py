@@ -42,6 +42,8 @@ def test_how_much_to_think(profile: ChatProfile, settings: Any, sent: Any) -> No
         ("together", "moonshotai/Kimi-K2", "temperature", False),
         ("xai", "grok-4-0709", "stop", True),
         ("xai", "grok-3-mini", "stop", False),
+        ("xai", "grok-4-0709", "reasoning_effort", True),
+        ("xai", "grok-4.7", "reasoning_effort", False),
         ("openrouter", "openai/o3-mini", "parallel_tool_calls", True),
         ("openrouter", "openai/gpt-5", "parallel_tool_calls", False),
         ("azure", "gpt-5", "temperature", True),
