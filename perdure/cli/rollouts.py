@@ -1,6 +1,6 @@
 """`perdure rollouts`: try an agent many times at tasks, watch it, keep what came of it.
 
-The job is the server's: a command that is interrupted leaves it running, and `show` finds it again.
+The job is the server's: a command that is interrupted leaves it running and says so, and `watch` shows it again.
 """
 
 import json
@@ -21,6 +21,12 @@ from perdure.rollouts.export import FORMATS, JSONL
 
 app = new_app("Run an agent in groups of attempts at tasks, scored.", no_args_is_help=True)
 
+Out = Annotated[
+    Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the trajectories there at the end.")
+]
+Format = Annotated[
+    str, typer.Option("--format", metavar="FORMAT", help="What --out writes, as `trajectory export` does.")
+]
 Job = Annotated[str, typer.Argument(metavar="JOB", help="A rollout job's id.")]
 
 
@@ -39,18 +45,16 @@ def run_rollouts(
     max_steps: Annotated[int, typer.Option(min=1, help="Steps a turn may take.")] = 50,
     model: Annotated[str | None, typer.Option(metavar="HANDLE", help="Another model than the agent's.")] = None,
     temperature: Annotated[float | None, typer.Option(min=0.0, help="Another temperature than the agent's.")] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the trajectories there at the end.")
-    ] = None,
-    format_name: Annotated[
-        str, typer.Option("--format", metavar="FORMAT", help="What --out writes, as `trajectory export` does.")
-    ] = JSONL,
+    out: Out = None,
+    format_name: Format = JSONL,
     base_url: BaseUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """Start a job, show it live, and exit with 0 if every attempt came to its end, else with 1."""
-    if format_name not in FORMATS:
-        raise ClientError(f"--format: {format_name!r} is not known; use {', '.join(FORMATS)}.")
+    """Start a job, show it live, and exit with 0 if every attempt came to its end, else with 1.
+
+    Ctrl-C stops watching, with status 130: the job goes on at the server, and `watch` shows it again. `cancel` ends it.
+    """
+    _check_format(format_name)
     client = connect(base_url)
     body: dict[str, Any] = {
         "agent_id": find_agent(client, agent)["id"],
@@ -66,7 +70,32 @@ def run_rollouts(
         body["model_settings"] = {"temperature": temperature}
     job = client.post("/v1/rollouts", body)
     print(f"{job['id']}: {len(job['rollouts'])} rollouts of {job['tasks']} tasks", file=sys.stderr)
-    ended = _watch(client, job)
+    _see_through(client, job, out=out, format_name=format_name, as_json=as_json)
+
+
+@app.command("watch")
+def watch_job(
+    job: Job, out: Out = None, format_name: Format = JSONL, base_url: BaseUrl = None, as_json: AsJson = False
+) -> None:
+    """Show a job that runs already live, to its end: as `run` does from its beginning."""
+    _check_format(format_name)
+    client = connect(base_url)
+    found = client.get(f"/v1/rollouts/{segment(job)}")
+    _see_through(client, found, out=out, format_name=format_name, as_json=as_json)
+
+
+def _see_through(client: Client, job: dict[str, Any], *, out: Path | None, format_name: str, as_json: bool) -> None:
+    try:
+        ended = _watch(client, job)
+    except (KeyboardInterrupt, ClientError) as error:
+        if isinstance(error, ClientError):
+            print(f"perdure: {error.message}", file=sys.stderr)
+        print(
+            f"Not watched any more; {job['id']} goes on at the server. `perdure rollouts watch {job['id']}` shows it again, "
+            f"`perdure rollouts cancel {job['id']}` ends it.",
+            file=sys.stderr,
+        )
+        raise typer.Exit(130 if isinstance(error, KeyboardInterrupt) else 1) from None
     if out is not None:
         wanted = None if format_name == JSONL else format_name
         _write(out, client.get_bytes("/v1/trajectories", job_id=job["id"], format=wanted))
@@ -76,6 +105,11 @@ def run_rollouts(
         _print_job(ended)
     if ended["status"] != "completed" or ended["counts"].get("failed"):
         raise typer.Exit(1)
+
+
+def _check_format(name: str) -> None:
+    if name not in FORMATS:
+        raise ClientError(f"--format: {name!r} is not known; use {', '.join(FORMATS)}.")
 
 
 @app.command("show")
@@ -139,7 +173,7 @@ def _watch(client: Client, job: dict[str, Any]) -> dict[str, Any]:
             if frame["message_type"] == "job":
                 return frame
             show(frame)
-    raise ClientError(f"The stream ended before {job['id']} did. `perdure rollouts show {job['id']}` finds it again.")
+    raise ClientError(f"The stream ended before {job['id']} did.")
 
 
 @contextmanager
@@ -188,6 +222,8 @@ def _print_job(job: dict[str, Any]) -> None:
     counts = ", ".join(f"{number} {status}" for status, number in sorted(job["counts"].items()))
     fields: list[tuple[str, Any]] = [(name, job.get(name)) for name in ("id", "agent_id", "status", "tasks")]
     fields += [("group size", job["group_size"]), ("rollouts", counts), ("mean reward", job["mean_reward"])]
+    if job.get("error"):
+        fields.append(("error", job["error"]))
     print_fields(fields)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -114,6 +115,33 @@ def test_a_job_is_cancelled_from_the_command_line(exact_server: ServerProcess, e
     done = perdure(exact_server, "rollouts", "cancel", job["id"], "--json")
     assert done.returncode == 0
     assert json.loads(done.stdout)["counts"] == {"cancelled": 4}
+
+
+def test_interrupting_the_view_leaves_the_job_and_says_how_to_find_it(
+    exact_server: ServerProcess, exact_engine: SGLangDouble, tmp_path: Path
+) -> None:
+    new_agent(Letta(base_url=exact_server.url, max_retries=0), name="tester")
+    exact_engine.engine.default = Completion(text="One two three four.", batch=1, pause_s=0.05)
+    tasks = tmp_path / "tasks.jsonl"
+    tasks.write_text('{"input": "Hi"}\n')
+    command = [sys.executable, "-m", "perdure", "rollouts", "run", str(tasks), "-a", "tester", "-g", "12"]
+    command += ["--max-concurrency", "2", "--base-url", exact_server.url]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as watching:
+        assert watching.stderr is not None
+        begun = watching.stderr.readline()
+        watching.stderr.readline()  # the first rollout
+        watching.send_signal(signal.SIGINT)
+        told = watching.stderr.read()
+        assert watching.wait(20) == 130
+    job_id = begun.partition(":")[0]
+    assert f"{job_id} goes on at the server" in told and f"perdure rollouts cancel {job_id}" in told
+    assert "Traceback" not in told
+    again = perdure(exact_server, "rollouts", "watch", job_id, "--json")
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["counts"] == {"completed": 12}
+    assert "12/12" in again.stderr
+    lost = perdure(exact_server, "rollouts", "watch", "job-none")
+    assert lost.returncode == 1 and "not found" in lost.stderr
 
 
 def test_what_is_on_record_is_scored_again_by_the_weights_served_now(
