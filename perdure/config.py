@@ -22,6 +22,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     `password`: None means that everyone may call. `env` is kept for the providers, which have their own variables.
     Sizes are in bytes, times in seconds; `approval_expiry_s` None: approval requests wait for ever.
     `encryption_keys`: the first seals secrets, all open them; none: one is kept in a file of the data directory.
+    `ray`: the address of the Ray cluster that tools and rollouts run on, `ray_workers` processes for each.
     `keep_...`: how long what has ended is kept, None for ever: runs' event logs, callbacks, schedules' ticks, batches.
     `runs`: whether this process drives runs, at most `max_runs` at once, or only accepts them. `max_backlog`: how many may wait
     before no more are accepted. `redis_url`: where news travels between servers besides PostgreSQL.
@@ -54,6 +55,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     encryption_keys: tuple[str, ...] = ()
     concurrency: str = "enqueue"
     batch_concurrency: int = 16
+    ray: str | None = None
+    ray_workers: int = 2
     keep_streams_s: float | None = 30 * 86_400.0
     keep_callbacks_s: float | None = 30 * 86_400.0
     keep_ticks_s: float | None = 90 * 86_400.0
@@ -128,6 +131,8 @@ def load_settings(env: Mapping[str, str] = os.environ, **overrides: Any) -> Sett
     take("PERDURE_MAX_BACKLOG", "max_backlog", _positive)
     take("PERDURE_REDIS_URL", "redis_url")
     take("PERDURE_APPROVAL_EXPIRY", "approval_expiry_s", _seconds_or_never)
+    take("PERDURE_RAY", "ray")
+    take("PERDURE_RAY_WORKERS", "ray_workers", _positive)
     take("PERDURE_BATCH_CONCURRENCY", "batch_concurrency", _positive)
     take("PERDURE_KEEP_STREAMS", "keep_streams_s", _seconds_or_never)
     take("PERDURE_KEEP_CALLBACKS", "keep_callbacks_s", _seconds_or_never)

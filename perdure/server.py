@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import importlib
 import logging
 import signal
 import socket
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import msgspec
 from starlette.types import ASGIApp
 
 from perdure.agents.builtin_tools import ensure_builtin_tools
@@ -27,8 +29,10 @@ from perdure.providers.embeddings import Embeddings
 from perdure.providers.limits import limits_from
 from perdure.providers.registry import Registry, providers_from_config, providers_from_env
 from perdure.providers.web import Web
-from perdure.rollouts.driver import Rollouts
+from perdure.rollouts.attempt import Attempts
+from perdure.rollouts.driver import MakesAttempts, Rollouts
 from perdure.rollouts.fork import stand_in
+from perdure.rollouts.on_ray import Parts, RayAttempts
 from perdure.rollouts.rewards import Scoring
 from perdure.runs.batches import Batches
 from perdure.runs.indexer import Indexer
@@ -46,8 +50,11 @@ from perdure.store.sign_index import SignIndex
 from perdure.store.sqlite import SqliteStore
 from perdure.store.sqlite_file import FileLock
 from perdure.tools.sandbox import Sandbox
+from perdure.tools.sandbox.on_ray import RaySandbox
 
 log = logging.getLogger(__name__)
+
+RAY_ANSWERS_S = 5.0
 
 
 @dataclass(slots=True)
@@ -135,11 +142,7 @@ def build(settings: Settings) -> Server:
     limits = limits_from(settings.config, settings.env)
     registry = Registry(configs, tokenizers_dir=settings.tokenizers_dir, env=settings.env, limits=limits)
     web = Web(allow_private=settings.allow_private_urls)
-    sandbox = Sandbox(
-        mode=settings.tool_isolation,  # type: ignore[arg-type]
-        timeout_s=settings.tool_timeout_s,
-        hide=[settings.data_dir, *private],
-    )
+    sandbox = _sandbox(settings, [settings.data_dir, *private])
     embeddings = Embeddings(registry, default=settings.default_embedding)
     indexer = Indexer(store, embeddings, SignIndex() if isinstance(store, SqliteStore) else PgVectors())
     searcher = Searcher(store, embeddings, indexer)
@@ -174,7 +177,7 @@ def build(settings: Settings) -> Server:
     runner.observers += [metrics.committed, searcher.committed, *told.observers]
     batches = Batches(store, runner, at_once=settings.batch_concurrency)
     runner.observers.append(batches.committed)
-    rollouts = Rollouts(store, runner, Scoring(sandbox, web))
+    rollouts = Rollouts(store, runner, _attempts(settings, Parts(store, runner, Scoring(sandbox, web))))
     services = Services(
         settings=settings,
         store=store,
@@ -205,6 +208,61 @@ def build(settings: Settings) -> Server:
         Schedules(store, runner),
         Janitor(store, runner.owner, kept),
     )
+
+
+def _sandbox(settings: Settings, hide: list[Path]) -> Sandbox:
+    """Here, or on the Ray cluster that the settings name. SettingsError if that cannot be reached."""
+    mode: Any = settings.tool_isolation
+    options: dict[str, Any] = {"mode": mode, "timeout_s": settings.tool_timeout_s, "hide": hide}
+    if settings.ray is None:
+        return Sandbox(**options)
+    connect_ray(settings.ray)
+    return RaySandbox(hosts=settings.ray_workers, **options)
+
+
+def _attempts(settings: Settings, parts: Parts) -> MakesAttempts:
+    if settings.ray is None:
+        return Attempts(parts.store, parts.runner, parts.scoring, holder=parts.runner.owner)
+    if settings.postgres_url is None:
+        raise SettingsError(
+            "Rollouts on Ray need a database that several processes can share: give --database "
+            "postgresql://user@host/name (PERDURE_DATABASE_URL) with --ray."
+        )
+    there = msgspec.structs.replace(settings, ray=None)
+    return RayAttempts(partial(rollout_parts, there), hosts=settings.ray_workers, holder=parts.runner.owner)
+
+
+def connect_ray(address: str) -> None:
+    """Join the Ray cluster, once a process. SettingsError if it cannot be reached."""
+    try:
+        ray: Any = importlib.import_module("ray")
+    except ImportError as error:
+        raise SettingsError("Ray needs the extra: pip install 'perdure[ray]'.") from error
+    if ray.is_initialized():
+        return
+    try:
+        host, colon, port = address.rpartition(":")
+        if colon and port.isdigit() and "/" not in host:  # Ray itself would try for minutes
+            socket.create_connection((host.strip("[]"), int(port)), timeout=RAY_ANSWERS_S).close()
+        ray.init(address=address, namespace="perdure", log_to_driver=False, configure_logging=False)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        raise SettingsError(
+            f"The Ray cluster {address!r} cannot be reached: {error}. Give auto, local or host:port (--ray, PERDURE_RAY)."
+        ) from error
+
+
+@contextlib.asynccontextmanager
+async def rollout_parts(settings: Settings) -> AsyncGenerator[Parts]:
+    """What attempts are made with in a process that does nothing else: it takes up no job and no schedule by itself."""
+    server = build(settings)
+    services = server.services
+    await services.providers.start()
+    await services.sandbox.start()
+    await services.runner.start()
+    try:
+        yield Parts(services.store, services.runner, Scoring(services.sandbox, services.web))
+    finally:
+        await server.stop()
 
 
 @contextlib.asynccontextmanager

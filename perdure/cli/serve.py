@@ -49,6 +49,13 @@ def serve(
     no_runs: Annotated[
         bool, typer.Option("--no-runs", help="Only accept runs, and leave them to workers. (PERDURE_RUNS=false)")
     ] = False,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            help="Run custom tools and rollouts on this Ray cluster: auto, local or host:port. (PERDURE_RAY)",
+            show_default=False,
+        ),
+    ] = None,
     log_level: Annotated[LogLevel, typer.Option(help="How much to log to stderr.")] = "warning",
 ) -> None:
     """Run the server until SIGTERM or Ctrl-C.
@@ -68,6 +75,7 @@ def serve(
         database=database,
         config_file=config,
         runs=False if no_runs else None,
+        ray=ray,
     )
     banner = Banner(settings, os.environ)
     run_server(settings, on_ready=banner, log_level=log_level)

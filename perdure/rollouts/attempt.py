@@ -34,7 +34,10 @@ _Made = TypeVar("_Made")
 
 
 class Attempts:
-    def __init__(self, store: Store, runner: Runner, scoring: Scoring) -> None:
+    """`holder`: who holds the jobs, this process or the one that asked it to make their attempts."""
+
+    def __init__(self, store: Store, runner: Runner, scoring: Scoring, *, holder: str) -> None:
+        self._holder = holder
         self._store = store
         self._runner = runner
         self._scoring = scoring
@@ -54,6 +57,9 @@ class Attempts:
                 log.warning("rollout %s goes on in %g s: %s", attempt.id, pause_s, error.message)
                 await asyncio.sleep(pause_s)
             attempt = await self._store.read(partial(rollout_store.attempt_by_id, attempt.id))
+
+    async def close(self) -> None:
+        """Nothing of it goes on by itself."""
 
     async def _go_on(self, job: Job, attempt: Attempt) -> None:
         try:
@@ -123,7 +129,7 @@ class Attempts:
 
     async def _ask(self, job: Job, run: Run, message: Message, otid: str) -> str:
         """Not to be cut off: a run is on record, where it can be cancelled, or was never asked for."""
-        await self._store.read(lambda: rollout_store.check_kept(job.id, self._runner.owner))
+        await self._store.read(lambda: rollout_store.check_kept(job.id, self._holder))
         submitted = await self._runner.submit(run, (message,), (otid,), wait=True)
         await submitted.durable
         return submitted.run_id
@@ -171,7 +177,7 @@ class Attempts:
         """Write as the holder of the job, all of it even if we are cancelled meanwhile. LeaseLost if we hold it no more."""
 
         def tx() -> Tx[_Made]:
-            yield from rollout_store.check_kept(job.id, self._runner.owner)
+            yield from rollout_store.check_kept(job.id, self._holder)
             return (yield from change())
 
         writing: asyncio.Future[Any] = asyncio.ensure_future(self._store.write(tx))

@@ -7,16 +7,14 @@ the reason, when it was taken up again and again without coming any further.
 import asyncio
 import logging
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import msgspec
 
 from perdure.core.errors import LeaseLost
 from perdure.core.ids import new_id, now_us
 from perdure.core.rollouts import ENDED, Attempt, Job, JobSpec
-from perdure.rollouts.attempt import Attempts
 from perdure.rollouts.fork import base_of
-from perdure.rollouts.rewards import Scoring
 from perdure.runs.runner import Runner
 from perdure.store import rollouts as rollout_store
 from perdure.store.base import Store, Tx
@@ -30,13 +28,23 @@ SWEEP_S = 2.0
 MAX_TAKES = 5
 
 
-class Rollouts:
-    """The jobs this process works on. Others' are taken over when their lease runs out."""
+class MakesAttempts(Protocol):
+    """Sees attempts to their end: here (`attempt.py`), or in processes of a Ray cluster (`on_ray.py`)."""
 
-    def __init__(self, store: Store, runner: Runner, scoring: Scoring) -> None:
+    async def make(self, job: Job, attempt: Attempt) -> None:
+        """LeaseLost if this process holds the job no more; StoreError if the attempt's end could not be noted."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class Rollouts:
+    """The jobs this process works on. Others' are taken over when their lease runs out. `attempts`: who sees to theirs."""
+
+    def __init__(self, store: Store, runner: Runner, attempts: "MakesAttempts") -> None:
         self._store = store
         self._runner = runner
-        self._attempts = Attempts(store, runner, scoring)
+        self._attempts = attempts
         self._jobs: dict[str, asyncio.Task[None]] = {}
         self._news: dict[str, set[asyncio.Future[None]]] = {}
         self._sweeping: asyncio.Task[None] | None = None
@@ -53,6 +61,7 @@ class Rollouts:
         await asyncio.gather(*tasks, return_exceptions=True)
         for job_id in held:
             await self._store.write(lambda job_id=job_id: rollout_store.leave_job(job_id, self._runner.owner))
+        await self._attempts.close()
 
     async def submit(self, spec: JobSpec) -> Job:
         """Accept a job; its attempts, and the state they begin with, are on record when this returns. NotFound."""

@@ -40,12 +40,13 @@ def clean_environment(env: dict[str, str]) -> dict[str, str]:
 class ServerProcess:
     """`perdure serve` as a user runs it, on a data directory of its own."""
 
-    def __init__(self, data_dir: Path, env: dict[str, str], *, port: int | None = None) -> None:
+    def __init__(self, data_dir: Path, env: dict[str, str], *, port: int | None = None, within_s: float = 30) -> None:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.data_dir = data_dir
         self.log_path = data_dir / "server.log"
         self._env = clean_environment(env)
+        self._within_s = within_s
         self.process: subprocess.Popen[bytes] | None = None
         self.start()
 
@@ -58,7 +59,7 @@ class ServerProcess:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + self._within_s
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 raise RuntimeError(f"perdure serve ended with {self.process.returncode}:\n{self.log()}")

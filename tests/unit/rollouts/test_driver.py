@@ -16,6 +16,7 @@ from perdure.core.rollouts import Attempt, Job, JobSpec, Task
 from perdure.core.runs import Run, RunConfig
 from perdure.rollouts import attempt as attempt_module
 from perdure.rollouts import driver
+from perdure.rollouts.attempt import Attempts
 from perdure.rollouts.driver import MAX_TAKES, Rollouts
 from perdure.runs.runner import Runner
 from perdure.store import rollouts as rollout_store
@@ -34,7 +35,7 @@ class World:
         self.agent_id = ""
 
     def driver(self) -> Rollouts:
-        return Rollouts(self.store, self.runner, None)  # type: ignore[arg-type]
+        return Rollouts(self.store, self.runner, Attempts(self.store, self.runner, None, holder=self.runner.owner))  # type: ignore[arg-type]
 
     async def start(self) -> None:
         await ensure_builtin_tools(self.store)

@@ -14,6 +14,7 @@ from perdure.agents.groups import GroupSpec, Manager, create_group
 from perdure.agents.spec import AgentSpec
 from perdure.core.messages import ToolCall
 from perdure.core.rollouts import Attempt, JobSpec, Task
+from perdure.rollouts.attempt import Attempts
 from perdure.rollouts.driver import Rollouts
 from perdure.rollouts.fork import stand_in
 from perdure.runs.runner import Runner
@@ -32,7 +33,7 @@ class World:
         self.store = store
         self.registry = Registry()
         self.runner = Runner(store, self.registry, None, stand_in=partial(stand_in, store))  # type: ignore[arg-type]
-        self.rollouts = Rollouts(store, self.runner, None)  # type: ignore[arg-type]
+        self.rollouts = Rollouts(store, self.runner, Attempts(store, self.runner, None, holder=self.runner.owner))  # type: ignore[arg-type]
         self.ids: dict[str, str] = {}
 
     async def agent(self, name: str, *answers: Any, tags: Sequence[str] = ()) -> PlayedModel:
