@@ -4,32 +4,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from aiohttp import web
 
 from perdure.providers.http import Http
 from perdure.providers.registry import ProviderConfig, ProviderOptions, Registry
-from tests.doubles.openai_chat import OpenAIDouble
+from tests.doubles.telling import Telling
 
 MADE_FOR = {"model_info": {"llama.context_length": 131_072, "llama.embedding_length": 4096}}
 TO_BE_LOADED = {**MADE_FOR, "parameters": "stop x\nnum_ctx                        16384"}
-
-
-class Telling(OpenAIDouble):
-    """Answers, besides chat completions, what it is given by path; a path that is not there is a 404."""
-
-    def __init__(self, models: tuple[str, ...], told: dict[str, Any]) -> None:
-        self.told = told
-        super().__init__(models)
-
-    def _routes(self, app: web.Application) -> None:
-        super()._routes(app)
-        app.router.add_route("*", "/{path:.*}", self._tell)
-
-    async def _tell(self, request: web.Request) -> web.Response:
-        told = self.told.get(request.path)
-        if callable(told):
-            told = told((await request.json())["model"])
-        return web.json_response(told) if told is not None else web.json_response({"error": "not found"}, status=404)
 
 
 @pytest.fixture
