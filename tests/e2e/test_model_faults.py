@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from letta_client import Letta
 
-from tests.doubles.openai_chat import OpenAIDouble, Turn, failure, text
+from tests.doubles.openai_chat import OpenAIDouble, Turn, call, failure, text
 from tests.e2e.conftest import ServerProcess
 from tests.e2e.frames import frames, post
 
@@ -167,3 +167,32 @@ def test_what_passes_is_never_seen(client: Letta, double: OpenAIDouble, first: T
     else:
         shown = "".join(each.content for each in client.agents.messages.create(agent_id=agent.id, input="Hi").messages)
     assert shown == "ok"
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["sync", "streamed"])
+@pytest.mark.parametrize(
+    "name", ["silence after some words", "refused key", "dropped after some words", "a page for an answer"]
+)
+def test_a_fault_in_a_later_step_leaves_the_steps_before_it(
+    server: ServerProcess, client: Letta, double: OpenAIDouble, name: str, streamed: bool
+) -> None:
+    turn, attempts, status, error_type, shows = FAULTS[name]
+    agent = client.agents.create(
+        model="hasty/gpt-test",
+        include_base_tools=False,
+        tools=["memory_insert"],
+        memory_blocks=[{"label": "human", "value": "Ada"}],
+    )
+    double.requests.clear()
+    double.script(call("memory_insert", {"label": "human", "new_string": "likes tea"}))
+    double.default = turn
+    found = asked(server, agent, streamed)
+    double.default = text("ok")
+    assert len(double.requests) == 1 + attempts
+    assert found[:2] == (200 if streamed else status, error_type) and bool(found[2]) == (shows and streamed)
+    assert "likes tea" in client.agents.blocks.retrieve("human", agent_id=agent.id).value
+    assert [step.status for step in client.steps.list(agent_id=agent.id, order="asc")] == ["success", "failed"]
+    answer = client.agents.messages.create(agent_id=agent.id, input="And now?")
+    assert [message.content for message in answer.messages] == ["ok"]
+    roles = [each["role"] for each in double.requests[-1]["messages"]]
+    assert roles == ["system", "user", "assistant", "tool", "user"]
