@@ -47,6 +47,17 @@ FAULTS: dict[str, tuple[Turn, int, int, str, bool]] = {
     "JSON of something else": (failure(200, {"hello": "world"}, JSON), 3, 500, "llm_empty_response", False),
     "a list for an object": (failure(200, [1, 2], JSON), 3, 500, "llm_error", False),
     "choices that are none": (failure(200, {"choices": "none"}, JSON), 3, 500, "llm_error", False),
+    "an error with status 200": (
+        failure(200, {"error": {"message": "No such model", "type": "invalid_request_error"}}, JSON), 1, 400,
+        "llm_bad_request", False,
+    ),
+    "no credits": (
+        failure(429, {"error": {"message": "x", "code": "insufficient_quota"}}), 1, 402, "llm_insufficient_credits", False,
+    ),
+    "a prompt that can never fit": (
+        failure(400, {"error": {"message": "Prompt exceeds max length", "code": "1261"}}), 1, 400,
+        "llm_error", False,
+    ),
     "no choices": (failure(200, {"choices": []}, JSON), 3, 500, "llm_empty_response", False),
 }  # fmt: skip
 
