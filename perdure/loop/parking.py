@@ -26,7 +26,7 @@ from perdure.loop.turn import StepResult, Turn
 from perdure.loop.verdicts import Verdicts, filled_in, verdicts_on
 from perdure.tools.registry import cut_client_return
 
-EDITED = "[The approver changed the arguments of this call; it was run with {arguments}]"
+_EDITED = "[The approver changed the arguments of this call; it was run with "
 
 
 def asking_names(
@@ -175,11 +175,12 @@ def given_returns(turn: Turn, request: Message, answer: Message) -> dict[str, To
 
 
 def called_before(messages: Sequence[Message], run_id: str) -> list[tuple[str, str]]:
-    """The tools called so far in the request, oldest first: by this run, and before an approval it carries out. What a
-    compaction took out of the context, its summary knows."""
+    """The tools called so far in the request, oldest first: by this run, before an approval it carries out, and by the failed
+    run that it takes up. What a compaction took out of the context, its summary knows."""
     first = messages[0].evicted if messages else None
     counted = frozenset(first.pinned if first is not None else ())
     found: list[tuple[str, str]] = []
+    later: Message | None = None
     for message in reversed(messages):
         if message.id in counted or (message.hidden and message.role == "system"):
             continue  # a note on memory is of no run
@@ -187,7 +188,10 @@ def called_before(messages: Sequence[Message], run_id: str) -> list[tuple[str, s
             found.extend(reversed(message.parked.called))
             break
         if message.run_id != run_id:
-            break
+            if _is_input(later or message):
+                break
+            run_id = message.run_id  # a run that begins with no input goes on where another failed
+        later = message
         if message.evicted is not None:
             found.extend(reversed(message.evicted.called))
         if message.role == "tool":
@@ -195,10 +199,16 @@ def called_before(messages: Sequence[Message], run_id: str) -> list[tuple[str, s
     return found[::-1]
 
 
+def _is_input(message: Message) -> bool:
+    """What a run begins with, unlike what it was told on its way."""
+    return message.role in ("user", "system") and not message.hidden
+
+
 def text_of(answer: ToolReturn) -> str:
-    if isinstance(answer.content, str):
-        return answer.content
-    return "\n".join(part.text for part in answer.content if isinstance(part, TextPart))
+    """What the tool returned, without what is said of the arguments an approver changed."""
+    content = answer.content
+    text = content if isinstance(content, str) else "\n".join(p.text for p in content if isinstance(p, TextPart))
+    return text.partition("\n")[2] if text.startswith(_EDITED) else text
 
 
 def _edited(call: ToolCall, edited: Mapping[str, str]) -> ToolCall:
@@ -209,7 +219,9 @@ def _edited(call: ToolCall, edited: Mapping[str, str]) -> ToolCall:
 def _with_note(answer: ToolReturn, arguments: str | None) -> ToolReturn:
     if arguments is None:
         return answer
-    note = EDITED.format(arguments=arguments)
+    note = (
+        f"{_EDITED}{msgspec.json.format(arguments, indent=-1)}]"  # one line, so that it can be told from what follows
+    )
     if isinstance(answer.content, str):
         return msgspec.structs.replace(answer, content=f"{note}\n{answer.content}")
     return msgspec.structs.replace(answer, content=(TextPart(note), *answer.content))

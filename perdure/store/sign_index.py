@@ -143,7 +143,7 @@ class _Scope:
             self.last_seq = rows[-1][0]
 
     def first_look(self, code: bytes, most: int, among: Collection[int] | None) -> list[tuple[int, int]]:
-        at = None if among is None else [i for i, pos in enumerate(self.positions) if pos in among]
+        at = None if among is None else self.codes.places(self.positions, among)
         return [(distance, self.seqs[i]) for distance, i in self.codes.nearest(code, most, at)]
 
 
@@ -155,6 +155,10 @@ class _Codes(Protocol):
     def nearest(self, code: bytes, most: int, at: Sequence[int] | None) -> list[tuple[int, int]]:
         """(bits that differ, index) of the `most` nearest and those as near as the last of them, twice `most` at most.
         `at`: only of these."""
+        ...
+
+    def places(self, positions: "array[int]", among: Collection[int]) -> Sequence[int]:
+        """Where in `positions` those are that are `among` these."""
         ...
 
 
@@ -174,6 +178,9 @@ class _PlainCodes:
         found = [(distance, i) for i, distance in enumerate(distances) if distance <= furthest]
         found.sort()
         return found[: 2 * most] if at is None else [(distance, at[i]) for distance, i in found[: 2 * most]]
+
+    def places(self, positions: "array[int]", among: Collection[int]) -> Sequence[int]:
+        return [i for i, pos in enumerate(positions) if pos in among]
 
 
 class _NumpyCodes:
@@ -213,7 +220,12 @@ class _NumpyCodes:
         furthest = _cutoff({bits: int(count) for bits, count in enumerate(counts)}, most)
         indexes = numpy.flatnonzero(distances <= furthest)
         found = sorted(zip(distances[indexes].tolist(), indexes.tolist(), strict=True))
-        return found[: 2 * most] if at is None else [(distance, at[i]) for distance, i in found[: 2 * most]]
+        return found[: 2 * most] if at is None else [(distance, int(at[i])) for distance, i in found[: 2 * most]]
+
+    def places(self, positions: "array[int]", among: Collection[int]) -> Sequence[int]:
+        numpy = self._numpy
+        wanted = numpy.fromiter(among, dtype=numpy.int64, count=len(among))
+        return numpy.flatnonzero(numpy.isin(numpy.frombuffer(positions, dtype=numpy.int64), wanted))
 
 
 def _cutoff(counts: "dict[int, int] | Counter[int]", most: int) -> int:

@@ -83,7 +83,7 @@ class CheckedModel(PlayedModel):
 def check_well_formed(context: Sequence[Message], *, waiting: bool = False) -> None:
     """`waiting`: the last message may hold calls that nobody answered yet."""
     for at, message in enumerate(context):
-        assert message.role in ("user", "assistant", "tool"), message
+        assert message.role in ("user", "assistant", "tool") or (message.role == "summary" and at == 0), message
         if message.role == "tool":
             called = [call.id for call in context[at - 1].tool_calls]
             assert [each.tool_call_id for each in message.tool_returns] == called
