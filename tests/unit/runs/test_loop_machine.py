@@ -56,11 +56,16 @@ class WatchedModel(CheckedModel):
         self.world = world
         self.told: dict[str, Usage] = {}
         self.count = 0
+        self.faults: list[AssertionError] = []
 
     async def stream(self, prompt: Any, tokens: Any = None) -> Any:
-        check_for_every_provider(prompt.messages)
-        if prompt.system_message_id:  # a call for a summary has none
-            await self.world.check_offer(prompt)
+        try:
+            check_for_every_provider(prompt.messages)
+            if prompt.system_message_id:  # a call for a summary has none
+                await self.world.check_offer(prompt)
+        except AssertionError as fault:  # would be taken for a run that failed
+            self.faults.append(fault)
+            raise
         self.count += 1
         self.usage = Usage(self.count, 2 * self.count, 3 * self.count, cached_input_tokens=self.count % 3)
         usage = self.usage
@@ -200,6 +205,8 @@ class LoopMachine(ApprovalMachine):
     def all_of_it_holds(self) -> None:
         if not isinstance(getattr(self, "world", None), LoopWorld) or self.held:
             return
+        for fault in self.world.model.faults:
+            raise fault
         stored = self.go(self.world.everything())
         self.calls_are_answered_once(stored)
         context = {message.id for message in self.go(self.world.said())}
