@@ -1,6 +1,7 @@
 """Tools that a person must approve, with the real SDK: asked, answered, denied, edited, repeated, cancelled, restarted."""
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -395,3 +396,54 @@ def test_a_request_outlives_a_compaction(client: Letta, engine: OpenAIDouble, pa
     assert [message["role"] for message in sent[-2:]] == ["tool", "tool"]
     assert "They remembered four things." in str(sent)
     assert "Remember 0." not in str(sent)
+
+
+def test_of_two_clients_answers_at_once_one_counts_and_both_get_its_run(
+    client: Letta, server: ServerProcess, engine: OpenAIDouble, payer: Any
+) -> None:
+    for turn in range(3):
+        ask(client, engine, payer, id=f"call_{turn}")
+        engine.script(text("done"))
+        others = [Letta(base_url=server.url, max_retries=0) for _ in range(4)]
+        found: list[Any] = []
+
+        def answer(at: int, other: Letta, turn: int = turn, found: list[Any] = found) -> None:
+            said = approve(f"call_{turn}", at % 2 == 0)
+            found.append(other.agents.messages.create(agent_id=payer.id, messages=said))
+
+        threads = [threading.Thread(target=answer, args=(at, other)) for at, other in enumerate(others)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(found) == 4
+        assert len({tuple(message.id for message in each.messages) for each in found}) == 1
+        assert not engine.turns  # the model went on once
+    listed = history(client, payer)
+    assert listed.count("tool_return_message") == listed.count("approval_response_message") == 3
+
+
+def test_a_call_whose_client_is_gone_for_good_never_keeps_the_agent(
+    own_server: Callable[..., ServerProcess], engine: OpenAIDouble
+) -> None:
+    """The request was streamed, and whoever read it is gone; others deny it, or cancel it, or wait until it expires."""
+    server = own_server(PERDURE_APPROVAL_EXPIRY="1")
+    client = Letta(base_url=server.url, max_retries=0)
+    tool = client.tools.upsert(source_code=SEND)
+    agent = client.agents.create(model="openai/gpt-test", tool_ids=[tool.id], include_base_tools=False)
+    client.agents.tools.update_approval(agent_id=agent.id, tool_name="send_money", body_requires_approval=True)
+    engine.script(call("send_money", {"amount": 5}))
+    with client.agents.messages.create(agent_id=agent.id, input="Pay 5", streaming=True) as stream:
+        next(iter(stream))  # and it hangs up
+    deadline = time.monotonic() + 20
+    while True:
+        engine.turns.clear()
+        engine.script(text("free again"))
+        try:
+            answer = client.agents.messages.create(agent_id=agent.id, input="hello?")
+            break
+        except APIStatusError as error:
+            assert error.status_code == 409 and time.monotonic() < deadline
+            time.sleep(0.2)
+    assert answer.messages[-1].content == "free again"
+    assert kinds(client.agents.messages.list(agent_id=agent.id, order="asc")).count("tool_return_message") <= 1

@@ -208,3 +208,32 @@ def test_max_steps_ends_a_run_that_wants_to_go_on(client: Letta, engine: OpenAID
     assert answer.stop_reason.stop_reason == "max_steps"
     assert answer.usage.step_count == 2
     assert client.runs.retrieve(answer.messages[0].run_id).status == "completed"
+
+
+def test_a_client_tool_takes_the_place_of_one_that_needs_approval(
+    client: Letta, engine: OpenAIDouble, looker: Any
+) -> None:
+    client.agents.tools.update_approval(agent_id=looker.id, tool_name="look", body_requires_approval=True)
+    mine = {"name": "look", "description": "Look here.", "parameters": {"type": "object", "properties": {}}}
+    engine.script(calls([("call_1", "look", {}), ("call_2", "read_file", {"path": "a"})]))
+    asked = send(client, looker, input="Look and read", client_tools=[mine, READ])
+    assert [each.tool_call_id for each in asked.messages[-1].tool_calls] == ["call_1", "call_2"]
+    engine.script(text("I see"))
+    answers = [
+        {"type": "approval", "tool_call_id": "call_1", "approve": False, "reason": "dark here"},
+        returned("call_2", "no such file", "error"),
+    ]
+    answer = send(
+        client, looker, messages=[{"type": "approval", "approvals": answers}], client_tools=[mine, READ], streaming=True
+    )
+    heard = [event for event in answer if event.message_type not in ("ping",)]
+    assert [each.status for each in heard[0].tool_returns] == ["error", "error"]
+    assert "dark here" in engine.requests[-1]["messages"][-2]["content"]
+    assert engine.requests[-1]["messages"][-1]["content"] == "no such file"
+    engine.script(call("look", {"at": "b"}, id="call_3"))  # without it, the server's own is asked about again
+    waits = client.agents.messages.create(agent_id=looker.id, input="Look again")
+    assert kinds(waits.messages) == ["approval_request_message"]
+    engine.script(text("saw it"))
+    approval = {"type": "approval", "tool_call_id": "call_3", "approve": True}
+    done = client.agents.messages.create(agent_id=looker.id, messages=[{"type": "approval", "approvals": [approval]}])
+    assert done.messages[0].tool_return == "saw b"

@@ -153,6 +153,41 @@ def test_sending_to_the_supervisor_lets_the_group_work(
     client.blocks.delete(shared.id)
 
 
+def test_a_group_works_while_its_manager_streams(
+    client: Letta, engine: OpenAIDouble, new_agent: Callable[..., Any], new_group: Callable[..., Any]
+) -> None:
+    boss, one = new_agent(name="Boss"), new_agent(name="One")
+    new_group(one, manager_config={"manager_type": "supervisor", "manager_agent_id": boss.id})
+    engine.script(call("send_message_to_all_agents_in_group", {"message": "Who?"}), text("me"), text("It is One."))
+    stream = client.agents.messages.create(boss.id, input="ask", streaming=True, stream_tokens=True)
+    heard = [event for event in stream if event.message_type != "ping"]
+    spoken = "".join(event.content for event in heard if event.message_type == "assistant_message")
+    (told,) = [event.tool_return for event in heard if event.message_type == "tool_return_message"]
+    assert spoken == "It is One."
+    assert told == str([{"agent_id": one.id, "response": ["me"]}])
+    assert [event.message_type for event in heard[-2:]] == ["stop_reason", "usage_statistics"]
+
+
+def test_sleeptime_is_switched_on_and_off_with_an_update(
+    client: Letta, raw: httpx.Client, engine: OpenAIDouble
+) -> None:
+    agent = client.agents.create(
+        model="openai/gpt-test", name="Nell", memory_blocks=[{"label": "human", "value": "Ada"}]
+    )
+    client.agents.update(agent.id, enable_sleeptime=True)
+    group = client.agents.retrieve(agent.id, include=["agent.managed_group"]).managed_group
+    assert group is not None and (group.manager_type, group.sleeptime_agent_frequency) == ("sleeptime", 5)
+    (other,) = group.agent_ids
+    for turn in range(4):
+        assert client.agents.messages.create(agent.id, input=f"turn {turn}").usage.run_ids is None
+    (rest,) = client.agents.messages.create(agent.id, input="the fifth").usage.run_ids or []
+    assert finished(client, rest).agent_id == other
+    client.agents.update(agent.id, enable_sleeptime=False)
+    assert client.agents.retrieve(agent.id, include=["agent.managed_group"]).managed_group is None
+    assert raw.get(f"/groups/{group.id}").status_code == raw.get(f"/agents/{other}").status_code == 404
+    client.agents.delete(agent.id)
+
+
 def test_an_agent_made_with_sleeptime_has_another_that_looks_after_its_memory(
     client: Letta, raw: httpx.Client, engine: OpenAIDouble
 ) -> None:

@@ -58,6 +58,7 @@ async def _create(request: Request) -> ASGIApp:
         overrides=Overrides(request_settings(body), first_tools(body)),
     )
     if submitted.attached:
+        await submitted.durable
         run = await parts.runner.run(submitted.run_id)
     choice = _choice(agent, run)
     head = {"id": f"chatcmpl-{run.id}", "created": run.created_us // 1_000_000, "model": body.model}

@@ -160,7 +160,7 @@ async def answer_run(
     """Accept the request and answer once its run has ended. `wait`: in turn, where the conversation is busy; else Conflict."""
     run, submitted = await submit(parts, body, agent_id, conversation_id, streaming=False, background=False, wait=wait)
     if submitted.attached:
-        await _accepted_before(parts, submitted.run_id)
+        await _accepted_before(parts, submitted)
     events = await parts.runner.outcome(submitted.run_id)
     failed = next((event for event in events if isinstance(event, RunFailed)), None)
     if failed is not None:
@@ -179,9 +179,11 @@ async def answer_run(
     return Response(_encode(answer), media_type="application/json")
 
 
-async def _accepted_before(parts: Services, run_id: str) -> Run:
-    """The run of a request that came again. Gone if its answer is not kept any more."""
-    run = await parts.runner.run(run_id)
+async def _accepted_before(parts: Services, submitted: Submitted) -> Run:
+    """The run of a request that came again, maybe at the same moment: it can be read once it is on disk. Gone if its answer is
+    not kept any more."""
+    await submitted.durable
+    run = await parts.runner.run(submitted.run_id)
     await parts.store.read(lambda: check_log(run))
     return run
 
@@ -200,7 +202,7 @@ async def stream_run(
         wait=wait,
     )
     if submitted.attached:
-        run = await _accepted_before(parts, submitted.run_id)
+        run = await _accepted_before(parts, submitted)
     return EventStream(
         parts.runner,
         run,

@@ -1,4 +1,4 @@
-"""What fills the window, for engines that take token ids: the parts add up to exactly the prompt that was sent, token by token."""
+"""What fills the window, for engines that take token ids: the parts add up to exactly the prompt that was sent."""
 
 from typing import Any
 
@@ -16,7 +16,9 @@ from perdure.store.tools import find_tool
 from tests.unit.runs.compaction_world import World, new_world, scripted_engine
 from tests.unit.runs.test_pinned import pin, said
 
-CALL = '<tool_call>\n{"name": "memory_insert", "arguments": {"label": "human", "new_string": "likes tea"}}\n</tool_call>'
+CALL = (
+    '<tool_call>\n{"name": "memory_insert", "arguments": {"label": "human", "new_string": "likes tea"}}\n</tool_call>'
+)
 
 
 async def use_of(world: World) -> ContextUse:
@@ -49,7 +51,12 @@ async def world(store: SqliteStore) -> Any:
 
     block = Block(id=new_id("block"), label="human", value="Ada " * 20)
     made = await new_world(
-        store, engine=scripted_engine(default="a short answer"), window=6_000, tools=(tool,), blocks=(block,), change=ruled
+        store,
+        engine=scripted_engine(default="a short answer"),
+        window=6_000,
+        tools=(tool,),
+        blocks=(block,),
+        change=ruled,
     )
     yield made
     await made.runner.stop()
