@@ -180,6 +180,7 @@ def called_before(messages: Sequence[Message], run_id: str) -> list[tuple[str, s
     first = messages[0].evicted if messages else None
     counted = frozenset(first.pinned if first is not None else ())
     found: list[tuple[str, str]] = []
+    owner: str | None = run_id
     later: Message | None = None
     for message in reversed(messages):
         if message.id in counted or (message.hidden and message.role == "system"):
@@ -187,10 +188,10 @@ def called_before(messages: Sequence[Message], run_id: str) -> list[tuple[str, s
         if message.parked is not None:
             found.extend(reversed(message.parked.called))
             break
-        if message.run_id != run_id:
+        if message.run_id != owner:
             if _is_input(later or message):
                 break
-            run_id = message.run_id  # a run that begins with no input goes on where another failed
+            owner = message.run_id  # a run that begins with no input goes on where another failed
         later = message
         if message.evicted is not None:
             found.extend(reversed(message.evicted.called))

@@ -225,7 +225,8 @@ class _NumpyCodes:
     def places(self, positions: "array[int]", among: Collection[int]) -> Sequence[int]:
         numpy = self._numpy
         wanted = numpy.fromiter(among, dtype=numpy.int64, count=len(among))
-        return numpy.flatnonzero(numpy.isin(numpy.frombuffer(positions, dtype=numpy.int64), wanted))
+        found: Any = numpy.flatnonzero(numpy.isin(numpy.frombuffer(positions, dtype=numpy.int64), wanted))
+        return found
 
 
 def _cutoff(counts: "dict[int, int] | Counter[int]", most: int) -> int:
