@@ -3,7 +3,7 @@
 A delta's part index is the one the stored message's part will have (`core/expand.py`), so both carry the same otid.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -16,11 +16,19 @@ from perdure.core.model import Chunk, HiddenReasoningChunk, ModelDone, Reasoning
 class Answer:
     """One answer under way. `deltas`: produce events for a token stream (otherwise only order is tracked).
 
-    `asks`: the tools whose calls wait for approval; these calls go into a message of their own, the request.
+    `asks`: the tools whose calls wait for approval; these calls go into a message of their own, the request. `refuses`: whether
+    the last of calls of these names is one that the tool rules do not let through, so that nobody is asked about it.
     """
 
     def __init__(
-        self, message_id: str, step_id: str, at_us: int, *, deltas: bool, asks: frozenset[str] = frozenset()
+        self,
+        message_id: str,
+        step_id: str,
+        at_us: int,
+        *,
+        deltas: bool,
+        asks: frozenset[str] = frozenset(),
+        refuses: Callable[[Sequence[str]], bool] | None = None,
     ) -> None:
         self.message_id = message_id
         self.step_id = step_id
@@ -36,6 +44,8 @@ class Answer:
         self._said_after = 0
         self._call_ids: dict[int, str] = {}
         self._asks = asks
+        self._refuses = refuses
+        self._names: list[str] = []
         self._asking: set[int] = set()
         self._request_id = ""
 
@@ -59,7 +69,9 @@ class Answer:
 
     def _is_asking(self, chunk: ToolCallChunk) -> bool:
         """Whether the call waits for approval: told by its name, which comes with its first piece."""
-        if chunk.name in self._asks:
+        if chunk.name:
+            self._names.append(chunk.name)
+        if chunk.name in self._asks and not (self._refuses is not None and self._refuses(self._names)):
             self._asking.add(chunk.index)
             self._request_id = preceding_id(self.message_id)
         return chunk.index in self._asking

@@ -27,10 +27,11 @@ class LegacyAnswer(Answer):
         *,
         deltas: bool,
         asks: frozenset[str],
+        refuses: Callable[[Sequence[str]], bool] | None = None,
         speech: Speech,
         form_of: Callable[[str], LegacyForm],
     ) -> None:
-        super().__init__(message_id, step_id, at_us, deltas=deltas, asks=asks)
+        super().__init__(message_id, step_id, at_us, deltas=deltas, asks=asks, refuses=refuses)
         self._speech = speech
         self._form_of = form_of
         self._only: int | None = None

@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -30,7 +31,7 @@ from perdure.loop.legacy_answer import LegacyAnswer
 from perdure.loop.parking import answered, called_before, park, resume, text_of, waiting_calls
 from perdure.loop.shown import shown
 from perdure.loop.turn import StepResult, Turn
-from perdure.loop.verdicts import verdicts_on
+from perdure.loop.verdicts import refuses_last, verdicts_on
 
 
 async def run_loop(turn: Turn, *, again: bool = False) -> AsyncGenerator[Sequence[Event] | StepResult]:
@@ -68,8 +69,7 @@ async def _step(turn: Turn) -> AsyncGenerator[Sequence[Event] | StepResult]:
     constraint = rules.allowed_tools(turn.agent.tool_rules, [spec.name for spec in turn.specs], turn.called)
     cut: list[ModelDone] = []
     prompt = _prompt(turn, constraint, step_id, message_id, cut.append)
-    asks = turn.asks if constraint.all_tools else turn.asks & constraint.names
-    answer = _answer(turn, message_id, step_id, started_us, asks)
+    answer = _answer(turn, message_id, step_id, started_us)
     done: ModelDone | None = None
     first_ns: int | None = None
     error: AgentError | None = None
@@ -132,13 +132,14 @@ def _clock(
     )
 
 
-def _answer(turn: Turn, message_id: str, step_id: str, at_us: int, asks: frozenset[str]) -> Answer:
-    deltas, legacy = turn.run.config.stream_tokens, turn.legacy
+def _answer(turn: Turn, message_id: str, step_id: str, at_us: int) -> Answer:
+    legacy = turn.legacy
+    own: dict[str, Any] = {"deltas": turn.run.config.stream_tokens, "asks": turn.asks}
+    if turn.asks and rules.constrains(turn.agent.tool_rules):
+        own["refuses"] = partial(refuses_last, turn)
     if legacy is None:
-        return Answer(message_id, step_id, at_us, deltas=deltas, asks=asks)
-    return LegacyAnswer(
-        message_id, step_id, at_us, deltas=deltas, asks=asks, speech=legacy.speech, form_of=legacy.form_of
-    )
+        return Answer(message_id, step_id, at_us, **own)
+    return LegacyAnswer(message_id, step_id, at_us, speech=legacy.speech, form_of=legacy.form_of, **own)
 
 
 def _prompt(

@@ -62,6 +62,12 @@ def verdicts_on(
     return Verdicts(refused, prefilled, broken)
 
 
+def refuses_last(turn: Turn, names: Sequence[str]) -> bool:
+    """Of a step's calls of these tools, in order: whether the last one is not let through."""
+    calls = [ToolCall(str(at), name, "{}") for at, name in enumerate(names)]
+    return calls[-1].id in verdicts_on(turn, calls).refused
+
+
 def _misfit(spec: ToolSpec, args: dict[str, Any]) -> str | None:
     return check_arguments({**spec.parameters, "required": []}, args)
 

@@ -207,3 +207,22 @@ def test_rules_are_told_to_the_model(client: Letta, engine: OpenAIDouble, worker
     system = engine.requests[0]["messages"][0]["content"]
     assert system.count("<tool_rule>") == 5
     assert engine.requests[0]["parallel_tool_calls"] is False
+
+
+def test_a_token_stream_asks_about_a_call_that_only_the_one_before_it_allowed(
+    client: Letta, engine: OpenAIDouble, worker: Callable[..., Any]
+) -> None:
+    agent = worker(
+        {"type": "run_first", "tool_name": "first"},
+        {"type": "max_count_per_step", "tool_name": "second", "max_count_limit": 1},
+        asks=("second",),
+    )
+    engine.script(calls([("call_1", "first", {}), ("call_2", "second", {}), ("call_3", "second", {})]))
+    stream = send(client, agent, streaming=True, stream_tokens=True, include_pings=False)
+    asked: dict[str, set[str]] = {}
+    for event in stream:
+        if event.message_type in ("tool_call_message", "approval_request_message"):
+            asked.setdefault(event.message_type, set()).add(event.tool_call.tool_call_id)
+    assert asked == {"tool_call_message": {"call_1", "call_3"}, "approval_request_message": {"call_2"}}
+    engine.script(text("done"))
+    assert [status for status, _ in returns(send(client, agent, approval("call_2")))] == ["success", "success", "error"]
