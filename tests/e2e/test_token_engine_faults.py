@@ -1,0 +1,55 @@
+"""An engine that takes ids and fails: one error, an agent that goes on, and a record that holds whole answers alone."""
+
+import json
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from letta_client import APIStatusError, Letta
+
+from perdure.providers.scripted import Completion
+from perdure.tokens.verify import verify_bytes
+from tests.doubles.sglang import SGLangDouble
+from tests.doubles.tokenizers import small_tokenizer, small_tokenizer_folder
+from tests.e2e.conftest import ServerProcess
+from tests.e2e.frames import frames, post
+
+
+@pytest.fixture
+def ids() -> Iterator[SGLangDouble]:
+    double = SGLangDouble(small_tokenizer())
+    yield double
+    double.close()
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["sync", "streamed"])
+def test_a_generation_that_breaks_off(
+    own_server: Callable[..., ServerProcess], ids: SGLangDouble, tmp_path: Path, streamed: bool
+) -> None:
+    folder = small_tokenizer_folder(tmp_path / "tokenizers")
+    server = own_server(SGLANG_BASE_URL=ids.base_url, PERDURE_TOKENIZERS=str(folder))
+    client = Letta(base_url=server.url, max_retries=0)
+    agent = client.agents.create(model="sglang/tiny", include_base_tools=False)
+    ids.script("Good morning.")
+    client.agents.messages.create(agent_id=agent.id, input="Hi")
+    ids.script(Completion(text="this will not end well at all", batch=2, fail_after=4))
+    if streamed:
+        body = {"input": "Again", "streaming": True, "stream_tokens": True}
+        seen = frames(post(f"{server.url}/v1/agents/{agent.id}/messages", body)[1])
+        assert seen[-1] == "[DONE]" and seen[-2][1]["error_type"] == "llm_error"
+        assert any(each["message_type"] == "assistant_message" for each in seen[:-3])
+    else:
+        with pytest.raises(APIStatusError) as failed:
+            client.agents.messages.create(agent_id=agent.id, input="Again")
+        assert failed.value.status_code == 502
+    assert len(ids.requests) == 2  # what was begun is not asked for again
+    ids.script("Here I am.")
+    assert client.agents.messages.create(agent_id=agent.id, input="And now?").messages[0].content == "Here I am."
+    shown = small_tokenizer().decode(ids.requests[-1]["input_ids"])
+    assert "Good morning." in shown and "Again" in shown and "not end well" not in shown
+    with urllib.request.urlopen(f"{server.url}/v1/trajectories?agent_id={agent.id}", timeout=30) as opened:
+        data = opened.read()
+    report = verify_bytes(data)
+    assert report.ok, report.violations
+    assert len(json.loads(data)["calls"]) == 2
