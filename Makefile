@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test setup check test-all fuzz train serve bench fmt clean
+.PHONY: demo test setup check test-all fuzz train serve bench bench-postgres fmt clean
 
 demo: $(STAMP)
 	@$(BIN)/perdure demo
@@ -45,6 +45,9 @@ serve: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/perdure bench
+
+bench-postgres: $(STAMP)
+	@bash scripts/bench_postgres.sh
 
 clean:
 	rm -rf $(VENV) .cache build dist

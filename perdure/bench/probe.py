@@ -37,6 +37,11 @@ class Plan(Struct, frozen=True):
     stream_tokens: int = 500
     history: tuple[int, ...] = (10, 100, 1000)
     history_messages: int = 100
+    queued: int = 5_000
+    followers: int = 1_000
+    followed_tokens: int = 200
+    database_history: tuple[int, ...] = (10, 1000)
+    database_messages: int = 60
 
 
 QUICK = Plan(
@@ -48,6 +53,11 @@ QUICK = Plan(
     streams=10,
     history=(10, 100),
     history_messages=40,
+    queued=300,
+    followers=50,
+    followed_tokens=50,
+    database_history=(10,),
+    database_messages=20,
 )
 
 

@@ -52,6 +52,17 @@ BUDGETS: dict[str, Budget] = {
     "history.100": Budget("message after 100 messages, CPU", "ms"),
     "history.1000": Budget("message after 1,000 messages, CPU", "ms"),
     "history.ratio": Budget("1,000 messages of history against 10", "x", 1.3),
+    "queue.accepted": Budget("runs accepted a second, to be driven later", "/s", None, "higher"),
+    "queue.drained": Budget("queued runs driven a second", "/s", None, "higher"),
+    "queue.cpu": Budget("queued run, accepted and driven, CPU", "ms"),
+    "queue.rss": Budget("memory on top while the queue drains", "MB"),
+    "followers.cpu": Budget("token told to one of many followers, CPU", "us", 100.0),
+    "followers.gap": Budget("between two tokens of a follower (20 sent), p95", "ms"),
+    "followers.rss": Budget("memory of all followers", "MB"),
+    "database.statements_10": Budget("statements of a message with one step, after 10", "", 14),
+    "database.statements_1000": Budget("statements of a message with one step, after 1,000", "", 14),
+    "database.time_10": Budget("database time of a message with one step, after 10, p50", "ms", 15.0),
+    "database.time_1000": Budget("database time of a message with one step, after 1,000, p50", "ms", 15.0),
     "load.rss": Budget("memory after the load", "MB"),
 }
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from msgspec import Struct, field
 
+from perdure.bench.crowds import CROWDS
 from perdure.bench.engine import run
 from perdure.bench.install import core_packages, size_bytes
 from perdure.bench.load import LoadError, Target
@@ -36,14 +37,14 @@ def measure_ours(plan: Plan, *, database: str | None, only: Sequence[str], progr
     if not only or "install" in only:
         with _noting(outcome, "install", progress):
             outcome.figures += install_figures()
-    if only and not {"start", *MEASUREMENTS} & set(only):
+    if only and not {"start", *MEASUREMENTS, *CROWDS} & set(only):
         return outcome
     with tempfile.TemporaryDirectory(prefix="perdure-bench-") as folder, scripted_engine() as engine:
         env = clean_env({"OPENAI_BASE_URL": f"{engine.url}/v1", "OPENAI_API_KEY": "scripted"})
         if not only or "start" in only:
             with _noting(outcome, "start", progress):
                 outcome.figures += start_figures(env, Path(folder))
-        if not only or set(MEASUREMENTS) & set(only):
+        if not only or {*MEASUREMENTS, *CROWDS} & set(only):
             options = ("--database", database) if database else ()
             with serving(env, *options, data_dir=Path(folder) / "server") as server:
                 _measure(outcome, Bench(Target(server.url), server.pid, plan), only, progress)
@@ -107,6 +108,7 @@ def setting(plan: Plan, *, database: str | None, base_url: str | None) -> dict[s
 
 def _measure(outcome: Outcome, bench: Bench, only: Sequence[str], progress: Progress) -> None:
     chosen = {name: measure for name, measure in MEASUREMENTS.items() if not only or name in only}
+    chosen |= {name: measure for name, measure in CROWDS.items() if name in only}
 
     async def measure_all() -> None:
         try:
@@ -131,7 +133,7 @@ def _noting(outcome: Outcome, name: str, progress: Progress) -> Generator[None]:
 
 def known(names: Sequence[str]) -> None:
     """AgentError naming the measurement there is none of."""
-    choices = ["install", "start", *MEASUREMENTS]
+    choices = ["install", "start", *MEASUREMENTS, *CROWDS]
     for name in names:
         if name not in choices:
             raise AgentError(f"There is no measurement {name!r}; there are: {', '.join(choices)}.")

@@ -110,7 +110,9 @@ class Claiming:
 
     async def claim(self, conversation_id: str) -> None:
         """Take up the conversation's next run, if there is one and it is free."""
-        if not await self._claim(conversation_id) and self._waiting.pop(conversation_id, None):
+        if await self._claim(conversation_id) or self._drives(conversation_id):
+            return  # what else waits for it is taken up after the run that is driven now
+        if self._waiting.pop(conversation_id, None):
             self._tell(conversation_id)  # whoever holds it goes on with it
 
     async def _claim_soon(self, conversation_id: str) -> None:

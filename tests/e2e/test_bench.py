@@ -91,3 +91,13 @@ def test_a_benchmark_that_is_terminated_takes_server_and_engine_along() -> None:
     while any(is_running(pid) for pid in started):
         assert time.monotonic() < deadline, [pid for pid in started if is_running(pid)]
         time.sleep(0.05)
+
+
+def test_a_queue_drains_without_loss_and_every_follower_sees_every_token() -> None:
+    only = ["--only", "queue", "--only", "followers", "--only", "database"]
+    done = subprocess.run([*BENCH, *only], check=False, capture_output=True, timeout=110)
+    report = json.loads(done.stdout)
+    assert report["failures"] == {}
+    figures = {figure["name"]: figure["value"] for figure in report["figures"]}
+    assert figures["queue.drained"] > 0 and figures["followers.cpu"] > 0
+    assert figures["database.statements_10"] <= 14

@@ -324,3 +324,17 @@ async def test_who_follows_a_run_that_another_process_drives_is_kept_awake(world
             world.model.gate.set()
     assert batches[:2] == [(1, []), (1, [])]
     assert [type(event) for _, events in batches for event in events] == [Said, RunStopped, UsageReported, LogEnded]
+
+
+async def test_what_waits_for_a_busy_conversation_is_driven_without_anybody_looking(world: World) -> None:
+    alone = World(world.store, world.agent)  # its runner is not started: nothing is found by looking
+    alone.model.gate.clear()
+    try:
+        ids = [await alone.submit(f"message {at}") for at in range(5)]
+        await alone.runner._claiming.claim(world.agent.id)  # another one that came when it seemed free
+        alone.model.gate.set()
+        async with asyncio.timeout(30):
+            for run_id in ids:
+                assert isinstance((await alone.events(run_id))[-1], LogEnded)
+    finally:
+        await alone.runner.stop()
