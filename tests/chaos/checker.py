@@ -16,13 +16,15 @@ from tests.chaos.story import Story, story_of
 from tests.chaos.world import World
 
 IDEMPOTENT = "look"
+MEMORY = "memory_insert"
 PROVIDER_TROUBLE = "llm_"
 
 
 @dataclass
 class Evidence:
     """`runs`, `messages`, `conversations`, `steps`: as their tables, bodies decoded. `events`: run id -> (first, last, events)
-    of each chunk. `begun`: how many calls are still on record as under way. `ran`: call id -> how often it was carried out."""
+    of each chunk. `begun`: how many calls are still on record as under way. `journal`: the block that all agents
+    write. `ran`: call id -> how often it was carried out."""
 
     runs: dict[str, dict[str, Any]]
     conversations: list[dict[str, Any]]
@@ -30,6 +32,7 @@ class Evidence:
     steps: list[dict[str, Any]]
     events: dict[str, list[tuple[int, int, list[Any]]]]
     begun: int
+    journal: str
     ran: Mapping[str, int]
     transcripts: list[Transcript]
 
@@ -54,6 +57,7 @@ async def gather(world: World, transcripts: list[Transcript]) -> Evidence:
         steps=[{"id": id, "run_id": run_id} for id, run_id in steps],
         events=dict(events),
         begun=(await world.rows("SELECT COUNT(*) FROM begun_calls"))[0][0],
+        journal=(await world.rows("SELECT value FROM blocks WHERE label = 'journal'"))[0][0],
         ran=dict(world.ledger.ran),
         transcripts=transcripts,
     )
@@ -66,6 +70,7 @@ def findings(evidence: Evidence) -> list[str]:
         *_logs(evidence),
         *_histories(evidence),
         *_tools(evidence),
+        *_journal(evidence),
         *(line for transcript in evidence.transcripts for line in _transcript(transcript, evidence)),
     ]
 
@@ -179,6 +184,8 @@ def _tools(evidence: Evidence) -> Iterable[str]:
         for each in message.get("tool_returns", ()):
             returned[each["tool_call_id"]] = each
     for call_id, each in returned.items():
+        if each["name"] == MEMORY:
+            continue
         times = evidence.ran.get(call_id.removeprefix("call-"), 0)
         if each["status"] == "success" and times == 0:
             yield f"tools: {call_id} is said to have run and did not"
@@ -187,6 +194,25 @@ def _tools(evidence: Evidence) -> Iterable[str]:
     for call, times in evidence.ran.items():
         if f"call-{call}" not in returned:
             yield f"lost: call {call} ran {times} times, and the history does not know of it"
+
+
+def _journal(evidence: Evidence) -> Iterable[str]:
+    """The shared block is a line of appends: each that succeeded is there once, and what it saw was a beginning of it all."""
+    lines = evidence.journal.split("\n")
+    wrote: list[str] = []
+    for message in evidence.messages:
+        for each in message.get("tool_returns", ()):
+            if each["name"] != MEMORY or each["status"] != "success":
+                continue
+            line = each["tool_call_id"].removeprefix("call-")
+            wrote.append(line)
+            if lines.count(line) != 1:
+                yield f"journal: {line} is there {lines.count(line)} times"
+            elif lines[: lines.index(line) + 1] != each["content"].split("\n"):
+                yield f"journal: {line} was written behind {each['content']!r}, which is no beginning of the journal"
+    strays = set(lines) - {*wrote, ""}
+    if strays:
+        yield f"journal: {sorted(strays)} is there, and no call is on record as having written it"
 
 
 def _transcript(transcript: Transcript, evidence: Evidence) -> Iterable[str]:

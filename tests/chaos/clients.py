@@ -58,9 +58,18 @@ class Transcript:
 
 
 class Client:
-    """One conversation's user: sends its messages one after the other, or several before the first is answered."""
+    """One conversation's user: sends its messages one after the other, or several before the first is answered. `kinds`: how
+    often it streams, asks and follows, waits for the answer, or changes its mind."""
 
-    def __init__(self, number: int, rng: random.Random, agent_id: str, urls: Callable[[], list[str]]) -> None:
+    def __init__(
+        self,
+        number: int,
+        rng: random.Random,
+        agent_id: str,
+        urls: Callable[[], list[str]],
+        kinds: tuple[int, int, int, int] = (6, 2, 1, 1),
+    ) -> None:
+        self._kinds = kinds
         self.number = number
         self._rng = rng
         self.agent_id = agent_id
@@ -76,7 +85,7 @@ class Client:
 
     async def _run(self, session: aiohttp.ClientSession, told: Story, at: int) -> None:
         await asyncio.sleep(0.05 * at)
-        kind = self._rng.choices(("stream", "async", "sync", "cancel"), (6, 2, 1, 1))[0]
+        kind = self._rng.choices(("stream", "async", "sync", "cancel"), self._kinds)[0]
         transcript = Transcript(told, self.agent_id, kind)
         self.transcripts.append(transcript)
         deadline = asyncio.get_running_loop().time() + GIVE_UP_S

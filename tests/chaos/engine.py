@@ -25,9 +25,10 @@ def answer(messages: list[dict[str, Any]]) -> tuple[str, dict[str, str] | None]:
     step = sum(message["role"] == "tool" for message in messages[last:])
     if step >= len(told.calls):
         return told.answer, None
-    arguments = json.dumps({"marker": told.marker, "step": step})
-    call = {"id": f"call-{told.marker}-{step}", "name": told.calls[step], "arguments": arguments}
-    return told.said(step), call
+    name, arguments = told.calls[step], {"marker": told.marker, "step": step}
+    if name == "memory_insert":
+        arguments = {"label": "journal", "new_string": told.line(step)}
+    return told.said(step), {"id": f"call-{told.marker}-{step}", "name": name, "arguments": json.dumps(arguments)}
 
 
 def _text(content: Any) -> str:

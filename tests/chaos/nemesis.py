@@ -3,6 +3,7 @@
 import asyncio
 import random
 import signal
+from typing import Any
 
 from tests.chaos.world import Member, World
 
@@ -10,9 +11,9 @@ BEYOND_THE_LEASE_S = 10.0
 
 
 class Nemesis:
-    """`done`: what it did, in words, for the report of a failure."""
+    """`done`: what it did, in words, for the report of a failure. `only`: the names of the blows, if not all of them."""
 
-    def __init__(self, world: World, rng: random.Random) -> None:
+    def __init__(self, world: World, rng: random.Random, only: tuple[str, ...] = ()) -> None:
         self._world = world
         self._rng = rng
         self.done: list[str] = []
@@ -24,21 +25,18 @@ class Nemesis:
                 (self._silence_database, 1),
                 (self._stop_server, 1),
             ]
-        self._acts, self._weights = zip(*acts, strict=True)
+        wanted = [act for act in acts if not only or act[0].__name__.removeprefix("_") in only]
+        self._acts, self._weights = zip(*wanted, strict=True)
 
     async def rage(self, over: asyncio.Event) -> None:
-        """Until `over`, and then until everything is mended."""
-        pauses: set[asyncio.Task[None]] = set()
+        """Until `over`, and then until everything is mended. Each kind of blow comes once at a time, different ones together."""
+        going: dict[Any, asyncio.Task[None]] = {}
         while not over.is_set():
             act = self._rng.choices(self._acts, self._weights)[0]
-            if act == self._pause_server:  # others go on breaking meanwhile
-                pauses = {task for task in pauses if not task.done()}
-                if not pauses:
-                    pauses.add(asyncio.ensure_future(act()))
-            else:
-                await act()
-            await asyncio.sleep(self._rng.uniform(0.3, 2.5))
-        await asyncio.gather(*pauses)
+            if act not in going or going[act].done():
+                going[act] = asyncio.ensure_future(act())
+            await asyncio.sleep(self._rng.uniform(0.2, 1.2))
+        await asyncio.gather(*going.values())
 
     def _member(self) -> Member | None:
         """One that is not paused."""

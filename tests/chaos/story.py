@@ -5,11 +5,13 @@ import re
 from typing import NamedTuple
 
 _MESSAGE = re.compile(r"^do (\S+)$")
+TOOLS = ("note", "note", "look", "memory_insert")
 WORDS = ("amber", "birch", "cedar", "dune", "ember", "fjord", "grove", "heath", "isle", "jade", "knoll", "lake", "moss")
 
 
 class Story(NamedTuple):
-    """`calls`: the tools it calls, one a step, before it gives its answer. `note` calls must not be repeated, `look` may be."""
+    """`calls`: the tools it calls, one a step, before it gives its answer. `note` calls must not be repeated, `look` may be,
+    and `memory_insert` writes a line into the block that all agents share."""
 
     marker: str
     calls: tuple[str, ...]
@@ -19,6 +21,10 @@ class Story(NamedTuple):
     def message(self) -> str:
         return f"do {self.marker}"
 
+    def line(self, step: int) -> str:
+        """What a memory call of a step writes."""
+        return f"{self.marker}-{step}"
+
     def said(self, step: int) -> str:
         """What the model says before it makes the call of a step."""
         return f"{self.marker} step {step}: {_words(f'{self.marker}/{step}', 6)}"
@@ -26,7 +32,7 @@ class Story(NamedTuple):
 
 def story(marker: str) -> Story:
     digest = hashlib.sha256(marker.encode()).digest()
-    calls = tuple("look" if digest[at + 1] % 3 == 0 else "note" for at in range(digest[0] % 4))
+    calls = tuple(TOOLS[digest[at + 1] % len(TOOLS)] for at in range(digest[0] % 4))
     return Story(marker, calls, f"{marker} answer: {_words(marker, 12)}")
 
 

@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(120 + 6 * RUNS)]
 
 
 async def agents(world: World, count: int) -> list[str]:
-    """One agent for each client, with the two tools of the stories."""
+    """One agent for each client, with the tools of the stories and a block that is everyone's."""
     import aiohttp
 
     base = world.urls()[0]
@@ -39,9 +39,15 @@ async def agents(world: World, count: int) -> list[str]:
             async with session.post(f"{base}/v1/tools", json=body) as response:
                 assert response.status == 200, await response.text()
                 tools.append((await response.json())["id"])
+        async with session.get(f"{base}/v1/tools", params={"name": "memory_insert"}) as response:
+            tools.append((await response.json())[0]["id"])
+        body = {"label": "journal", "value": ""}
+        async with session.post(f"{base}/v1/blocks", json=body) as response:
+            block_id = (await response.json())["id"]
         found: list[str] = []
         for _ in range(count):
             body = {"model": "openai/gpt-chaos", "include_base_tools": False, "tool_ids": tools}
+            body["block_ids"] = [block_id]
             async with session.post(f"{base}/v1/agents", json=body) as response:
                 assert response.status == 200, await response.text()
                 found.append((await response.json())["id"])

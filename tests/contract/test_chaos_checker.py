@@ -16,7 +16,7 @@ def told_with(calls: tuple[str, ...]) -> Story:
     return next(told for n in range(10_000) if (told := story(f"m{n}")).calls == calls)
 
 
-FIRST, SECOND = told_with(("note", "look")), told_with(())
+FIRST, SECOND = told_with(("note", "look", "memory_insert")), told_with(())
 
 
 def sound() -> Evidence:
@@ -46,6 +46,7 @@ def sound() -> Evidence:
         steps=steps,
         events={run_id: [(1, 2, log[:2]), (3, len(log), log[2:])] for run_id, log in events.items()},
         begun=0,
+        journal=FIRST.line(2),
         ran=ran,
         transcripts=transcripts,
     )
@@ -71,10 +72,12 @@ def _play(
     say("user", told.message)
     for step, name in enumerate(told.calls):
         call_id = f"call-{told.marker}-{step}"
-        ran[call_id.removeprefix("call-")] = 1
+        if name != "memory_insert":
+            ran[call_id.removeprefix("call-")] = 1
         say("assistant", told.said(step), tool_calls=[{"id": call_id, "name": name}])
         log.append({"type": "tool_call_delta"})
-        back = {"tool_call_id": call_id, "name": name, "status": "success", "content": "done"}
+        content = told.line(step) if name == "memory_insert" else "done"
+        back = {"tool_call_id": call_id, "name": name, "status": "success", "content": content}
         say("tool", "", tool_returns=[back])
         log.append({"type": "tools_returned", "returns": [back]})
         steps.append({"id": f"step-{len(steps)}", "run_id": run_id})
@@ -118,8 +121,8 @@ def drop_frame(evidence: Evidence) -> None:
 
 
 def repeat_answer(evidence: Evidence) -> None:
-    again = copy.deepcopy(evidence.messages[5])
-    evidence.messages.insert(6, again | {"id": "message-again"})
+    again = copy.deepcopy(evidence.messages[7])
+    evidence.messages.insert(8, again | {"id": "message-again"})
 
 
 def shown_twice_differently(evidence: Evidence) -> None:
@@ -158,7 +161,7 @@ DAMAGE: dict[str, tuple[Callable[[Evidence], Any], str]] = {
     "a step that is stored twice": (repeat_answer, "doubled"),
     "a message that is stored twice": (lambda e: e.messages.append(e.messages[-1]), "doubled"),
     "messages out of order": (lambda e: swap(e.messages, 1, 3), "order"),
-    "two runs at once in one conversation": (lambda e: swap(e.messages, 5, 6), "order"),
+    "two runs at once in one conversation": (lambda e: swap(e.messages, 7, 8), "order"),
     "a text that is another": (
         lambda e: message(e, "assistant").update(content=[{"type": "text", "text": "other"}]),
         "order",
@@ -169,6 +172,9 @@ DAMAGE: dict[str, tuple[Callable[[Evidence], Any], str]] = {
     "a tool that ran twice": (lambda e: e.ran.update({f"{FIRST.marker}-0": 2}), "tools"),
     "a return of a call that never ran": (lambda e: e.ran.clear(), "tools"),
     "a call that nobody remembers": (lambda e: e.ran.update({"elsewhere-0": 1}), "lost"),
+    "a memory edit that is lost": (lambda e: setattr(e, "journal", ""), "journal"),
+    "a memory edit that was made twice": (lambda e: setattr(e, "journal", f"{e.journal}\n{e.journal}"), "journal"),
+    "a memory edit that overwrote another": (lambda e: setattr(e, "journal", f"x\n{e.journal}"), "journal"),
     "a frame that is left out": (drop_frame, "transcript"),
     "a frame that was shown in two ways": (shown_twice_differently, "transcript"),
     "a stream that does not end": (lambda e: setattr(e.transcripts[0], "ended", False), "transcript"),

@@ -38,9 +38,8 @@ class Sandboxes:
         return SandboxResult(status="success", value=f"{function} did it")
 
 
-@pytest.fixture
-async def world(store: SqliteStore) -> AsyncIterator[World]:
-    """An agent with a memory tool and three of its own: pay, and the idempotent look, and log."""
+async def new_world(store: SqliteStore) -> World:
+    """An agent with a memory tool and three of its own: pay, log, and look, which is idempotent."""
     await ensure_builtin_tools(store)
     memory = await store.read(lambda: find_tool("memory_insert"))
     assert memory is not None
@@ -65,6 +64,12 @@ async def world(store: SqliteStore) -> AsyncIterator[World]:
     made = World(store, agent)
     made.sandbox = Sandboxes()  # type: ignore[attr-defined]
     made.runner = Runner(store, made.registry, made.sandbox)  # type: ignore[arg-type,attr-defined]
+    return made
+
+
+@pytest.fixture
+async def world(store: SqliteStore) -> AsyncIterator[World]:
+    made = await new_world(store)
     await made.runner.start()
     yield made
     made.model.gate.set()
@@ -318,6 +323,24 @@ async def test_a_run_that_ends_its_workers_is_given_up_with_the_reason(world: Wo
     assert run.status == "failed" and run.error is not None and "5 times" in run.error["message"]
     assert "given up" in (await returns(world))["pay"]
     assert [m.role for m in await messages(world)] == ["user", "assistant", "tool"]
+    await other.stop()
+
+
+async def test_a_cancelled_run_is_never_taken_up_again(world: World, store: SqliteStore) -> None:
+    """Also where its worker was lost before it heard of the cancellation."""
+    world.model.gate.clear()
+    run_id = await world.submit("hello", background=True)
+    await asyncio.sleep(0.02)
+
+    def asked_for() -> Tx[None]:
+        yield Built("UPDATE runs SET cancel_requested = 1", {})
+
+    await store.write(asked_for)
+    other = await crash(world)
+    await finished(other, run_id)
+    run = await other.run(run_id)
+    assert (run.status, run.stop_reason) == ("cancelled", "cancelled")
+    assert len(world.model.prompts) == 1
     await other.stop()
 
 

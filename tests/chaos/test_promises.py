@@ -1,0 +1,127 @@
+"""Promises that take a broken world to keep: an acknowledged run is durable (R1), runs of a conversation never mix (R6), a
+database that comes and goes costs no run (R10), and a deploy loses nothing (R12).
+
+PERDURE_PROMISES=long plays each of them for as long as its promise says, instead of a minute at most.
+"""
+
+import asyncio
+import os
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.chaos.checker import Evidence, findings, gather
+from tests.chaos.clients import Client
+from tests.chaos.nemesis import Nemesis
+from tests.chaos.story import story
+from tests.chaos.test_chaos import agents, at_rest, tell
+from tests.chaos.world import World
+from tests.doubles.postgres import PostgresProcess, binaries
+
+LONG = os.environ.get("PERDURE_PROMISES") == "long"
+SEED = int(os.environ.get("PERDURE_CHAOS_SEED", str(random.SystemRandom().randrange(10**6))))
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600 if LONG else 240)]
+on_postgres = pytest.mark.skipif(binaries() is None, reason="no PostgreSQL here")
+
+
+@asynccontextmanager
+async def started(world: World) -> AsyncIterator[World]:
+    tell(f"PERDURE_CHAOS_SEED={SEED}")
+    await world.start()
+    try:
+        yield world
+    finally:
+        await world.stop()
+
+
+async def under(world: World, blows: tuple[str, ...], runs: int, clients: int = 6) -> Evidence:
+    """Runs of several clients while only these blows fall; nobody cancels."""
+    rng = random.Random(SEED)
+    ids = await agents(world, clients)
+    playing = [Client(at, random.Random(rng.random()), id, world.urls, kinds=(6, 2, 1, 0)) for at, id in enumerate(ids)]
+    over = asyncio.Event()
+    raging = asyncio.ensure_future(Nemesis(world, random.Random(rng.random()), only=blows).rage(over))
+    stories = [[story(f"p{SEED}c{at}r{n}") for n in range(at, runs, clients)] for at in range(clients)]
+    await asyncio.gather(*(client.play(told) for client, told in zip(playing, stories, strict=True)))
+    over.set()
+    await raging
+    await at_rest(world)
+    return await gather(world, [transcript for client in playing for transcript in client.transcripts])
+
+
+async def test_r01_what_was_acknowledged_is_there(tmp_path: Path) -> None:
+    """kill -9 at any moment between a request and its answer: 0 acknowledged and lost."""
+    rng, acknowledged, wanted = random.Random(SEED), [], 10_000 if LONG else 300
+    async with started(World(tmp_path, None, 1)) as world, aiohttp.ClientSession() as session:
+        ids = await agents(world, 8)
+        killing = True
+
+        async def submit(agent_id: str) -> None:
+            url = f"{world.urls()[0]}/v1/agents/{agent_id}/messages/async"
+            while killing:
+                number = len(acknowledged)
+                try:
+                    async with session.post(url, json={"input": f"do r{SEED}n{number}"}) as response:
+                        if response.status == 200:
+                            acknowledged.append((await response.json())["id"])
+                except (aiohttp.ClientError, OSError):
+                    await asyncio.sleep(0.05)
+
+        submitting = [asyncio.ensure_future(submit(agent_id)) for agent_id in ids]
+        while len(acknowledged) < wanted:
+            await asyncio.sleep(rng.uniform(0.2, 1.5))
+            await asyncio.to_thread(world.members[0].server.kill)
+            await asyncio.to_thread(world.members[0].server.start)
+        killing = False
+        await asyncio.gather(*submitting)
+        kept = {row[0] for row in await world.rows("SELECT id FROM runs")}
+    assert len(acknowledged) >= wanted
+    assert set(acknowledged) <= kept
+
+
+@on_postgres
+async def test_r06_runs_of_one_conversation_never_mix(tmp_path: Path, postgres: PostgresProcess) -> None:
+    """Many posts at once to one conversation through both servers: one after the other, each once, in the order of acceptance."""
+    count = 64 if LONG else 16
+    async with started(World(tmp_path, postgres, 2)) as world, aiohttp.ClientSession() as session:
+        (agent_id,) = await agents(world, 1)
+        told = [story(f"f{SEED}n{number}") for number in range(count)]
+
+        async def post(number: int) -> str:
+            url = f"{world.urls()[number % 2]}/v1/agents/{agent_id}/messages/async"
+            async with session.post(url, json={"input": told[number].message}) as response:
+                assert response.status == 200, await response.text()
+                return (await response.json())["id"]
+
+        runs = await asyncio.gather(*(post(number) for number in range(count)))
+        await at_rest(world, 180)
+        evidence = await gather(world, [])
+    assert len(set(runs)) == count == len(evidence.runs)
+    assert findings(evidence) == []
+    accepted = sorted(evidence.runs.values(), key=lambda run: (run["created_us"], run["id"]))
+    asked = [message["run_id"] for message in evidence.messages if message["role"] == "user"]
+    assert asked == [run["id"] for run in accepted]
+
+
+@on_postgres
+async def test_r10_a_database_that_comes_and_goes_costs_no_run(tmp_path: Path, postgres: PostgresProcess) -> None:
+    async with started(World(tmp_path, postgres, 2)) as world:
+        evidence = await under(world, ("kill_database",), 5000 if LONG else 30)
+    assert findings(evidence) == []
+    assert {run["status"] for run in evidence.runs.values()} == {"completed"}
+
+
+@on_postgres
+async def test_r12_a_deploy_loses_nothing(tmp_path: Path, postgres: PostgresProcess) -> None:
+    """Servers are stopped and started one after the other under load."""
+    async with started(World(tmp_path, postgres, 2)) as world:
+        evidence = await under(world, ("stop_server",), 300 if LONG else 30)
+    assert findings(evidence) == []
+    assert {run["status"] for run in evidence.runs.values()} == {"completed"}
+    steps = sum(run["step_count"] for run in evidence.runs.values())
+    assert steps == sum(len(transcript.story.calls) + 1 for transcript in evidence.transcripts)
