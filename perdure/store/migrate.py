@@ -5,12 +5,15 @@
 
 import asyncio
 import sqlite3
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from perdure.core.errors import StoreError
 
 HEAD = "0012"
+STARTING_S = 30.0
 
 
 def sqlite_is_current(path: str | Path) -> bool:
@@ -68,7 +71,7 @@ async def _postgres_version(url: str) -> str | None:
     except ImportError as error:
         raise StoreError("PostgreSQL needs the extra: pip install 'perdure[postgres]'.") from error
     try:
-        connection = await asyncpg.connect(url, timeout=10)
+        connection = await _connected(url)
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
         raise StoreError(f"PostgreSQL cannot be opened: {type(error).__name__}: {error}") from error
     try:
@@ -77,6 +80,20 @@ async def _postgres_version(url: str) -> str | None:
         return None
     finally:
         await connection.close()
+
+
+async def _connected(url: str) -> Any:
+    """A database that is just starting, or recovering, is waited for."""
+    import asyncpg
+
+    deadline = time.monotonic() + STARTING_S
+    while True:
+        try:
+            return await asyncpg.connect(url, timeout=10)
+        except (asyncpg.CannotConnectNowError, ConnectionResetError):
+            if time.monotonic() >= deadline:
+                raise
+            await asyncio.sleep(0.2)
 
 
 def upgrade(url: str) -> None:

@@ -53,8 +53,7 @@ class Nemesis:
         self._note(f"kill -9 {member.server.port}")
         await asyncio.to_thread(member.server.kill)
         await asyncio.sleep(self._rng.uniform(0, 1))
-        await asyncio.to_thread(member.server.start)
-        member.stopped = False
+        await self._started(member)
 
     async def _stop_server(self) -> None:
         """As a deploy does."""
@@ -63,8 +62,19 @@ class Nemesis:
         member.stopped = True
         self._note(f"SIGTERM {member.server.port}")
         await asyncio.to_thread(member.server.stop)
-        await asyncio.to_thread(member.server.start)
-        member.stopped = False
+        await self._started(member)
+
+    async def _started(self, member: Member) -> None:
+        """As a supervisor does it: where there is no database at the moment, the server is started again."""
+        while True:
+            try:
+                await asyncio.to_thread(member.server.start)
+            except RuntimeError as error:
+                self._note(f"{member.server.port} did not start: {str(error)[-200:]}")
+                await asyncio.sleep(0.5)
+            else:
+                member.stopped = False
+                return
 
     async def _pause_server(self) -> None:
         if (member := self._member()) is None:
