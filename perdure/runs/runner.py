@@ -360,6 +360,7 @@ class Runner:
 
     async def _end_claimed(self, run: Run, accepted: Accepted, stop: StopReason, error: AgentError | None) -> None:
         worker = self._worker(run, accepted, self._logs[run.id])
+        worker.begin()
         await take_up(self._store, worker, again=False)
         await self._end(worker, stop, error)
         self.callbacks.run_ended(run)

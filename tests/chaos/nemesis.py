@@ -34,9 +34,14 @@ class Nemesis:
         while not over.is_set():
             act = self._rng.choices(self._acts, self._weights)[0]
             if act not in going or going[act].done():
-                going[act] = asyncio.ensure_future(act())
+                going[act] = asyncio.ensure_future(self._blow(act))
             await asyncio.sleep(self._rng.uniform(0.2, 1.2))
         await asyncio.gather(*going.values())
+
+    async def _blow(self, act: Any) -> None:
+        """And time to go on, which a database needs most: it is everyone's."""
+        await act()
+        await asyncio.sleep(self._rng.uniform(5, 15) if act == self._kill_database else self._rng.uniform(0.5, 3))
 
     def _member(self) -> Member | None:
         """One that is not paused."""
@@ -71,6 +76,8 @@ class Nemesis:
                 await asyncio.to_thread(member.server.start)
             except RuntimeError as error:
                 self._note(f"{member.server.port} did not start: {str(error)[-200:]}")
+                if member.server.process is not None and member.server.process.poll() is None:
+                    await asyncio.to_thread(member.server.kill)
                 await asyncio.sleep(0.5)
             else:
                 member.stopped = False

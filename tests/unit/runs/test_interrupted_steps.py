@@ -327,19 +327,21 @@ async def test_a_run_that_ends_its_workers_is_given_up_with_the_reason(world: Wo
 
 
 async def test_a_cancelled_run_is_never_taken_up_again(world: World, store: SqliteStore) -> None:
-    """Also where its worker was lost before it heard of the cancellation."""
+    """Also where its worker was lost before it heard of the cancellation. What that showed keeps its numbers."""
     world.model.gate.clear()
-    run_id = await world.submit("hello", background=True)
+    run_id = await world.submit("hello", background=True, include_pings=True)
     await asyncio.sleep(0.02)
 
     def asked_for() -> Tx[None]:
         yield Built("UPDATE runs SET cancel_requested = 1", {})
 
     await store.write(asked_for)
+    shown = list(world.runner._logs[run_id].events)
     other = await crash(world)
-    await finished(other, run_id)
+    events = await finished(other, run_id)
     run = await other.run(run_id)
     assert (run.status, run.stop_reason) == ("cancelled", "cancelled")
+    assert events[: len(shown)] == shown != []
     assert len(world.model.prompts) == 1
     await other.stop()
 
