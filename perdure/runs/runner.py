@@ -52,6 +52,7 @@ log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 5
 KEPT_LOGS = 1000
+HAND_OVER_S = 5.0
 
 
 class Submitted(Struct, frozen=True):
@@ -152,7 +153,8 @@ class Runner:
             _, pending = await asyncio.wait(tasks, timeout=grace_s)
             for task in pending:
                 task.cancel()
-            await asyncio.gather(*pending, return_exceptions=True)
+            if pending:  # a database that is away is not waited for: the leases expire
+                await asyncio.wait(pending, timeout=HAND_OVER_S)
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import signal
+import subprocess
 from typing import Any
 
 from tests.chaos.world import Member, World
@@ -33,7 +34,9 @@ class Nemesis:
         going: dict[Any, asyncio.Task[None]] = {}
         while not over.is_set():
             act = self._rng.choices(self._acts, self._weights)[0]
-            if act not in going or going[act].done():
+            if act in going and going[act].done():
+                going.pop(act).result()  # what breaks the breaking itself is no course
+            if act not in going:
                 going[act] = asyncio.ensure_future(self._blow(act))
             await asyncio.sleep(self._rng.uniform(0.2, 1.2))
         await asyncio.gather(*going.values())
@@ -66,7 +69,11 @@ class Nemesis:
             return
         member.stopped = True
         self._note(f"SIGTERM {member.server.port}")
-        await asyncio.to_thread(member.server.stop)
+        try:
+            await asyncio.to_thread(member.server.stop)
+        except subprocess.TimeoutExpired:
+            self._note(f"{member.server.port} did not stop within its time")
+            await asyncio.to_thread(member.server.kill)
         await self._started(member)
 
     async def _started(self, member: Member) -> None:
