@@ -101,10 +101,14 @@ def decode_send(body: bytes, idempotency_key: str | None = None) -> SendRequest:
     request = _decode(_send, body)
     check_send(request)
     if idempotency_key is not None:
-        if not 0 < len(idempotency_key) <= MAX_KEY:
-            raise wrong("Idempotency-Key", f"must have 1 to {MAX_KEY} characters")
-        request.key = RequestKey(idempotency_key, hashlib.sha256(body).digest())
+        request.key = request_key(body, idempotency_key)
     return request
+
+
+def request_key(body: bytes, idempotency_key: str) -> RequestKey:
+    if not 0 < len(idempotency_key) <= MAX_KEY:
+        raise wrong("Idempotency-Key", f"must have 1 to {MAX_KEY} characters")
+    return RequestKey(idempotency_key, hashlib.sha256(body).digest())
 
 
 def decode_stream(body: bytes) -> StreamRequest:

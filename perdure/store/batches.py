@@ -19,7 +19,7 @@ from perdure.store.base import Built, Many, Query, Row, Tx
 from perdure.store.callbacks import add_callback
 from perdure.store.listing import Filters, Page, Source, list_rows
 from perdure.store.run_queue import QueuedRun, queue_run
-from perdure.store.submissions import known_run
+from perdure.store.submissions import RequestKey, known_run, put_key, run_of_key
 
 _json = msgspec.json.Encoder().encode
 _batch = msgspec.json.Decoder(Batch).decode
@@ -28,6 +28,7 @@ _message = msgspec.json.Decoder(Message).decode
 _error = msgspec.json.Decoder(dict[str, Any]).decode
 
 _BATCHES = Source("b.id, b.status, b.created_us, b.updated_us, b.completed_us, b.body", "batches", "b")
+KEYS = "batches"  # where the keys of conversations' requests have their conversation
 LOOK_AHEAD = 1000
 AT_ONCE = 200
 
@@ -37,7 +38,12 @@ class Begun(Struct, frozen=True):
     agent_id: str
 
 
-def create_batch(batch: Batch, requests: Sequence[BatchRequest]) -> Tx[None]:
+def create_batch(batch: Batch, requests: Sequence[BatchRequest], key: RequestKey | None = None) -> Tx[str]:
+    """Answers its id, or that of the batch that was handed in under this key before. Conflict if that was another."""
+    if key is not None:
+        if (known := (yield from run_of_key(KEYS, key, batch.created_us))) is not None:
+            return known
+        yield from put_key(KEYS, key, batch.id, batch.created_us)
     yield Query(
         "insert_batch",
         {
@@ -60,6 +66,7 @@ def create_batch(batch: Batch, requests: Sequence[BatchRequest]) -> Tx[None]:
         for position, request in enumerate(requests)
     ]
     yield Many("insert_batch_item", rows)
+    return batch.id
 
 
 def batch_by_id(batch_id: str) -> Tx[Batch]:

@@ -123,7 +123,12 @@ def _remember(run: Run, otids: tuple[str, ...], key: RequestKey | None) -> Tx[No
     for otid in otids:
         yield Query("insert_otid", {**of, "otid": otid})
     if key is not None:
-        yield Query("put_request_key", {**of, "key": key.key, "digest": key.digest})
+        yield from put_key(run.conversation_id, key, run.id, run.created_us)
+
+
+def put_key(conversation_id: str, key: RequestKey, run_id: str, now: int) -> Tx[None]:
+    row = {"conversation_id": conversation_id, "key": key.key, "digest": key.digest, "run_id": run_id, "now": now}
+    yield Query("put_request_key", row)
 
 
 def known_run(conversation_id: str, otids: tuple[str, ...], key: RequestKey | None, now: int) -> Tx[str | None]:
@@ -132,18 +137,18 @@ def known_run(conversation_id: str, otids: tuple[str, ...], key: RequestKey | No
         rows = yield Query("otid_run", {"conversation_id": conversation_id, "otid": otid})
         if rows:
             return rows[0][0]
-    return None if key is None else (yield from _run_of_key(conversation_id, key, now))
+    return None if key is None else (yield from run_of_key(conversation_id, key, now))
 
 
-def _run_of_key(conversation_id: str, key: RequestKey, now: int) -> Tx[str | None]:
-    """The run that was asked for under this key; None if none was, lately. Conflict if it was for something else."""
+def run_of_key(conversation_id: str, key: RequestKey, now: int) -> Tx[str | None]:
+    """The run (or batch) that was asked for under this key; None if none was, lately. Conflict if it was for something else."""
     rows = yield Query("request_key", {"conversation_id": conversation_id, "key": key.key})
     if not rows or rows[0][2] < now - KEY_LIFE_US:
         return None
     digest, run_id, _ = rows[0]
     if bytes(digest) != key.digest:
         raise Conflict(
-            f"Idempotency-Key {key.key!r} was used for another request (run {run_id}). Send this one under a key of its own.",
+            f"Idempotency-Key {key.key!r} was used for another request ({run_id}). Send this one under a key of its own.",
             run_id=run_id,
         )
     return run_id

@@ -217,6 +217,26 @@ def test_a_wrong_request_refuses_the_batch_and_is_named(
     assert said in str(refused.value)
 
 
+def test_a_batch_that_is_handed_in_again_under_its_key_is_the_same_batch(
+    batches: Batches, client: Letta, echoing: OpenAIDouble, new_agent: Callable[..., Any]
+) -> None:
+    agent = new_agent().id
+    body = {"requests": [{"agent_id": agent, "input": "once"}]}
+    headers: Any = {"headers": {"Idempotency-Key": f"nightly-{agent}"}}
+
+    def hand_in(body: Any) -> Any:
+        return client.post("/v1/messages/batches", cast_to=object, body=body, options=headers)
+
+    first, again = hand_in(body), hand_in(body)
+    assert again["id"] == first["id"]
+    batches.ended(first["id"])
+    assert sum(r["messages"][-1]["content"] == "once" for r in echoing.requests) == 1
+    with pytest.raises(APIStatusError) as conflict:
+        hand_in({"requests": [{"agent_id": agent, "input": "another"}]})
+    assert conflict.value.status_code == 409
+    assert first["id"] in str(conflict.value)
+
+
 def test_an_unknown_batch_is_not_found(batches: Batches) -> None:
     for ask in (batches.retrieve, batches.cancel, batches.messages):
         with pytest.raises(APIStatusError) as unknown:

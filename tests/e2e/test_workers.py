@@ -159,3 +159,28 @@ def test_a_worker_needs_a_database_that_can_be_shared(tmp_path: Path) -> None:
         timeout=60,
     )
     assert done.returncode == 1 and "postgresql://" in done.stderr
+
+
+def test_a_batch_handed_in_at_a_server_without_runs_is_worked_off_by_workers(
+    postgres: PostgresProcess,
+    own_server: Callable[..., ServerProcess],
+    start_worker: Callable[[str], WorkerProcess],
+    engine: OpenAIDouble,
+) -> None:
+    url = postgres.fresh()
+    client = sdk(own_server(PERDURE_DATABASE_URL=url, PERDURE_RUNS="false"))
+    agents = [new_agent(client).id for _ in range(3)]
+    engine.default = lambda body: text(f"You said {body['messages'][-1]['content']}.")
+    try:
+        requests = [{"agent_id": agents[at % 3], "input": str(at)} for at in range(9)]
+        batch: Any = client.post("/v1/messages/batches", cast_to=object, body={"requests": requests})
+        path = f"/v1/messages/batches/{batch['id']}"
+        start_worker(url)
+
+        def ended() -> Any:
+            job: Any = client.get(path, cast_to=object)
+            return job if job["status"] != "running" else None
+
+        assert wait_for(ended, within_s=40)["metadata"]["request_counts"]["completed"] == 9
+    finally:
+        engine.default = text("ok")

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from perdure.api.batch_requests import batch_job, batch_message, batch_requests, decode_batch
 from perdure.api.errors import json_response
+from perdure.api.message_requests import request_key
 from perdure.api.paging import Page100
 from perdure.api.services import services
 from perdure.core.batches import GOING, Batch
@@ -34,15 +35,21 @@ class BatchMessagesQuery(Page100):
 
 @router.post("", operation_id="create_batch")
 async def create(request: Request) -> Response:
-    """Hand in requests (`{requests: [{agent_id, messages, ...}], callback_url?}`): each becomes a run, in their order."""
+    """Hand in requests (`{requests: [{agent_id, messages, ...}], callback_url?}`): each becomes a run, in their order.
+
+    With the same `Idempotency-Key` header the same batch is the same batch, for 24 hours.
+    """
     parts = services(request)
-    body = decode_batch(await request.body())
+    data = await request.body()
+    body = decode_batch(data)
+    header = request.headers.get("idempotency-key")
+    key = None if header is None else request_key(data, header)
     now = now_us()
     requests = await batch_requests(parts, body, now)
     batch = Batch(id=new_id("job"), status="running", created_us=now, updated_us=now, callback_url=body.callback_url)
-    await parts.store.write(lambda: batch_store.create_batch(batch, requests))
+    batch_id = await parts.store.write(lambda: batch_store.create_batch(batch, requests, key))
     parts.batches.wake()
-    return await _shown(request, batch.id)
+    return await _shown(request, batch_id)
 
 
 @router.get("", operation_id="list_batches")
