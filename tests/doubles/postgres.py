@@ -86,8 +86,8 @@ class PostgresProcess:
             time.sleep(0.05)
         raise RuntimeError("PostgreSQL did not become ready")
 
-    def sql(self, statement: str) -> None:
-        self._run("psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", self.url(), "-c", statement)
+    def sql(self, statement: str, url: str | None = None) -> None:
+        self._run("psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", url or self.url(), "-c", statement)
 
     def fresh(self) -> str:
         """The URL of a new copy of the database `empty`."""
