@@ -58,30 +58,6 @@ class VersionSpan(Struct, frozen=True, array_like=True):
     end: int
 
 
-class RoutedExperts(Struct, frozen=True, kw_only=True):
-    """Which experts a mixture model used: one row an id that went through it, of `layers` x `top_k` expert numbers.
-
-    Row `start` + i is of id `start` + i of the prompt and completion taken as one; the last sampled id has none, for it has not
-    gone through the model. `layers` None: the engine did not tell the shape, and a row is `per_row` numbers. `data`: `rows` rows
-    of little-endian `dtype`.
-    """
-
-    start: int
-    rows: int
-    per_row: int
-    dtype: Literal["int32", "uint16", "uint8", "int16", "int64"]
-    data: bytes
-    layers: int | None = None
-
-    @property
-    def row_bytes(self) -> int:
-        return len(self.data) // self.rows if self.rows else 0
-
-    @property
-    def top_k(self) -> int | None:
-        return self.per_row // self.layers if self.layers else None
-
-
 class TokenizerInfo(Struct, frozen=True):
     """`sha256` is of the tokenizer's own definition; `special` maps special-token text to id."""
 

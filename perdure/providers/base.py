@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from msgspec import Struct, field
 
 from perdure.core.model import Chunk, CountedPrompt, ModelDone, Prompt
-from perdure.core.tokens import Finish, GenerationAttempt, LogprobSemantics, RoutedExperts, Segment, VersionSpan
+from perdure.core.tokens import Finish, GenerationAttempt, LogprobSemantics, Segment, VersionSpan
 
 Category = Literal["base", "byok"]
 
@@ -99,7 +99,7 @@ class TokenRequest(Struct, frozen=True, kw_only=True):
     """`ids` are the whole prompt. `grammar`: where wanted, {"kind": "json_schema", "schema"}, {"regex",
     "pattern"}, {"gbnf", "grammar"}, or {"gbnf_lazy", "grammar", "triggers", "rest"}: once one of the texts `triggers` is
     written, and `rest` is the grammar of what follows it. `affinity`: whose call it is, and which others are like it (see
-    `replicas.py`). `routed_from`: tell the experts used, from the row of that id on; None: do not."""
+    `replicas.py`)."""
 
     model: str
     ids: "array[int]"
@@ -118,7 +118,6 @@ class TokenRequest(Struct, frozen=True, kw_only=True):
     top_logprobs: int = 0
     grammar: dict[str, Any] | None = None
     affinity: tuple[str, str] = ("", "")
-    routed_from: int | None = None
 
 
 class TokenBatch(Struct, frozen=True, kw_only=True):
@@ -142,7 +141,6 @@ class TokenDone(Struct, frozen=True, kw_only=True):
     response: dict[str, Any] = field(default_factory=dict)
     base_url: str | None = None
     attempts: tuple[GenerationAttempt, ...] = ()
-    routed_experts: RoutedExperts | None = None
 
 
 class TokenEngine(Protocol):

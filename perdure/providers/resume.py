@@ -13,7 +13,7 @@ from contextlib import aclosing
 import msgspec
 
 from perdure.core.errors import ProviderError
-from perdure.core.tokens import Finish, GenerationAttempt, RoutedExperts, VersionSpan
+from perdure.core.tokens import Finish, GenerationAttempt, VersionSpan
 from perdure.providers.base import TokenBatch, TokenDone, TokenEngine, TokenRequest
 
 MAX_RESUMES = 8
@@ -57,7 +57,6 @@ async def resumed(engine: TokenEngine, request: TokenRequest) -> AsyncGenerator[
         idle = idle + 1 if len(sampled) == begun else 0
         if idle:
             await asyncio.sleep(WAIT_S * 2 ** (idle - 1))
-        routed = _joined(ends)
         asked = msgspec.structs.replace(
             request,
             ids=request.ids + sampled,
@@ -65,7 +64,6 @@ async def resumed(engine: TokenEngine, request: TokenRequest) -> AsyncGenerator[
             max_tokens=request.max_tokens - len(sampled),
             # what the engine sampled are ids of its model, also where that has more rows than the tokenizer has ids
             vocab_size=max(request.vocab_size, max(sampled, default=0) + 1),
-            routed_from=request.routed_from if routed is None else routed.start + routed.rows,
         )
 
 
@@ -116,7 +114,6 @@ def _whole(ends: Sequence[_End], finish: Finish) -> TokenDone:
         response={"attempts": [end.done.response for end in ends]},
         base_url=ends[-1].base_url,
         attempts=tuple(_attempt(end) for end in ends),
-        routed_experts=_joined(ends),
     )
 
 
@@ -148,16 +145,3 @@ def _versions(ends: Sequence[_End]) -> tuple[VersionSpan, ...]:
                 begins = spans.pop().start
             spans.append(VersionSpan(span.version, begins, ending))
     return tuple(spans)
-
-
-def _joined(ends: Sequence[_End]) -> RoutedExperts | None:
-    """The attempts' rows one after the other; None where they do not meet."""
-    held = [end.done.routed_experts for end in ends if end.done.routed_experts is not None]
-    if not held:
-        return None
-    rows = 0
-    for piece in held:
-        if (piece.per_row, piece.dtype, piece.start) != (held[0].per_row, held[0].dtype, held[0].start + rows):
-            return None
-        rows += piece.rows
-    return msgspec.structs.replace(held[0], rows=rows, data=b"".join(piece.data for piece in held))
