@@ -19,6 +19,7 @@ from perdure.providers.base import TokenBatch, TokenDone, TokenRequest
 from perdure.providers.engines import Places, find_renderer
 from perdure.providers.http import Endpoint, Http
 from perdure.providers.registry import Registry, providers_from_env
+from perdure.providers.resume import resumed
 from perdure.providers.sglang import SGLang
 from perdure.providers.token_exact import TokenExactModel
 from tests.doubles.dialogue import LOOK, Dialogue
@@ -139,6 +140,46 @@ async def test_ten_turns_with_tool_calls_only_ever_grow(http: Http, sglang_url: 
     for index in (1, 9, 19):
         ids, start, logprobs = talk.sampled(index)
         assert list(logprobs) == pytest.approx(await engine.score(path, ids, start, VOCABULARY), abs=1e-3)
+
+
+@pytest.mark.parametrize("mode", ["abort", "retract", "in_place"])
+async def test_an_answer_lives_through_a_change_of_weights(
+    engine: SGLang, http: Http, sglang_url: str, mode: str
+) -> None:
+    root, asked = Endpoint("sglang", sglang_url), request(temperature=1.0, max_tokens=120)
+    version = uuid.uuid4().hex
+
+    async def change() -> None:
+        for path, body in (
+            ("/pause_generation", {"mode": mode}),
+            ("/update_weight_version", {"new_version": version, "abort_all_requests": False}),
+            ("/continue_generation", {}),
+        ):
+            await http.call(root, path, msgspec.json.encode(body), retry=False, timeout_s=60)
+
+    ids: list[int] = []
+    logprobs: list[float] = []
+    done: TokenDone | None = None
+    changing: asyncio.Task[None] | None = None
+    async for item in resumed(engine, asked):
+        if isinstance(item, TokenDone):
+            done = item
+            continue
+        ids, logprobs = ids + item.ids, logprobs + item.logprobs
+        if changing is None and len(ids) > 3:
+            changing = asyncio.create_task(change())
+    assert done is not None and changing is not None
+    await changing
+    assert len(ids) == 120 and done.finish.type == "length"
+    before, after = done.versions
+    assert (before.start, before.end, after.end) == (0, after.start, 120) and after.version == version
+    if mode == "abort":
+        assert [each.finish.type for each in done.attempts] == ["abort", "length"]
+        assert [each.length for each in done.attempts] == [before.end, 120 - before.end]
+    else:
+        assert done.attempts == () and done.retractions == (mode == "retract")
+    again = await engine.score("tiny-qwen3", HELLO + array("i", ids), len(HELLO), VOCABULARY)
+    assert logprobs == pytest.approx(again, abs=1e-4)
 
 
 @pytest.mark.parametrize("tools", [[], [PING]])
