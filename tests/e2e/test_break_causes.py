@@ -7,7 +7,6 @@ import json
 import urllib.request
 from collections.abc import Callable, Iterator
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,14 +27,14 @@ READ = {
 THOUGHT = "<think>\nhm\n</think>\n\n"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def ids() -> Iterator[SGLangDouble]:
     double = SGLangDouble(small_tokenizer(), context=32_768)
     yield double
     double.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def other() -> Iterator[SGLangDouble]:
     double = SGLangDouble(small_tokenizer(), model="other", context=32_768)
     yield double
@@ -48,6 +47,7 @@ class Talk:
     def __init__(self, server: ServerProcess, engine: SGLangDouble, **fields: Any) -> None:
         self.client = Letta(base_url=server.url, max_retries=0)
         self.engine = engine
+        engine.engine.completions.clear()
         self.url = server.url
         self.agent = self.client.agents.create(
             model="sglang/tiny",
@@ -89,13 +89,16 @@ def shared(a: dict[str, Any], b: dict[str, Any]) -> int:
     return next((at for at, (x, y) in enumerate(pairs) if x != y), min(len(a["token_ids"]), len(prompt)))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server(
-    own_server: Callable[..., ServerProcess], ids: SGLangDouble, other: SGLangDouble, tmp_path: Path
-) -> ServerProcess:
-    folder = small_tokenizer_folder(tmp_path / "tokenizers")
+    ids: SGLangDouble, database: Callable[[], dict[str, str]], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
+    folder = small_tokenizer_folder(tmp_path_factory.mktemp("tokenizers"))
     (folder / "other").symlink_to(folder / "tiny")
-    return own_server(SGLANG_BASE_URL=ids.base_url, VLLM_BASE_URL="", PERDURE_TOKENIZERS=str(folder))
+    env = {"SGLANG_BASE_URL": ids.base_url, "PERDURE_TOKENIZERS": str(folder), **database()}
+    process = ServerProcess(tmp_path_factory.mktemp("perdure"), env)
+    yield process
+    process.stop()
 
 
 def check(segments: list[dict[str, Any]], *causes: str) -> None:
