@@ -11,7 +11,7 @@ import math
 import zlib
 from array import array
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -130,7 +130,8 @@ class Completion(Struct, frozen=True, kw_only=True):
 
 
 class ScriptedEngine:
-    """Implements `base.TokenEngine`. `requests` are what it was asked; `aborted` the ids of requests closed before their end."""
+    """Implements `base.TokenEngine`. `requests` are what it was asked; `aborted` the ids of requests closed before their end.
+    `answer`: says what each request is answered, instead of the next of `completions`."""
 
     kind = "scripted"
     base_url = "scripted:"
@@ -146,6 +147,7 @@ class ScriptedEngine:
     ) -> None:
         self.completions: deque[str | Completion] = deque(completions)
         self.default = default
+        self.answer: Callable[[TokenRequest], str | Completion] | None = None
         self.requests: list[TokenRequest] = []
         self.aborted: list[str] = []
         self._tokenizer = tokenizer
@@ -154,7 +156,10 @@ class ScriptedEngine:
     async def generate(self, request: TokenRequest) -> AsyncGenerator[TokenBatch | TokenDone, None]:
         check_ids(self.kind, request.ids, request.vocab_size)
         self.requests.append(request)
-        script = self.completions.popleft() if self.completions else self.default
+        if self.answer is not None:
+            script = self.answer(request)
+        else:
+            script = self.completions.popleft() if self.completions else self.default
         completion = Completion(text=script) if isinstance(script, str) else script
         ids, finish = self._played(completion, request)
         lm = HashModel(request.vocab_size)

@@ -12,6 +12,7 @@ from typing import Any
 from msgspec import Struct
 
 from perdure.core.errors import Invalid, NotFound
+from perdure.core.history import joined
 from perdure.core.messages import Message
 from perdure.core.rollouts import RewardGiven, Task
 from perdure.core.tokens import Segment, TokenCall
@@ -143,11 +144,23 @@ def _ledger(conversation_id: str, run_id: str | None) -> Tx[Ledger]:
     if run_id is not None:
         run = yield from run_by_id(run_id)
         given = yield from _given(conversation_id, run_id, said, segments)
-        return segments, calls, said, status_of(run.status, run.stop_reason), run.stop_reason, given
+        return segments, calls, _as_written(said), status_of(run.status, run.stop_reason), run.stop_reason, given
     rows = yield Query("newest_run_of_conversation", {"conversation_id": conversation_id})
     status, reason = rows[0] if rows else ("completed", None)
     given = yield from _given(conversation_id, None, said, segments)
-    return segments, calls, said, status_of(status, reason), reason, given
+    return segments, calls, _as_written(said), status_of(status, reason), reason, given
+
+
+def _as_written(said: list[Message]) -> list[Message]:
+    """A step that waited for approval is stored in two: its record is of the one message the model wrote."""
+    whole: list[Message] = []
+    for message in said:
+        before = whole[-1] if whole else None
+        asks = message.role == "approval" and message.tool_calls
+        if asks and before is not None and before.role == "assistant" and before.step_id == message.step_id:
+            whole[-1] = joined(before, message)
+        whole.append(message)
+    return whole
 
 
 def _given(conversation_id: str, run_id: str | None, said: list[Message], segments: list[Segment]) -> Tx[Given]:

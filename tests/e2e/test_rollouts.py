@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from letta_client import Letta
 
+from perdure.providers.base import TokenRequest
 from perdure.providers.scripted import Completion
 from perdure.tokens.verify import verify_bytes
 from tests.doubles.sglang import SGLangDouble
@@ -77,6 +78,12 @@ def new_agent(client: Letta, **fields: Any) -> Any:
     )
 
 
+def remembering(request: TokenRequest) -> str:
+    """Told by the prompt alone, in whatever order the attempts come."""
+    last = small_tokenizer().decode(request.ids).rpartition("<|im_start|>user")[2]
+    return "I wrote it down now." if "<tool_response>" in last else REMEMBER % "tea"
+
+
 def test_groups_are_run_from_the_agents_own_state_and_leave_it_alone(
     rollout_server: ServerProcess, engine_with_ids: SGLangDouble
 ) -> None:
@@ -84,8 +91,7 @@ def test_groups_are_run_from_the_agents_own_state_and_leave_it_alone(
     agent = new_agent(client)
     engine_with_ids.script("Hello Ann.")
     client.agents.messages.create(agent.id, input="I am here.")
-    for _ in range(4):
-        engine_with_ids.script(REMEMBER % "tea", "I wrote it down now.")
+    engine_with_ids.engine.answer = remembering
     status, job = ask(
         rollout_server,
         "POST",
@@ -94,7 +100,7 @@ def test_groups_are_run_from_the_agents_own_state_and_leave_it_alone(
             "agent_id": agent.id,
             "tasks": [{"id": "tea", "input": "I like tea."}, {"id": "too", "input": "Tea, please."}],
             "group_size": 2,
-            "max_concurrency": 1,
+            "max_concurrency": 4,
             "rewards": [{"name": "length", "weight": 0.5, "source_code": LENGTH}],
         },
     )
@@ -133,6 +139,73 @@ def test_groups_are_run_from_the_agents_own_state_and_leave_it_alone(
     only = lines(rollout_server, f"job_id={job['id']}&group_id={job['rollouts'][2]['group_id']}&limit=1")
     assert json.loads(only)["rollout_id"] == job["rollouts"][2]["id"]
     assert lines(rollout_server, f"job_id={job['id']}&min_reward=4") == b""
+
+
+def test_a_jobs_trajectories_are_sifted_and_paged(rollout_server: ServerProcess, engine_with_ids: SGLangDouble) -> None:
+    agent = new_agent(Letta(base_url=rollout_server.url, max_retries=0))
+    by_place = "def reward(rollout):\n    return rollout['group_index'] if rollout['task']['id'] == 'a' else 1 / 0"
+    body = {
+        "agent_id": agent.id,
+        "tasks": [{"id": "a", "input": "Hi"}, {"id": "b", "input": "Hi"}],
+        "group_size": 3,
+        "rewards": [{"name": "place", "source_code": by_place}],
+    }
+    _, job = ask(rollout_server, "POST", "/v1/rollouts", body)
+    job = ended(rollout_server, job["id"])
+    assert job["counts"] == {"completed": 3, "failed": 3}
+    ids = [rollout["id"] for rollout in job["rollouts"]]
+
+    def found(query: str = "") -> list[str]:
+        data = lines(rollout_server, f"job_id={job['id']}{query}")
+        return [json.loads(line)["rollout_id"] for line in data.splitlines()]
+
+    assert found() == ids
+    assert found("&status=completed") == ids[:3]
+    assert found("&status=completed&status=failed") == ids
+    assert found("&status=cancelled") == []
+    assert found("&min_reward=1") == ids[1:3] and found("&max_reward=1") == ids[:2]
+    assert found(f"&group_id={job['rollouts'][3]['group_id']}") == ids[3:]
+    paged: list[str] = []
+    while page := found("&limit=4" + (f"&after={paged[-1]}" if paged else "")):
+        paged += page
+    assert paged == ids
+    for query, status, says in (
+        ("&after=rollout-none", 404, "after"),
+        ("&limit=0", 422, "limit"),
+        ("&limit=many", 422, "limit"),
+        ("&status=done", 422, "status"),
+        ("&min_reward=high", 422, "min_reward"),
+    ):
+        answered, error = ask(rollout_server, "GET", f"/v1/trajectories?job_id={job['id']}{query}")
+        assert (answered, says in json.dumps(error)) == (status, True), (query, error)
+    answered, error = ask(rollout_server, "GET", f"/v1/trajectories?agent_id={agent.id}&min_reward=1")
+    assert answered == 422 and "job_id" in json.dumps(error)
+    assert ask(rollout_server, "GET", "/v1/rollouts/job-none")[0] == 404
+
+
+def test_approvals_and_denials_are_rewards_of_the_calls_they_answer(
+    rollout_server: ServerProcess, engine_with_ids: SGLangDouble
+) -> None:
+    client = Letta(base_url=rollout_server.url, max_retries=0)
+    agent = new_agent(client)
+    client.agents.tools.update_approval(agent_id=agent.id, tool_name="memory_insert", body_requires_approval=True)
+    engine_with_ids.engine.answer = remembering
+    body = {"agent_id": agent.id, "tasks": [{"input": "I like tea."}], "group_size": 2}
+    _, job = ask(rollout_server, "POST", "/v1/rollouts", body)
+    job = ended(rollout_server, job["id"])
+    for rollout, approve in zip(job["rollouts"], (True, False), strict=True):
+        last = client.agents.messages.list(rollout["agent_id"], order="desc", limit=1).items[0]
+        call_id = last.tool_call.tool_call_id  # type: ignore[union-attr]
+        answer: Any = {"type": "approval", "tool_call_id": call_id, "approve": approve}
+        client.agents.messages.create(rollout["agent_id"], messages=[{"type": "approval", "approvals": [answer]}])
+    records = [json.loads(line) for line in lines(rollout_server, f"job_id={job['id']}").splitlines()]
+    given = [[(each["name"], each["value"], each["weight"]) for each in record["rewards"]] for record in records]
+    assert given == [[("approval", 1.0, 0.0)], [("approval", -1.0, 0.0)]]
+    for record in records:
+        (reward,) = record["rewards"]
+        called = [call[0] for message in record["messages"] for call in message.get("tool_calls") or ()]
+        assert reward["target_id"] in called and reward["source"] == "person"
+    assert verify_bytes(lines(rollout_server, f"job_id={job['id']}")).ok
 
 
 def prompts(double: SGLangDouble) -> list[list[int]]:

@@ -16,6 +16,7 @@ from perdure.api.endpoint import route
 from perdure.api.errors import json_response
 from perdure.api.services import services
 from perdure.core.errors import Invalid
+from perdure.core.rollouts import ENDED
 from perdure.providers.limited import unlimited
 from perdure.providers.token_exact import TokenExactModel
 from perdure.rollouts.drift import drift_report
@@ -53,7 +54,16 @@ async def export(request: Request) -> ASGIApp:
     return StreamingResponse(_lines(name, first, made), media_type=NDJSON)
 
 
+_SIFTING = ("group_id", "status", "min_reward", "max_reward", "after", "limit")
+
+
 def _sifted(query: QueryParams) -> Wanted:
+    if "job_id" not in query and (alone := [name for name in _SIFTING if name in query]):
+        raise Invalid(f"{alone[0]}: goes with job_id; only a job's trajectories are sifted and paged", status=422)
+    if unknown := set(query.getlist("status")) - {*ENDED, "running"}:
+        known = ", ".join(sorted({*ENDED, "running"}))
+        raise Invalid(f"status: {unknown.pop()!r} is not known; use {known}", status=422)
+
     def number(name: str, kind: Any) -> Any:
         if (text := query.get(name)) is None:
             return None
@@ -62,13 +72,16 @@ def _sifted(query: QueryParams) -> Wanted:
         except ValueError as error:
             raise Invalid(f"{name}: {text!r} is not a number", status=422) from error
 
+    limit = number("limit", int)
+    if limit is not None and limit < 1:
+        raise Invalid(f"limit: must be at least 1, not {limit}", status=422)
     return Wanted(
         group_id=query.get("group_id"),
         statuses=tuple(query.getlist("status")),
         min_reward=number("min_reward", float),
         max_reward=number("max_reward", float),
         after=query.get("after"),
-        limit=number("limit", int),
+        limit=limit,
     )
 
 
