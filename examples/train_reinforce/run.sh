@@ -48,5 +48,5 @@ wait_for perdure $! "$perdure/v1/health/"
 
 "$python" $example/trainer.py --perdure "$perdure" --sglang "$sglang" --model "$policy" --out "$out" "$@"
 .venv/bin/python $example/plot.py "$out/log.jsonl" "$out/train.svg"
-.venv/bin/python -m perdure trajectory verify "$out/last.jsonl" --server "$perdure"
+.venv/bin/python -m perdure trajectory verify "$out/last.jsonl" --engine "$sglang"
 echo "The log, the plot and the last rollouts are in $out."
