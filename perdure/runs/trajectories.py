@@ -148,6 +148,11 @@ def _ledger(conversation_id: str, run_id: str | None) -> Tx[Ledger]:
     rows = yield Query("newest_run_of_conversation", {"conversation_id": conversation_id})
     status, reason = rows[0] if rows else ("completed", None)
     given = yield from _given(conversation_id, None, said, segments)
+    for other in given.subagents:
+        segments = [*segments, *(yield from ledger.segments_of_conversation(other))]
+        calls = [*calls, *(yield from ledger.calls_of_conversation(other))]
+        said = [*said, *(yield from message_reads.list_messages(conversation_id=other, limit=None))]
+    calls = sorted(calls, key=lambda call: call.created_us) if given.subagents else calls
     return segments, calls, _as_written(said), status_of(status, reason), reason, given
 
 
@@ -212,8 +217,18 @@ def _given(conversation_id: str, run_id: str | None, said: list[Message], segmen
         group_size=job.spec.group_size,
         task={"id": task.id, "hash": task_hash(task), "metadata": task.metadata},
         rewards=tuple(rewards),
+        subagents=(yield from _subagents(attempt.id, conversation_id)),
         system_text=_system_text(said, segments),
     )
+
+
+def _subagents(rollout_id: str, conversation_id: str) -> Tx[tuple[str, ...]]:
+    """The other conversations of an attempt: those that copies of other agents had for it, and asides of its own agent."""
+    found: list[str] = []
+    for agent_id in (yield from rollout_store.copies_in(rollout_id)):
+        rows = yield Query("exported_conversations", {"agent_id": agent_id})
+        found += [row[0] for row in rows if row[0] != conversation_id]
+    return tuple(found)
 
 
 def _system_text(said: list[Message], segments: list[Segment]) -> str | None:

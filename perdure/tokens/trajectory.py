@@ -41,8 +41,8 @@ from perdure.tokens.seal import seal
 class Given(Struct, frozen=True, kw_only=True):
     """What is known of a rollout beside its tokens: whose attempt at what it was, and how it was scored.
 
-    `system_text`: of an attempt, the prompt it began with, without what differs between copies of one agent; None if it is not
-    stored any more.
+    `subagents`: the conversations of other agents that worked for it, whose segments are its own too. `system_text`: of an
+    attempt, the prompt it began with, without what differs between copies of one agent; None if it is not stored any more.
     """
 
     rollout_id: str | None = None
@@ -51,6 +51,7 @@ class Given(Struct, frozen=True, kw_only=True):
     group_size: int | None = None
     task: dict[str, Any] | None = None
     rewards: tuple[Reward, ...] = ()
+    subagents: tuple[str, ...] = ()
     system_text: str | None = None
 
 
@@ -64,24 +65,49 @@ def rollouts_of(
     stop_reason: str | None = None,
     given: Given | None = None,
 ) -> list[dict[str, Any]]:
-    """One sealed record a conversation, in the order the segments come; `calls` in the order they were made.
+    """One sealed record a conversation, in the order the segments come; `calls` in the order they were made. Conversations of
+    `given.subagents` have no record of their own: their segments are in the others'.
 
     With `run_id`: that run alone. Its segments are cut after its last call, and earlier runs' calls in them stay as context
     with trainable=false. A conversation without a call to show gives no record. `status` "incomplete" trains nothing.
     """
+    joined = frozenset(given.subagents) if given is not None else frozenset[str]()
     by_conversation: dict[str, list[Segment]] = {}
+    others: list[Segment] = []
     for segment in segments:
-        by_conversation.setdefault(segment.conversation_id, []).append(segment)
+        if segment.conversation_id in joined:
+            others.append(segment)
+        else:
+            by_conversation.setdefault(segment.conversation_id, []).append(segment)
+    others = _as_subagents(others)
     said = {message.id: message for message in messages}
     made = list(calls)
     rollouts: list[dict[str, Any]] = []
     for conversation_id, held in by_conversation.items():
-        own = [call for call in made if call.conversation_id == conversation_id]
-        held, own = _cut(sorted(held, key=lambda segment: segment.index), own, run_id)
+        own = [call for call in made if call.conversation_id == conversation_id or call.conversation_id in joined]
+        held, own = _cut([*sorted(held, key=lambda segment: segment.index), *others], own, run_id)
         if own:
             builder = _Builder(held, own, said, run_id=run_id, trains=status != "incomplete")
             rollouts.append(seal(builder.rollout(status, stop_reason, given or Given())))
     return rollouts
+
+
+def _as_subagents(segments: list[Segment]) -> list[Segment]:
+    """Other agents' segments as they are in the record of the attempt they worked for: what begins such a conversation is that
+    it was asked, and nothing it was forked from is in the record."""
+    known = {segment.id for segment in segments}
+    shown: list[Segment] = []
+    for segment in sorted(segments, key=lambda each: each.created_us):
+        if segment.cause == "root" or segment.parent_segment_id not in known:
+            segment = msgspec.structs.replace(
+                segment,
+                cause="subagent",
+                cause_detail=f"agent {segment.agent_id} was asked, in conversation {segment.conversation_id}",
+                parent_segment_id=None,
+                parent_offset=0,
+            )
+        shown.append(segment)
+    return shown
 
 
 def _cut(segments: list[Segment], calls: list[TokenCall], run_id: str | None) -> tuple[list[Segment], list[TokenCall]]:

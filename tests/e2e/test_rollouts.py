@@ -278,6 +278,37 @@ def test_attempts_begin_with_the_agent_as_it_was_when_the_job_was_accepted(
     assert "Ann" in small_tokenizer().decode(made[0]) and "Bob" not in small_tokenizer().decode(made[0])
 
 
+def test_what_another_agent_did_for_an_attempt_is_in_its_record(
+    rollout_server: ServerProcess, engine_with_ids: SGLangDouble
+) -> None:
+    client = Letta(base_url=rollout_server.url, max_retries=0)
+    tool = "send_message_to_agent_and_wait_for_reply"
+    helper, asker = new_agent(client), new_agent(client)
+    [found] = client.tools.list(name=tool).items
+    client.agents.tools.attach(str(found.id), agent_id=asker.id)
+    arguments = json.dumps({"message": "What is one and one?", "other_agent_id": helper.id})
+    call = f'<tool_call>\n{{"name": "{tool}", "arguments": {arguments}}}\n</tool_call>'
+    engine_with_ids.script(call, "Two, I think.", "It is two.")
+    _, job = ask(
+        rollout_server,
+        "POST",
+        "/v1/rollouts",
+        {"agent_id": asker.id, "tasks": [{"id": "sum", "input": "One and one?"}]},
+    )
+    assert ended(rollout_server, job["id"])["counts"] == {"completed": 1}
+    data = lines(rollout_server, f"job_id={job['id']}")
+    report = verify_bytes(data, tokenizer=small_tokenizer())
+    assert report.ok and report.rollouts == 1, report.violations
+    record = json.loads(data)
+    assert [segment["cause"] for segment in record["segments"]] == ["root", "subagent"]
+    own, other = record["segments"]
+    assert own["agent_id"] != other["agent_id"] and len(record["run_ids"]) == 2
+    assert [made["segment_index"] for made in record["calls"]] == [0, 1, 0]
+    answers = [small_tokenizer().decode(made["token_ids"]) for made in record["calls"]]
+    assert "Two, I think." in answers[1] and "It is two." in answers[2]
+    assert sum(own["loss_mask"]) + sum(other["loss_mask"]) == sum(made["length"] for made in record["calls"])
+
+
 def test_a_reward_may_be_given_days_later(rollout_server: ServerProcess, engine_with_ids: SGLangDouble) -> None:
     client = Letta(base_url=rollout_server.url, max_retries=0)
     agent = new_agent(client)

@@ -39,7 +39,7 @@ from tests.engines.marked import MarkedSGLang, place
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(3600)]
 
 CONVERSATIONS = int(os.environ.get("PERDURE_CONVERSATIONS", "3"))
-AT_ONCE = 12
+AT_ONCE = 6  # more of these prompts would not fit the prefix cache of the server
 WINDOW = 1_500
 LONGEST = 100
 VOCABULARY = 151_936

@@ -6,9 +6,9 @@ import pytest
 from perdure.core.errors import StoreError
 from perdure.core.tokens import bytes_to_floats, bytes_to_ids, floats_to_bytes
 from perdure.tokens.export import Unreadable, dump_jsonl, load_jsonl, locate
-from perdure.tokens.trajectory import rollouts_of
+from perdure.tokens.trajectory import Given, rollouts_of
 from perdure.tokens.verify import verify, verify_bytes
-from tests.unit.tokens.trajectory_ledger import END, TOKENIZER, Ledger, conversation, score
+from tests.unit.tokens.trajectory_ledger import ASK, END, TOKENIZER, Ledger, conversation, score, turn
 
 
 @pytest.fixture
@@ -67,6 +67,21 @@ def test_the_likeliest_ids_stand_beside_what_was_sampled(ledger: Ledger) -> None
         assert compacted[name][:shared] == root[name][:shared]
     assert verify([record], tokenizer=TOKENIZER, score=score).ok
     assert not any("top_ids" in segment for segment in rollout(conversation())["segments"])  # nobody asked
+
+
+def test_another_agents_work_for_an_attempt_is_in_its_record() -> None:
+    ledger = conversation()
+    asked, summary = ledger.begin("root", conversation="conv-2"), ledger.said("user", "What is f of 2?")
+    asked = ledger.segments[-1] = msgspec.structs.replace(asked, agent_id="agent-2")
+    ledger.call(asked, [*turn(summary, "user", "What is f of 2?"), *ASK], "Two.", run="run-3", bridge="render")
+    [record] = rollouts_of(ledger.segments, ledger.calls, ledger.messages, given=Given(subagents=("conv-2",)))
+    assert [segment["cause"] for segment in record["segments"]] == ["root", "compaction", "subagent"]
+    own = record["segments"][-1]
+    assert (own["agent_id"], own["parent_segment_id"], own["parent_offset"]) == ("agent-2", None, 0)
+    assert "conv-2" in own["cause_detail"] and record["conversation_id"] == "conv-1"
+    assert sum(sum(segment["loss_mask"]) for segment in record["segments"]) == sum(c.length for c in ledger.calls)
+    report = verify([record], tokenizer=TOKENIZER, score=score)
+    assert report.ok, report.violations
 
 
 def test_versions_are_indexed_per_token(ledger: Ledger) -> None:
