@@ -69,7 +69,7 @@ async def followers(bench: Bench) -> list[Figure]:
     """`plan.followers` clients read one run's tokens as they come, each from the first on."""
     count, tokens = bench.plan.followers, bench.plan.followed_tokens
     (agent_id,) = await bench.create_agents(1)
-    (writer, *readers) = await bench.connect(1 + count)
+    writer, *readers = [await bench.target.open() for _ in range(1 + count)]  # those of before may be closed by now
     before = rss_bytes(bench.pid) if bench.pid is not None else 0
     body = {
         "input": directive(tokens=tokens, pace=PACE, delay=round(ATTACH_S * 1000)),
@@ -85,6 +85,8 @@ async def followers(bench: Bench) -> list[Figure]:
         await asyncio.sleep(ATTACH_S)
         during = rss_bytes(bench.pid) if bench.pid is not None else 0
         own, seen = await written, await asyncio.gather(*read)
+    for connection in (writer, *readers):
+        connection.close()
     for times in (own, *seen):
         if not times.ended_well or len(times.tokens) != tokens:
             raise LoadError(f"A follower of {tokens} tokens saw {len(times.tokens)}, ended well: {times.ended_well}.")

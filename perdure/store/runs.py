@@ -95,7 +95,8 @@ def cancel_requests() -> Tx[list[str]]:
 
 
 def orphaned_conversations(now: int, dead_owner: str = "", *, limit: int = 100) -> Tx[list[str]]:
-    """Conversations with work that nobody holds: agents in turn, those first that have least under way, oldest work first."""
+    """Conversations with work that nobody holds: agents in turn, those first that have least under way, then those whose last
+    run ended longest ago."""
     rows = yield Query("orphaned_runs", {"now": now, "dead_owner": dead_owner, "limit": limit})
     return list(dict.fromkeys(row[1] for row in rows))
 

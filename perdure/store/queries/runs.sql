@@ -117,27 +117,27 @@ WHERE agent_id = :agent_id AND status IN ('created', 'running') ORDER BY created
 -- name: orphaned_runs
 -- sqlite:
 SELECT id, conversation_id FROM (
-  SELECT r.id, r.conversation_id, r.created_us,
+  SELECT r.id, r.conversation_id, r.created_us, COALESCE(a.last_run_completed_us, 0) AS served_us,
          ROW_NUMBER() OVER (PARTITION BY r.agent_id ORDER BY r.created_us, r.id) + COALESCE(busy.runs, 0) AS turn
-  FROM runs r JOIN conversations c ON c.id = r.conversation_id
+  FROM runs r JOIN conversations c ON c.id = r.conversation_id JOIN agents a ON a.id = r.agent_id
   LEFT JOIN (SELECT agent_id, COUNT(*) AS runs FROM runs WHERE status IN ('created', 'running') AND status = 'running'
              GROUP BY agent_id) busy ON busy.agent_id = r.agent_id
   WHERE r.status IN ('created', 'running')
     AND (c.active_run_id IS NULL OR c.lease_until_us < :now OR c.lease_owner = :dead_owner)
 ) waiting
-ORDER BY turn, created_us, id LIMIT :limit
+ORDER BY turn, served_us, created_us, id LIMIT :limit
 -- postgres:
 SELECT id, conversation_id FROM (
-  SELECT r.id, r.conversation_id, r.created_us,
+  SELECT r.id, r.conversation_id, r.created_us, COALESCE(a.last_run_completed_us, 0) AS served_us,
          ROW_NUMBER() OVER (PARTITION BY r.agent_id ORDER BY r.created_us, r.id) + COALESCE(busy.runs, 0) AS turn
-  FROM runs r JOIN conversations c ON c.id = r.conversation_id
+  FROM runs r JOIN conversations c ON c.id = r.conversation_id JOIN agents a ON a.id = r.agent_id
   LEFT JOIN (SELECT agent_id, COUNT(*) AS runs FROM runs WHERE status IN ('created', 'running') AND status = 'running'
              GROUP BY agent_id) busy ON busy.agent_id = r.agent_id
   WHERE r.status IN ('created', 'running')
     AND (c.active_run_id IS NULL OR c.lease_owner = :dead_owner
          OR c.lease_until_us < (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::bigint)
 ) waiting
-ORDER BY turn, created_us, id LIMIT :limit
+ORDER BY turn, served_us, created_us, id LIMIT :limit
 
 -- name: count_waiting
 SELECT COUNT(*) FROM runs WHERE status IN ('created', 'running') AND status = 'created'

@@ -6,9 +6,10 @@ from perdure.core.agents import Agent, AgentBundle
 from perdure.core.conversations import Conversation
 from perdure.core.ids import new_id, now_us
 from perdure.core.messages import Message, TextPart
-from perdure.core.runs import Run, RunConfig
+from perdure.core.runs import Run, RunConfig, Usage
 from perdure.store import agents
 from perdure.store.base import Store
+from perdure.store.commits import RunEnd, StepCommit, commit_step
 from perdure.store.conversations import create_conversation
 from perdure.store.runs import count_waiting, hand_over, orphaned_conversations
 from perdure.store.submissions import Accepted, claim_next, submit_run
@@ -81,6 +82,19 @@ async def test_agents_take_turns_and_those_with_least_under_way_come_first(store
     assert await store.read(count_waiting) == 4
     left = await store.scan(lambda: orphaned_conversations(now_us()))
     assert left == [modest[0], modest[1], greedy[2], greedy[3]]
+
+
+async def test_whoever_was_served_last_lets_others_go_first(store: Store) -> None:
+    greedy, modest = await an_agent(store, 3), await an_agent(store, 1)
+    for conversation_id in (*greedy, *modest):
+        await queue(store, greedy[0] if conversation_id in greedy else modest[0], conversation_id)
+    accepted = await claim(store, greedy[0], "one")
+    assert accepted is not None and accepted.lease is not None
+    end = RunEnd(status="completed", stop_reason="end_turn", completed_us=now_us(), total_duration_ns=1)
+    commit = StepCommit(lease=accepted.lease, agent_id=greedy[0], now=now_us(), usage=Usage(), step_count=1, end=end)
+    await store.write(lambda: commit_step(commit))
+    left = await store.scan(lambda: orphaned_conversations(now_us()))
+    assert left == [modest[0], greedy[1], greedy[2]]
 
 
 async def test_each_waiting_run_is_claimed_by_one_of_many_workers(store: Store) -> None:
