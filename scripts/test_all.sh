@@ -22,6 +22,7 @@ part() { # part NAME SECONDS COMMAND...: run it if it fits
 part "real tokenizers" 60 bash scripts/fetch_tokenizers.sh
 part "renderers beside the models' own templates" 120 .venv/bin/python -m pytest tests/contract/renderers
 part "letta-evals" 60 .venv/bin/python -m pip install --quiet --disable-pip-version-check "letta-evals>=0.26"
+part "exports loaded by the libraries they are for" 180 bash scripts/test_exports.sh
 part "Ray (installs about 300 MB on the first run)" 120 .venv/bin/python -m pip install --quiet --disable-pip-version-check "ray[serve]>=2.40,<3"
 part "slow tests" 120 .venv/bin/python -m pytest tests -m "slow and not engine"
 if command -v npm >/dev/null; then
