@@ -43,12 +43,15 @@ class Perdure:
             raise SystemExit(f"{len(failed)} rollouts failed; the first: {failed[0]}")
         return ask(f"{self.url}/v1/trajectories?job_id={started['id']}", method="GET")
 
-    def rescore(self, rollout_id: str) -> list[dict[str, Any]]:
-        """By segment, what the weights served now give for what was sampled."""
-        return self.call("POST", f"/v1/trajectories/{rollout_id}/rescore", {})["segments"]
+    def rescore(self, rollout_id: str, model: str) -> list[dict[str, Any]]:
+        """By segment, what the weights that `model` serves now give for what was sampled."""
+        return self.call("POST", f"/v1/trajectories/{rollout_id}/rescore", {"model": model})["segments"]
 
 
 def push_weights(sglang: str, folder: Path, version: str) -> None:
-    """SGLang reads the weights in `folder`, drops its cache, and names `version` on all it samples from then on."""
+    """SGLang reads the weights in `folder`, drops its cache, and names `version` on all it samples from then on.
+
+    It also takes the folder's path for its model's name: Perdure knows a model by the last part, which must not change.
+    """
     body = {"model_path": str(folder.resolve()), "weight_version": version, "flush_cache": True}
     ask(f"{sglang.rstrip('/')}/update_weights_from_disk", body)

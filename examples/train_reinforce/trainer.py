@@ -114,9 +114,9 @@ def update(model: Any, optimizer: torch.optim.Optimizer, batch: Sequence[Sample]
     return figures
 
 
-def rescored(perdure: Perdure, model: Any, records: Iterable[dict[str, Any]]) -> dict[str, float]:
+def rescored(perdure: Perdure, handle: str, model: Any, records: Iterable[dict[str, Any]]) -> dict[str, float]:
     """Ratios of the weights served now to those that sampled, from the engine itself, and how far the trainer's are from them."""
-    segments = [segment for record in records for segment in perdure.rescore(record["rollout_id"])]
+    segments = [segment for record in records for segment in perdure.rescore(record["rollout_id"], handle)]
     ratios = torch.tensor([each for segment in segments for each in segment["log_ratios"]]).exp()
     by_id = {segment["segment_id"]: segment["token_ids"] for record in records for segment in record["segments"]}
     with torch.no_grad():
@@ -152,7 +152,8 @@ def train(asked: argparse.Namespace) -> None:
     perdure = Perdure(asked.perdure)
     model = AutoModelForCausalLM.from_pretrained(asked.model, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(asked.model)
-    agent_id = perdure.agent(f"sglang/{asked.model.name}", SYSTEM, TOOL)
+    handle = f"sglang/{asked.model.name}"
+    agent_id = perdure.agent(handle, SYSTEM, TOOL)
     job = {
         "agent_id": agent_id,
         "tasks": tasks(),
@@ -164,8 +165,9 @@ def train(asked: argparse.Namespace) -> None:
     }
 
     def push(version: int) -> None:
-        model.save_pretrained(asked.out / "weights")
-        push_weights(asked.sglang, asked.out / "weights", str(version))
+        folder = asked.out / "weights" / asked.model.name
+        model.save_pretrained(folder)
+        push_weights(asked.sglang, folder, str(version))
 
     began = time.monotonic()
     push(0)
@@ -184,7 +186,7 @@ def train(asked: argparse.Namespace) -> None:
             clock.lap("update")
             push(iteration + 1)
             clock.lap("push")
-            figures |= rescored(perdure, model, records[:: asked.group])
+            figures |= rescored(perdure, handle, model, records[:: asked.group])
             clock.lap("rescore")
             entry = {"iteration": iteration, **seen(records), **figures, "seconds": clock.laps}
             entry |= {"elapsed": time.monotonic() - began, "trainer_cpu": time.process_time()}
