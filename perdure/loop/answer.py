@@ -18,6 +18,7 @@ class Answer:
 
     `asks`: the tools whose calls wait for approval; these calls go into a message of their own, the request. `refuses`: whether
     the last of calls of these names is one that the tool rules do not let through, so that nobody is asked about it.
+    `one_call`: of several calls only the first counts, the others are left out.
     """
 
     def __init__(
@@ -29,6 +30,7 @@ class Answer:
         deltas: bool,
         asks: frozenset[str] = frozenset(),
         refuses: Callable[[Sequence[str]], bool] | None = None,
+        one_call: bool = False,
     ) -> None:
         self.message_id = message_id
         self.step_id = step_id
@@ -45,6 +47,8 @@ class Answer:
         self._call_ids: dict[int, str] = {}
         self._asks = asks
         self._refuses = refuses
+        self._one_call = one_call
+        self._first_call: int | None = None
         self._names: list[str] = []
         self._asking: set[int] = set()
         self._request_id = ""
@@ -54,6 +58,8 @@ class Answer:
         events: list[Event] = []
         for chunk in chunks:
             self.any_output = True
+            if self._one_call and type(chunk) is ToolCallChunk and not self._is_first(chunk):
+                continue
             if self._asks and type(chunk) is ToolCallChunk and self._is_asking(chunk):
                 if self.deltas and (event := self._call_event(chunk)) is not None:
                     events.append(event)
@@ -66,6 +72,11 @@ class Answer:
             if self.deltas and not unseen and (event := self._event(chunk)) is not None:
                 events.append(event)
         return events
+
+    def _is_first(self, chunk: ToolCallChunk) -> bool:
+        if self._first_call is None:
+            self._first_call = chunk.index
+        return chunk.index == self._first_call
 
     def _is_asking(self, chunk: ToolCallChunk) -> bool:
         """Whether the call waits for approval: told by its name, which comes with its first piece."""

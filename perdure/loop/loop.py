@@ -138,7 +138,7 @@ def _answer(turn: Turn, message_id: str, step_id: str, at_us: int) -> Answer:
     if turn.asks and rules.constrains(turn.agent.tool_rules):
         own["refuses"] = partial(refuses_last, turn)
     if legacy is None:
-        return Answer(message_id, step_id, at_us, **own)
+        return Answer(message_id, step_id, at_us, one_call=not turn.agent.model_settings.parallel_tool_calls, **own)
     return LegacyAnswer(message_id, step_id, at_us, speech=legacy.speech, form_of=legacy.form_of, **own)
 
 

@@ -226,3 +226,19 @@ def test_a_token_stream_asks_about_a_call_that_only_the_one_before_it_allowed(
     assert asked == {"tool_call_message": {"call_1", "call_3"}, "approval_request_message": {"call_2"}}
     engine.script(text("done"))
     assert [status for status, _ in returns(send(client, agent, approval("call_2")))] == ["success", "success", "error"]
+
+
+def test_without_parallel_calls_a_stream_shows_only_the_call_that_counts(
+    client: Letta, engine: OpenAIDouble, worker: Callable[..., Any]
+) -> None:
+    agent = worker()
+    settings: Any = {"provider_type": "openai", "parallel_tool_calls": False}
+    client.agents.update(agent.id, model_settings=settings)
+    engine.script(calls([("call_1", "first", {}), ("call_2", "second", {})]), text("done"))
+    stream = send(client, agent, streaming=True, stream_tokens=True, include_pings=False)
+    shown = [event.tool_call.tool_call_id for event in stream if event.message_type == "tool_call_message"]
+    assert set(shown) == {"call_1"}
+    listed = [
+        message for message in client.agents.messages.list(agent.id) if message.message_type == "tool_call_message"
+    ]
+    assert [[call.tool_call_id for call in message.tool_calls] for message in listed] == [["call_1"]]
