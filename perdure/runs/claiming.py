@@ -145,7 +145,7 @@ class Claiming:
         """Look for what waits, or is driven by nobody any more, for ever."""
         while True:
             try:
-                self._capacity.counted(await self._store.read(run_store.count_waiting))
+                self._capacity.counted(await self._store.scan(run_store.count_waiting))
                 await self.fill()
             except AgentError:
                 log.exception("looking for waiting runs failed; trying again")

@@ -6,11 +6,14 @@ its name.
 
 import os
 import socket
+import time
 import uuid
 
 from perdure.core.ids import now_us
 from perdure.store import runs as run_store
 from perdure.store.base import Store
+
+FRESH_S = 0.5
 
 
 class Owners:
@@ -19,6 +22,8 @@ class Owners:
     def __init__(self, store: Store) -> None:
         self.me = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:12]}"
         self._store = store
+        self._known = [""]
+        self._looked_at = -FRESH_S
 
     async def orphans(self, limit: int) -> list[str]:
         """Conversations with runs that nobody drives, at most `limit`, agents in turn."""
@@ -40,8 +45,12 @@ class Owners:
         """
         if self._store.signals.shared:
             return [""]
-        owners = await self._store.read(run_store.lease_owners)
-        return ["", *(owner for owner in owners if owner != self.me and is_dead(owner))]
+        now = time.monotonic()
+        if now - self._looked_at >= FRESH_S:  # with thousands of waiting runs it costs milliseconds
+            self._looked_at = now
+            owners = await self._store.scan(run_store.lease_owners)
+            self._known = ["", *(owner for owner in owners if owner != self.me and is_dead(owner))]
+        return self._known
 
 
 def is_dead(owner: str) -> bool:

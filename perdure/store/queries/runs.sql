@@ -149,11 +149,11 @@ SELECT id FROM conversations WHERE id = :id
 SELECT id FROM conversations WHERE id = :id FOR UPDATE SKIP LOCKED
 
 -- name: cancel_requests
-SELECT id FROM runs WHERE status = 'running' AND cancel_requested = 1
+SELECT id FROM runs WHERE status IN ('created', 'running') AND status = 'running' AND cancel_requested = 1
 
 -- name: lease_owners
 SELECT DISTINCT c.lease_owner FROM runs r JOIN conversations c ON c.id = r.conversation_id
-WHERE r.status IN ('created', 'running') AND c.active_run_id IS NOT NULL
+WHERE r.status IN ('created', 'running') AND r.status = 'running' AND c.active_run_id IS NOT NULL
 
 -- name: insert_step
 INSERT INTO steps (id, run_id, agent_id, created_us, model, feedback, body)
