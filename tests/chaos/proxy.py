@@ -47,7 +47,8 @@ class Proxy:
             writer.transport.abort()
             return
         self._writers |= {writer, onward[1]}
-        await asyncio.gather(self._pass_on(reader, onward[1]), self._pass_on(onward[0], writer))
+        with contextlib.suppress(asyncio.CancelledError):  # the test is over
+            await asyncio.gather(self._pass_on(reader, onward[1]), self._pass_on(onward[0], writer))
         self._writers -= {writer, onward[1]}
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

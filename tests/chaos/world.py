@@ -130,7 +130,7 @@ class World:
             database = Proxy(self.postgres.port)
             await database.start()
             env["PERDURE_DATABASE_URL"] = f"postgresql://postgres@127.0.0.1:{database.port}/{self._database}"
-        server = await asyncio.to_thread(ServerProcess, self._folder / f"server-{number}", env)
+        server = await asyncio.to_thread(ServerProcess, self._folder / f"server-{number}", env, within_s=90)
         return Member(server, engine, database)
 
     def urls(self) -> list[str]:
