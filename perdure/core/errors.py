@@ -85,7 +85,7 @@ class ProviderError(AgentError):
     """A model endpoint failed.
 
     `status` is its HTTP status where it answered one; `detail` what it said, cut to a sane length;
-    `retryable`: nothing was generated and the same call may succeed later.
+    `retryable`: nothing was generated and the same call may succeed later. `sent`: the request, where one was made.
     """
 
     def __init__(
@@ -104,6 +104,7 @@ class ProviderError(AgentError):
         self.detail = detail
         self.retryable = retryable
         self.retry_after_s = retry_after_s
+        self.sent: bytes | None = None
 
 
 class PromptTooLong(ProviderError):

@@ -137,9 +137,11 @@ class Http:
         attempt = 0
         while True:
             attempt += 1
+            sent = body() if callable(body) else body
             try:
-                return await self._once(endpoint, path, body() if callable(body) else body, method, headers)
+                return await self._once(endpoint, path, sent, method, headers)
             except ProviderError as error:
+                error.sent = sent
                 if self.refused is not None:
                     self.refused(endpoint.name, error)
                 if not retry or not await self.pause(error, attempt, endpoint.retries):
@@ -196,7 +198,7 @@ class Http:
             )
         except Exception as cause:
             raise _transport_error(endpoint, path, cause) from cause
-        answer = Answer(self, endpoint, path, response)
+        answer = Answer(self, endpoint, path, response, body)
         if response.status == 200:
             return answer
         try:
@@ -217,11 +219,16 @@ class Http:
 
 
 class Answer:
-    """A 200 under way. Leaving the block, or `close`, before its end drops the connection, and the engine stops."""
+    """A 200 under way. Leaving the block, or `close`, before its end drops the connection, and the engine stops.
 
-    __slots__ = ("_between_set", "_endpoint", "_http", "_left", "_path", "_read", "_response")
+    A ProviderError that leaves the block knows what was `sent`.
+    """
 
-    def __init__(self, http: Http, endpoint: Endpoint, path: str, response: "ClientResponse") -> None:
+    __slots__ = ("_between_set", "_endpoint", "_http", "_left", "_path", "_read", "_response", "_sent")
+
+    def __init__(
+        self, http: Http, endpoint: Endpoint, path: str, response: "ClientResponse", sent: bytes | None
+    ) -> None:
         self._http = http
         self._left = False
         self._endpoint = endpoint
@@ -229,6 +236,7 @@ class Answer:
         self._response = response
         self._read = response.content.readany
         self._between_set = False
+        self._sent = sent
 
     @property
     def content_type(self) -> str:
@@ -237,7 +245,9 @@ class Answer:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, ProviderError):
+            error.sent = self._sent
         self.close()
 
     def close(self) -> None:

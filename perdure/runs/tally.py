@@ -6,9 +6,11 @@ Counted once per step, when its model call is there; a step that only answers ca
 import time
 from typing import Any
 
+import msgspec
+
 from perdure.core.errors import AgentError, Conflict, Invalid, NotFound, ProviderError
 from perdure.core.events import Event, LogEnded, RunFailed, RunStopped, UsageReported
-from perdure.core.model import ModelDone
+from perdure.core.model import ModelDone, ProviderExchange
 from perdure.core.runs import Run, StopReason, Usage, status_of
 from perdure.core.tokens import bytes_to_ids
 from perdure.loop.turn import StepResult, Turn
@@ -116,6 +118,16 @@ def error_record(error: AgentError) -> dict[str, Any]:
         return record | ({"body": error.detail} if error.detail is not None else {})
     kind = "not_found" if isinstance(error, NotFound) else "invalid" if isinstance(error, Invalid) else "internal_error"
     return {"type": kind, "message": error.message, "detail": error.message, "status": None}
+
+
+def exchange_of(result: StepResult) -> ProviderExchange | None:
+    """What was sent for a step and what came back, also where that was a failure."""
+    if result.done is not None:
+        return result.done.exchange
+    error = result.error
+    if not isinstance(error, ProviderError) or error.sent is None:
+        return None
+    return ProviderExchange(request=error.sent, response=msgspec.json.encode({"error": error_record(error)}))
 
 
 def wire_logprobs(done: ModelDone) -> dict[str, Any]:

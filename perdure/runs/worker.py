@@ -34,7 +34,7 @@ from perdure.runs.log import RunLog
 from perdure.runs.outgoing import Outgoing
 from perdure.runs.rest import Rest, next_rest
 from perdure.runs.shielding import shielded
-from perdure.runs.tally import Tally
+from perdure.runs.tally import Tally, exchange_of
 from perdure.runs.unfinished import Unfinished, unanswered, unfinished_step
 from perdure.store import agents
 from perdure.store.approvals import Admission
@@ -200,7 +200,7 @@ class Worker:
         now = now_us()
         last = self._last_events(result.stop, result.error) if result.stop is not None else ()
         capture = result.done.capture if result.done else None
-        exchange = result.done.exchange if result.done else None
+        exchange = exchange_of(result)
         effects = result.outcome.effects if result.outcome else ()
         return StepCommit(
             lease=self.lease,

@@ -148,6 +148,10 @@ def test_a_fault_is_told_once_and_over(
     assert "hasty" in found[3]["message"]
     assert not {"sk-secret", "10.0.0.7"} & set(str(found[3]).split())
     assert [run.status for run in client.runs.list(agent_id=agent.id).items] == ["failed"]
+    [step] = client.steps.list(agent_id=agent.id).items
+    trace: Any = client.steps.trace.retrieve(step.id)
+    assert trace.request_json["messages"][-1]["content"] == "Hi"
+    assert found[3]["message"] == trace.response_json["error"]["message"]
     answer = client.agents.messages.create(agent_id=agent.id, input="And now?")
     assert [message.content for message in answer.messages] == ["ok"]
     sent = [(each["role"], each["content"]) for each in double.requests[-1]["messages"]][1:]
