@@ -18,8 +18,8 @@ from task import REWARD, REWARD_WEIGHT, SYSTEM, TOOL, tasks, transcript
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 CLIP = 0.2
-# top_p: a tiny policy leaves a little to each of its 12,000 tokens, and a single one of those breaks a call
-SAMPLING = {"temperature": 1.0, "top_p": 0.98, "max_output_tokens": 48, "enable_thinking": False}
+# min_p: a tiny policy leaves a little to each of its 12,000 tokens, and a single one of those breaks a call
+SAMPLING = {"temperature": 1.0, "min_p": 0.1, "max_output_tokens": 48, "enable_thinking": False}
 
 
 class Sample(NamedTuple):
@@ -137,11 +137,11 @@ def main() -> None:
     said.add_argument("--sglang", default="http://127.0.0.1:30000")
     said.add_argument("--model", type=Path, required=True, help="the folder SGLang was started with")
     said.add_argument("--out", type=Path, required=True, help="for the log, the weights and the last rollouts")
-    said.add_argument("--iterations", type=int, default=40)
+    said.add_argument("--iterations", type=int, default=30)
     said.add_argument("--group", type=int, default=8, help="rollouts a task")
     said.add_argument("--passes", type=int, default=2, help="gradient steps on each batch")
     said.add_argument("--rate", type=float, default=5e-4)
-    said.add_argument("--warm-steps", type=int, default=200)
+    said.add_argument("--warm-steps", type=int, default=150)
     said.add_argument("--warm-rate", type=float, default=5e-3)
     train(said.parse_args())
 
