@@ -24,7 +24,8 @@ part "renderers beside the models' own templates" 120 .venv/bin/python -m pytest
 part "letta-evals" 60 .venv/bin/python -m pip install --quiet --disable-pip-version-check "letta-evals>=0.26"
 part "exports loaded by the libraries they are for" 180 bash scripts/test_exports.sh
 part "Ray (installs about 300 MB on the first run)" 120 .venv/bin/python -m pip install --quiet --disable-pip-version-check "ray[serve]>=2.40,<3"
-part "slow tests" 120 .venv/bin/python -m pytest tests -m "slow and not engine"
+part "slow tests" 120 .venv/bin/python -m pytest tests -m "slow and not engine" --ignore tests/chaos
+part "chaos (the long form: PERDURE_CHAOS_RUNS=200 PERDURE_PROMISES=long)" 600 .venv/bin/python -m pytest tests/chaos -s
 if command -v npm >/dev/null; then
     part "TypeScript SDK" 90 bash scripts/test_typescript.sh
 else
