@@ -2,7 +2,7 @@
 
     python plot.py log.jsonl train.svg
 
-Invariant: every point is a number of the log.
+Invariant: every point is a number of the log, or the edge of its panel where that lies beyond.
 """
 
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 
 WIDTH, HEIGHT, LEFT, TOP, GAP = 720, 220, 56, 44, 60
 LINES = {"reward": ("#1b5e9b", 2.5), "queue": ("#d1781f", 1.3), "answer": ("#3d8b47", 1.3)}
-RATIO = "rescored_ratio_"
+RATIO, HIGHEST = "rescored_ratio_", 3.0
 MEANING = {"reward": "reward", "queue": "right queue", "answer": "right answer"}
 
 
@@ -48,9 +48,9 @@ def drawing(log: Sequence[dict[str, float]]) -> str:
         drawn.append(line([point(entry["iteration"], entry[name]) for entry in log], colour, width))
         x = LEFT + 380 + 90 * at
         drawn.append(f'<text x="{x}" y="{TOP - 12}" fill="{colour}">{MEANING[name]}</text>')
-    high = max(1.5, *(entry[RATIO + "max"] for entry in log))
+    high = min(HIGHEST, max(1.5, *(entry[RATIO + "max"] for entry in log)))
     second = TOP + HEIGHT + GAP
-    title = "Importance ratios of sampled tokens under the next weights (mean, and from least to largest)"
+    title = f"Importance ratios under the next weights (mean, and from least to largest, cut off at {HIGHEST:g})"
     more, point = panel(second, title, 0.0, high, last)
     upper = [point(entry["iteration"], entry[RATIO + "max"]) for entry in log]
     lower = [point(entry["iteration"], entry[RATIO + "min"]) for entry in log]
