@@ -13,8 +13,10 @@ from typing import Any
 
 from msgspec import Struct
 
+from perdure.core.approvals import still_waiting
 from perdure.core.errors import AgentError, LeaseLost, ProviderError, StoreError
 from perdure.core.events import Event
+from perdure.core.history import open_calls
 from perdure.core.ids import now_us
 from perdure.core.messages import Message
 from perdure.core.runs import Run, StopReason
@@ -336,6 +338,14 @@ class Runner:
         admitted = accepted.admitted
         if admitted.answering is not None and context.answer is None:
             raise AgentError(f"The request {admitted.answering.request_id} is not in the context any more.")
+        waits = accepted.state.pending if accepted.state is not None else None
+        if (
+            admitted.answering is None
+            and waits is not None
+            and not run.config.compact_only
+            and open_calls(context.messages)
+        ):
+            raise still_waiting(waits)  # a failed run is to be taken up again, and something else waits by now
         turn, executor = await self._turns.turn(run, context)
         turn.later = admitted.later
         if run.config.compact_only:

@@ -216,6 +216,25 @@ def test_a_repeated_answer_takes_up_a_run_that_failed(client: Letta, engine: Ope
     assert history(client, payer).count("tool_return_message") == 1
 
 
+def test_a_failed_run_is_not_taken_up_again_while_another_request_waits(
+    client: Letta, engine: OpenAIDouble, payer: Any
+) -> None:
+    ask(client, engine, payer)
+    engine.script(failure(401))
+    with pytest.raises(APIStatusError):
+        client.agents.messages.create(agent_id=payer.id, messages=approve("call_1"))
+    waiting = ask(client, engine, payer, id="call_2").messages[0]
+    asked = len(engine.requests)
+    with pytest.raises(APIStatusError) as error:
+        client.agents.messages.create(agent_id=payer.id, messages=approve("call_1"))
+    assert error.value.status_code == 409 and waiting.id in str(error.value.body)
+    assert len(engine.requests) == asked
+    engine.script(text("Paid."))
+    answer = client.agents.messages.create(agent_id=payer.id, messages=approve("call_2"))
+    assert answer.messages[-1].content == "Paid."
+    assert history(client, payer).count("tool_return_message") == 2
+
+
 def test_old_clients_answer_by_the_requests_message_id(client: Letta, engine: OpenAIDouble, payer: Any) -> None:
     request = ask(client, engine, payer).messages[0]
     old = {"type": "approval", "approve": True, "approval_request_id": request.id}
