@@ -272,7 +272,8 @@ class Runner:
             self.contexts.forget(run.conversation_id)
             await self._end(worker, "error", AgentError(f"Internal error: {type(error).__name__}: {error}"))
         finally:
-            del self._jobs[run.id]
+            if self._jobs.get(run.id) is job:  # it may have been taken up again here, after its lease had run out
+                del self._jobs[run.id]
             if self._newest.get(run.conversation_id) is job:
                 del self._newest[run.conversation_id]
             if not runlog.ended:
