@@ -4,9 +4,12 @@ Events are numbered from 1 with no gap. A follower sees every event once, in ord
 """
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import AsyncGenerator, Iterable
 
 from perdure.core.events import Event, LogEnded
+
+KEPT_LOGS = 1000
 
 
 class RunLog:
@@ -78,6 +81,19 @@ class RunLog:
         finally:
             if idle is not None:
                 idle.stop()
+
+
+class Logs(OrderedDict[str, RunLog]):
+    """By run id: the newest, and whatever has not ended."""
+
+    def keep(self, runlog: RunLog) -> RunLog:
+        self[runlog.run_id] = runlog
+        while len(self) > KEPT_LOGS:
+            oldest, kept = next(iter(self.items()))
+            if not kept.ended:
+                break
+            del self[oldest]
+        return runlog
 
 
 class _IdleTimer:

@@ -6,7 +6,6 @@ at a time, anywhere: the lease in the database says whose.
 
 import asyncio
 import logging
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -24,13 +23,14 @@ from perdure.providers.registry import Registry
 from perdure.providers.web import Web
 from perdure.runs.assembly import Turns, as_agent_wants, with_overrides
 from perdure.runs.callbacks import Callbacks
+from perdure.runs.cancelling import Cancelling
 from perdure.runs.capacity import Capacity
 from perdure.runs.claiming import Claiming
 from perdure.runs.compact import Compactor
 from perdure.runs.context import Contexts
 from perdure.runs.following import Following
-from perdure.runs.jobs import Job
-from perdure.runs.log import RunLog
+from perdure.runs.jobs import Job, Jobs
+from perdure.runs.log import Logs, RunLog
 from perdure.runs.mirror import Mirrors
 from perdure.runs.owners import Owners
 from perdure.runs.peers import RunPeers, StandIn
@@ -44,7 +44,6 @@ from perdure.store import events as event_store
 from perdure.store import runs as run_store
 from perdure.store import steps as step_store
 from perdure.store import submissions
-from perdure.store.approvals import cancel_parked
 from perdure.store.base import Store
 from perdure.store.submissions import Accepted, RequestKey
 from perdure.tools.executor import OpenSecrets
@@ -53,7 +52,6 @@ from perdure.tools.sandbox import Sandbox
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 5
-KEPT_LOGS = 1000
 HAND_OVER_S = 5.0
 
 
@@ -104,9 +102,8 @@ class Runner:
         self._trace_limit = trace_limit
         self.callbacks = Callbacks(store, web, secret=callback_secret)
         self._approval_expiry_us = None if approval_expiry_s is None else round(approval_expiry_s * 1e6)
-        self._logs: OrderedDict[str, RunLog] = OrderedDict()
-        self._jobs: dict[str, Job] = {}
-        self._newest: dict[str, Job] = {}
+        self._logs = Logs()
+        self._jobs = Jobs()
         self.capacity = Capacity(self._jobs, most=max_runs, max_backlog=max_backlog)
         self._background: set[asyncio.Task[Any]] = set()
         self._stopping = False
@@ -116,27 +113,28 @@ class Runner:
             store.signals,
             logs=self._logs,
             driven=self._jobs.__contains__,
-            cancel=self._stop_job,
+            cancel=self._jobs.stop,
             mirrors=self._mirrors,
         )
         self._claiming = Claiming(
             store,
             self._owners,
             self.capacity,
-            drives=self._newest.__contains__,
+            drives=self._jobs.newest.__contains__,
             take=self._take,
             tell=self._remote.queued,
             spawn=self._spawn,
             stopping=lambda: self._stopping,
         )
         self._following = Following(store, self._remote, self._mirrors, self._logs, stopping=lambda: self._stopping)
+        self._cancelling = Cancelling(store, self._remote, self._following, self._jobs, self._logs, self.contexts)
         self._watch = Watch(
             store,
             self._remote,
             self.owner,
             jobs=self._jobs,
             logs=self._logs,
-            cancel=self._stop_job,
+            cancel=self._jobs.stop,
         )
 
     async def start(self) -> None:
@@ -204,7 +202,7 @@ class Runner:
         accepted: Accepted = await write.executed
         if accepted.attached:
             return Submitted(accepted.run_id, True, write.committed)
-        self._keep(RunLog(run.id))
+        self._logs.keep(RunLog(run.id))
         if accepted.lease is not None:
             self._start(run, accepted, accepted.admitted.inputs if accepted.fresh else None, write.committed)
         else:
@@ -215,15 +213,6 @@ class Runner:
         """A run waits for this conversation, which may be free."""
         self._claiming.queued(conversation_id)
 
-    def _keep(self, runlog: RunLog) -> RunLog:
-        self._logs[runlog.run_id] = runlog
-        while len(self._logs) > KEPT_LOGS:
-            oldest, kept = next(iter(self._logs.items()))
-            if not kept.ended:
-                break
-            del self._logs[oldest]
-        return runlog
-
     def _start(
         self,
         run: Run,
@@ -232,8 +221,7 @@ class Runner:
         durable: "Awaitable[Any] | None" = None,
     ) -> None:
         """`durable`: completes once the acceptance, and whatever was written before it, can be read."""
-        job = Job(run.conversation_id, self._newest.get(run.conversation_id))
-        self._jobs[run.id] = self._newest[run.conversation_id] = job
+        job = self._jobs.begin(run)
         job.task = asyncio.create_task(self._work(run, accepted, inputs, job, durable))
 
     # -- driving
@@ -246,7 +234,7 @@ class Runner:
         job: Job,
         durable: "Awaitable[Any] | None",
     ) -> None:
-        runlog = self._logs.get(run.id) or self._keep(RunLog(run.id))
+        runlog = self._logs.get(run.id) or self._logs.keep(RunLog(run.id))
         worker = self._worker(run, accepted, runlog)
         worker.begin()
         try:
@@ -272,10 +260,7 @@ class Runner:
             self.contexts.forget(run.conversation_id)
             await self._end(worker, "error", AgentError(f"Internal error: {type(error).__name__}: {error}"))
         finally:
-            if self._jobs.get(run.id) is job:  # it may have been taken up again here, after its lease had run out
-                del self._jobs[run.id]
-            if self._newest.get(run.conversation_id) is job:
-                del self._newest[run.conversation_id]
+            self._jobs.end(run, job)
             if not runlog.ended:
                 runlog.abandon()
             self._remote.freed(run.conversation_id)
@@ -362,7 +347,7 @@ class Runner:
             if runlog is not None:
                 runlog.abandon()  # other workers may have written more than was heard of here
             seq = await self._store.read(lambda: event_store.last_seq(run.id))
-            self._keep(RunLog(run.id, base=seq))
+            self._logs.keep(RunLog(run.id, base=seq))
         if run.attempts > MAX_ATTEMPTS:
             error = AgentError(f"This run ended its worker {run.attempts - 1} times and is not tried again.")
             await self._end_claimed(run, accepted, "error", error)
@@ -413,37 +398,4 @@ class Runner:
 
     async def cancel(self, run_id: str) -> str:
         """End a run as soon as possible: "cancelled" or "ended" (it had ended before). NotFound."""
-        run = await self._store.read(lambda: run_store.run_by_id(run_id))
-        if run.ended:
-            return await self._cancel_parked(run)
-        outcome = await self._store.write(lambda: run_store.request_cancel(run_id, now_us()))
-        task = self._stop_job(run_id)
-        if outcome == "requested" and task is not None:
-            await asyncio.wait([task], timeout=5)
-        elif outcome == "requested":
-            self._remote.cancel_requested(run_id)
-            await self._following.ended_elsewhere(run_id)
-        elif outcome == "cancelled":
-            if (runlog := self._logs.get(run_id)) is not None:
-                runlog.abandon()
-            self._remote.committed(run_id, None)
-        return "cancelled" if outcome != "ended" else "ended"
-
-    def _stop_job(self, run_id: str) -> "asyncio.Task[None] | None":
-        """Cancel a run that is driven here."""
-        job = self._jobs.get(run_id)
-        if job is None or job.task is None:
-            return None
-        if not job.cancelled:
-            job.cancelled = True
-            job.task.cancel()
-        return job.task
-
-    async def _cancel_parked(self, run: Run) -> str:
-        """A run that stopped to wait for approval can still be cancelled: that denies what it asked for."""
-        if run.stop_reason != "requires_approval":
-            return "ended"
-        denied = await self._store.write(lambda: cancel_parked(run, now_us()))
-        if denied:
-            self.contexts.forget(run.conversation_id)
-        return "cancelled" if denied else "ended"
+        return await self._cancelling.cancel(run_id)
