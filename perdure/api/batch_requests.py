@@ -9,7 +9,8 @@ import msgspec
 from msgspec import Struct
 
 from perdure.api.agentfile.messages import file_message
-from perdure.api.message_requests import SendRequest, check_send, input_messages, run_config, wrong
+from perdure.api.input_messages import input_messages
+from perdure.api.message_requests import SendRequest, check_send, run_config, wrong
 from perdure.api.resources import MINE
 from perdure.api.routes.messages import check_model, checked_agent_id
 from perdure.api.services import Services

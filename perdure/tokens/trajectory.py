@@ -11,18 +11,16 @@ from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 from msgspec import UNSET, Struct
 
 from perdure.core.errors import StoreError
-from perdure.core.messages import Message, TextPart
-from perdure.core.tokens import GenerationAttempt, Segment, TokenCall, bytes_to_floats, bytes_to_ids
+from perdure.core.messages import Message
+from perdure.core.tokens import Segment, TokenCall, bytes_to_floats, bytes_to_ids
 from perdure.tokens.record import (
     ASSISTANT,
     UNKNOWN_VERSION,
-    AttemptRef,
     Call,
     EngineRef,
     FinishRef,
@@ -35,6 +33,7 @@ from perdure.tokens.record import (
     SynthesizedRef,
     WeightSpan,
 )
+from perdure.tokens.refs import attempt_ref, message_ref, without_secrets
 from perdure.tokens.seal import seal
 
 
@@ -288,7 +287,7 @@ class _Builder:
         index = self._messages.get(message_id)
         if index is None:
             index = self._messages[message_id] = len(self._refs)
-            self._refs.append(_reference(message_id, role, self._said.get(message_id)))
+            self._refs.append(message_ref(message_id, role, self._said.get(message_id)))
         return index
 
     def _record(
@@ -312,7 +311,7 @@ class _Builder:
             step_id=call.step_id,
             run_id=call.run_id,
             engine=EngineRef(
-                kind=call.engine, base_id=_without_secrets(call.engine_base_url), version=call.engine_version
+                kind=call.engine, base_id=without_secrets(call.engine_base_url), version=call.engine_version
             ),
             engine_request_id=call.engine_request_id,
             delta_start=begins,
@@ -326,7 +325,7 @@ class _Builder:
             weight_versions=versions,
             cached_tokens=call.cached_tokens,
             retractions=call.retractions,
-            attempts=[_attempt(attempt, completion, versions) for attempt in call.attempts],
+            attempts=[attempt_ref(attempt, completion, versions) for attempt in call.attempts],
             bridge=call.bridge,
             synthesized=[SynthesizedRef(pos=begins + s.at, len=s.length, why=s.why) for s in call.synthesized],
             parse=call.parse,
@@ -388,31 +387,6 @@ def _tops(stream: _Stream, part: int) -> list[list[Any]] | None:
     return shown
 
 
-def _attempt(attempt: GenerationAttempt, completion: list[int], versions: list[WeightSpan]) -> AttemptRef:
-    """One request of a generation that took several, with its own ids; its versions count from its first id."""
-    end = attempt.start + attempt.length
-    spans = [
-        WeightSpan(
-            version=span.version,
-            start=max(span.start, attempt.start) - attempt.start,
-            end=min(span.end, end) - attempt.start,
-        )
-        for span in versions
-        if span.start < end and span.end > attempt.start
-    ]
-    return AttemptRef(
-        engine_request_id=attempt.engine_request_id,
-        base_id=_without_secrets(attempt.engine_base_url),
-        start=attempt.start,
-        length=attempt.length,
-        token_ids=completion[attempt.start : end],
-        finish=FinishRef(type=attempt.finish.type, matched=attempt.finish.matched, raw=attempt.finish.raw),
-        weight_versions=spans,
-        cached_tokens=attempt.cached_tokens,
-        retractions=attempt.retractions,
-    )
-
-
 def _model(segment: Segment) -> Model:
     return Model(handle=segment.model_handle, path=segment.model_name)
 
@@ -426,23 +400,3 @@ def _snapshot(first: Segment, given: Given) -> str | None:
         return None
     state = [given.system_text or first.system_sha256, first.tools_sha256, first.model_handle, first.settings]
     return hashlib.sha256(msgspec.json.encode(state, order="sorted")).hexdigest()
-
-
-def _reference(message_id: str, role: int, message: Message | None) -> MessageRef:
-    """A compiled system message is rewritten in place, so its stored text may not be the one these ids show: left out."""
-    if message is None or message.role == "system":
-        return MessageRef(id=message_id, role=role)
-    texts = [message.text] if message.text else []
-    for answer in message.tool_returns:
-        parts = answer.content if not isinstance(answer.content, str) else (TextPart(answer.content),)
-        texts.extend(part.text for part in parts if isinstance(part, TextPart))
-    calls = [[call.id, call.name, call.arguments] for call in message.tool_calls]
-    return MessageRef(id=message_id, role=role, text="\n".join(texts), tool_calls=calls)
-
-
-def _without_secrets(url: str | None) -> str | None:
-    """A base URL without the user name and password it may carry."""
-    if url is None:
-        return None
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=""))

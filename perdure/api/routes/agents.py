@@ -11,7 +11,8 @@ from perdure.agents.recompile import compiled_text, recompile
 from perdure.agents.update import update_agent
 from perdure.api.errors import json_response
 from perdure.api.from_wire import agent_change, agent_spec
-from perdure.api.message_requests import SendRequest, input_messages
+from perdure.api.input_messages import input_messages
+from perdure.api.message_requests import SendRequest
 from perdure.api.paging import AgentId, relations
 from perdure.api.resources import agent_state
 from perdure.api.services import services

@@ -13,14 +13,8 @@ from starlette.types import ASGIApp
 from perdure.api.endpoint import route
 from perdure.api.errors import run_error_response
 from perdure.api.frames import response
-from perdure.api.message_requests import (
-    Overrides,
-    SendRequest,
-    check_not_streaming,
-    decode_send,
-    input_messages,
-    run_config,
-)
+from perdure.api.input_messages import input_messages
+from perdure.api.message_requests import Overrides, SendRequest, check_not_streaming, decode_send, run_config
 from perdure.api.model_settings import model_settings
 from perdure.api.run_resources import run_state
 from perdure.api.services import Services, services

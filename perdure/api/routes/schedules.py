@@ -13,7 +13,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from perdure.api.errors import json_response
-from perdure.api.message_requests import decode_send, input_messages, run_config
+from perdure.api.input_messages import input_messages
+from perdure.api.message_requests import decode_send, run_config
 from perdure.api.paging import AgentId
 from perdure.api.services import services
 from perdure.api.to_wire import iso
