@@ -8,7 +8,7 @@ import asyncio
 import logging
 import os
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct
@@ -120,14 +120,14 @@ class RedisSignals:
             try:
                 async with asyncio.timeout(TIMEOUT_S):
                     last = await self._redis.xrevrange(self._stream, count=1)
-                at = last[0][0] if last else b"0"
+                at: Any = last[0][0] if last else b"0"
                 self._ready.set()
                 for handler, _ in self._handlers:
                     handler("resync", "")
                 pause_s, told = 0.1, False
                 while True:
                     async with asyncio.timeout(BLOCK_MS / 1000 + TIMEOUT_S):
-                        found = await self._redis.xread({self._stream: at}, block=BLOCK_MS, count=200)
+                        found: Any = await self._redis.xread({self._stream: at}, block=BLOCK_MS, count=200)
                     for _, entries in found or ():
                         for entry, fields in entries:
                             at = entry

@@ -18,6 +18,7 @@ from perdure.core.messages import (
     CompactionStats,
     HiddenReasoningPart,
     ImagePart,
+    Interruption,
     LegacyForm,
     Message,
     Parked,
@@ -38,6 +39,7 @@ _OURS: dict[str, tuple[Any, Any]] = {
     "parked": (None, Parked),
     "compaction": (None, CompactionStats),
     "legacy": (None, LegacyForm),
+    "interrupted": (None, Interruption),
 }
 
 ROLES: frozenset[str] = frozenset({"system", "user", "assistant", "tool", "approval", "summary"})

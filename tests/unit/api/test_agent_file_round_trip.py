@@ -80,6 +80,7 @@ _messages = st.one_of(
         tool_calls=_calls,
         calls_at=st.one_of(st.none(), st.integers(0, 3)),
         model=st.sampled_from([None, "openai/small"]),
+        interrupted=st.sampled_from([None, "cancelled", "retried"]),
         **_ids,
     ),
     st.builds(Message, role=st.just("tool"), tool_returns=_returns, **_ids),
@@ -149,6 +150,7 @@ def test_every_field_of_a_message_is_written_or_is_the_servers_own() -> None:
         "sender_id",
     }
     written |= {"group_id", "batch_item_id", "model", "hidden", "calls_at", "is_err", "parked", "compaction", "legacy"}
+    written |= {"interrupted"}
     own = {"agent_id", "conversation_id", "run_id", "step_id", "evicted"}
     assert set(Message.__struct_fields__) == written | own
 
