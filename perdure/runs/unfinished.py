@@ -16,6 +16,7 @@ from perdure.core.model import ModelDone
 from perdure.core.runs import Run, Step, StopReason
 from perdure.loop.begun import cut_short
 from perdure.loop.broken_off import kept_answer
+from perdure.loop.shown import shown, speech_of
 from perdure.loop.turn import Turn
 
 
@@ -29,16 +30,16 @@ class Unfinished(Struct, frozen=True, kw_only=True):
 
 
 def unfinished_step(
-    run: Run, turn: Turn | None, begun: Begun | None, stop: StopReason, shown: Iterable[Event]
+    run: Run, turn: Turn | None, begun: Begun | None, stop: StopReason, so_far: Iterable[Event]
 ) -> Unfinished:
-    """`begun`: a step whose calls were under way. `shown`: the run's events so far. Not for a parked step."""
+    """`begun`: a step whose calls were under way. `so_far`: the run's events. Not for a parked step."""
     if begun is not None and begun.message is not None:
         cut = cut_short(begun, stop, run.config)
         return Unfinished(messages=cut.messages, events=cut.events, step=cut.step, done=begun.done)
     if turn is None or turn.cut_off is None or stop != "cancelled":
         return Unfinished()
     off = turn.cut_off
-    answer = kept_answer(off, shown, run, turn.model_handle)
+    answer = kept_answer(off, so_far, run, turn.model_handle)
     step = msgspec.structs.replace(off.step, status="cancelled", stop_reason=stop)
     if off.done is not None:
         step = msgspec.structs.replace(step, usage=off.done.usage, not_exact=off.done.not_exact)
@@ -46,7 +47,7 @@ def unfinished_step(
 
 
 def unanswered(pending: Pending, later: tuple[Message, ...], run: Run, begun: Begun | None, now: int) -> Unfinished:
-    """Returns for the calls of a parked step that the run had to answer, and what was to follow them."""
+    """Returns for the calls of a parked step that the run had to answer, told as any return is, and what was to follow them."""
     ends = closing(
         pending,
         INTERRUPTED,
@@ -56,4 +57,6 @@ def unanswered(pending: Pending, later: tuple[Message, ...], run: Run, begun: Be
         run_id=run.id,
         returns=begun.returns if begun is not None else {},
     )
-    return Unfinished(messages=(*ends, *later))
+    speech = speech_of(run.config)
+    told = [event for message in ends for event in shown(message, speech)]
+    return Unfinished(messages=(*ends, *later), events=tuple(told))
