@@ -12,6 +12,7 @@ from tests.doubles.openai_chat import OpenAIDouble, call, text
 from tests.doubles.postgres import PostgresProcess, binaries
 from tests.doubles.redis import RedisProcess, redis_server
 from tests.e2e.conftest import ServerProcess
+from tests.e2e.test_approvals import SEND, approve, ask, history
 from tests.e2e.test_messages import ROLL, kinds
 
 pytestmark = pytest.mark.skipif(binaries() is None, reason="no PostgreSQL here")
@@ -152,6 +153,69 @@ def test_a_dead_servers_run_is_finished_by_the_other(
     shown = [frame.message_type for frame in frames if frame.message_type.endswith("message")]
     assert shown == ["tool_call_message", "tool_return_message", "assistant_message"]
     assert sum("roll" in str(m.get("tool_calls")) for m in engine.requests[-1]["messages"]) == 1
+
+
+@pytest.mark.parametrize("alive", [True, False], ids=["both-up", "the-first-killed"])
+def test_what_one_server_asks_approval_for_is_answered_through_the_other(
+    pair: tuple[ServerProcess, ServerProcess], engine: OpenAIDouble, alive: bool
+) -> None:
+    a, b = map(sdk, pair)
+    tool = a.tools.upsert(source_code=SEND, default_requires_approval=True)
+    agent = new_agent(a, tool_ids=[tool.id])
+    asked = ["user_message", "approval_request_message"]
+    answered = ["approval_response_message", "tool_return_message", "assistant_message"]
+    expected: list[str] = []
+    for approved, outcome in ((True, "sent 5"), (False, "too much")):
+        call_id = f"call_{approved}"
+        assert ask(a, engine, agent, id=call_id).stop_reason.stop_reason == "requires_approval"
+        if not alive:
+            pair[0].kill()
+        waiting = b.agents.retrieve(agent.id, include=["agent.pending_approval"]).pending_approval
+        assert waiting is not None and waiting.tool_call.tool_call_id == call_id
+        with pytest.raises(APIStatusError, match="PENDING_APPROVAL"):
+            b.agents.messages.create(agent.id, input="Hm?")
+        engine.script(text("Done."))
+        answer = b.agents.messages.create(agent.id, messages=approve(call_id, approved, reason="too much"))
+        assert kinds(answer.messages) == answered[1:] and outcome in answer.messages[0].tool_return
+        assert answer.messages[0].step_id == waiting.step_id
+        expected += [*asked, *answered]
+        if not alive:
+            pair[0].start()
+        assert history(a, agent) == history(b, agent) == expected
+    for client in (a, b):
+        client.agents.messages.create(agent.id, input="Thanks.")
+        check_calls_are_answered(engine.requests[-1]["messages"])
+    assert history(a, agent) == history(b, agent) == [*expected, *["user_message", "assistant_message"] * 2]
+
+
+def check_calls_are_answered(sent: list[dict[str, Any]]) -> None:
+    """Each call of a prompt has its return right after it, and there are two of them."""
+    roles = [message["role"] for message in sent]
+    assert roles[:9] == ["system", *["user", "assistant", "tool", "assistant"] * 2]
+    assert [message["tool_call_id"] for message in sent if message["role"] == "tool"] == [
+        each["id"] for message in sent for each in message.get("tool_calls", ())
+    ]
+
+
+def test_an_approval_whose_server_is_killed_while_it_is_carried_out_ends_on_the_other(
+    pair: tuple[ServerProcess, ServerProcess], engine: OpenAIDouble
+) -> None:
+    """The tool has run and the model is asked again: the call is not repeated, the run goes on."""
+    a, b = map(sdk, pair)
+    tool = a.tools.upsert(source_code=SEND, default_requires_approval=True)
+    agent = new_agent(a, tool_ids=[tool.id])
+    ask(a, engine, agent)
+    engine.script(text("lost", delay_s=60), text("Paid."))
+    before = len(engine.requests)
+    run = a.agents.messages.create_async(agent.id, messages=approve("call_1"))
+    wait_for(lambda: len(engine.requests) > before or None)
+    pair[0].kill()
+    wait_for(lambda: b.runs.retrieve(run.id).status == "completed" or None, 30)
+    expected = ["approval_response_message", "tool_return_message", "assistant_message"]
+    assert history(b, agent) == ["user_message", "approval_request_message", *expected]
+    told = [frame.message_type for frame in b.runs.messages.stream(run.id, starting_after=0)]
+    assert [kind for kind in told if kind.endswith("_message")] == expected[1:]
+    assert [message["role"] for message in engine.requests[-1]["messages"]] == ["system", "user", "assistant", "tool"]
 
 
 def test_a_restart_of_the_database_is_survived(own_server: Callable[..., ServerProcess], engine: OpenAIDouble) -> None:
