@@ -9,7 +9,8 @@ from typing import TypeVar
 
 from perdure.core.errors import ProviderError
 from perdure.core.model import Chunk, ModelDone
-from perdure.providers.http import Http, Retries
+from perdure.providers.http import Http
+from perdure.providers.retries import Retries
 
 Batches = AsyncGenerator[Sequence[Chunk | ModelDone], None]
 Opened = TypeVar("Opened")

@@ -18,11 +18,12 @@ from perdure.providers.base import Model, ModelInfo, TokenEngine
 from perdure.providers.catalogue import auth_headers, list_models
 from perdure.providers.configs import ProviderConfig, with_version, without_version
 from perdure.providers.endpoint import ChatProvider
-from perdure.providers.http import Endpoint, Http, Retries
+from perdure.providers.http import Endpoint, Http
 from perdure.providers.llamacpp import LlamaCpp
 from perdure.providers.local import LocalEngine, LocalModel, local_model
 from perdure.providers.profiles import WireApi, profile_of
 from perdure.providers.replicas import Replicas, ReplicaState
+from perdure.providers.retries import Retries
 from perdure.providers.sglang import SGLang
 from perdure.providers.token_exact import DEFAULT_MAX_TOKENS, TokenExactModel
 from perdure.providers.vllm import VLLM

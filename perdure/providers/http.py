@@ -6,12 +6,8 @@ knows whether another attempt is right (`attempts.py`).
 
 import asyncio
 import os
-import random
-import sys
-import time
 import urllib.request
 from collections.abc import Awaitable, Callable, Mapping
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
@@ -19,7 +15,8 @@ from msgspec import Struct
 
 from perdure import __version__
 from perdure.core.errors import Invalid, ProviderError
-from perdure.providers.failures import RETRYABLE_STATUSES, status_error
+from perdure.providers.failures import status_error
+from perdure.providers.retries import Retries, retry_after_s, seconds_before
 
 if TYPE_CHECKING:
     from aiohttp import ClientConnectorError, ClientProxyConnectionError, ClientResponse, ClientSession
@@ -37,15 +34,6 @@ class Timeouts(Struct, frozen=True):
     connect_s: float = 10.0
     first_byte_s: float = 600.0
     between_s: float = 180.0
-
-
-class Retries(Struct, frozen=True):
-    """`attempts` in all; waits grow from `base_s` by `factor`; a Retry-After above `longest_s` is not waited for."""
-
-    attempts: int = 3
-    base_s: float = 0.3
-    factor: float = 3.0
-    longest_s: float = 20.0
 
 
 class Endpoint:
@@ -149,7 +137,7 @@ class Http:
 
     async def pause(self, error: ProviderError, attempt: int, retries: Retries) -> bool:
         """Whether another attempt is worth it after the `attempt`th failed so; if it is, the wait before it is over."""
-        wait_s = _wait_s(error, attempt, retries)
+        wait_s = seconds_before(error, attempt, retries)
         if attempt >= retries.attempts or wait_s is None:
             return False
         await self._sleep(wait_s)
@@ -213,7 +201,7 @@ class Http:
             str(url),
             response.status,
             text,
-            retry_after_s=_retry_after_s(headers),
+            retry_after_s=retry_after_s(headers),
             content_type=headers.get("Content-Type", ""),
         )
 
@@ -368,36 +356,3 @@ def _reason(cause: "ClientConnectorError | ClientProxyConnectionError") -> str:
 
 def _words(cause: Exception) -> str:
     return f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__
-
-
-def _retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Seconds from retry-after-ms, or from Retry-After: a number, or a date."""
-    for name, unit in (("retry-after-ms", 0.001), ("Retry-After", 1.0)):
-        text = headers.get(name)
-        if text is not None:
-            try:
-                seconds = float(text) * unit
-            except ValueError:
-                seconds = _until(text)
-            if seconds is not None and 0 <= seconds < sys.maxsize:
-                return seconds
-    return None
-
-
-def _until(date: str) -> float | None:
-    try:
-        return max(0.0, parsedate_to_datetime(date).timestamp() - time.time())
-    except (ValueError, OverflowError):
-        return None
-
-
-def _wait_s(error: ProviderError, attempt: int, retries: Retries) -> float | None:
-    """How long to wait before the next attempt; None: it would not help."""
-    if not error.retryable or (error.status is not None and error.status not in RETRYABLE_STATUSES):
-        return None
-    if error.kind == "llm_timeout" and error.status is None:
-        return None  # the caller has waited its full time already
-    if error.retry_after_s is not None:
-        return error.retry_after_s if error.retry_after_s <= retries.longest_s else None
-    wait_s = retries.base_s * retries.factor ** (attempt - 1)
-    return min(wait_s, retries.longest_s) * (0.75 + random.random() / 2)

@@ -21,8 +21,9 @@ from msgspec import Struct
 from perdure.core.errors import Invalid, ProviderError
 from perdure.core.tokens import LogprobSemantics
 from perdure.providers.base import TokenBatch, TokenDone, TokenRequest
-from perdure.providers.http import Endpoint, Http, Retries
+from perdure.providers.http import Endpoint, Http
 from perdure.providers.llamacpp import LlamaCpp
+from perdure.providers.retries import Retries
 from perdure.tokens.gguf import read_metadata
 
 NOT_INSTALLED = "The embedded engine is not installed. Install it with: pip install 'perdure[local]'"

@@ -20,7 +20,7 @@ from msgspec import Struct
 from perdure.core.errors import ProviderError
 from perdure.core.tokens import LogprobSemantics
 from perdure.providers.base import TokenBatch, TokenDone, TokenEngine, TokenRequest
-from perdure.providers.http import Retries
+from perdure.providers.retries import Retries
 
 log = logging.getLogger(__name__)
 

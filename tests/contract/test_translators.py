@@ -25,7 +25,8 @@ from perdure.core.model import (
     ToolCallChunk,
 )
 from perdure.loop.answer import Answer
-from perdure.providers.http import Http, Retries
+from perdure.providers.http import Http
+from perdure.providers.retries import Retries
 from tests.contract.conversations import CONVERSATIONS, OWN, Conversation
 from tests.contract.speakers import Outcome, Speaker, Wraps, expected_calls, expected_content, expected_usage, play
 from tests.contract.translators.anthropic_messages import AnthropicSpeaker

@@ -13,10 +13,11 @@ from perdure.core.model import Prompt
 from perdure.providers.anthropic import ClaudeModel, Direct
 from perdure.providers.base import TokenRequest
 from perdure.providers.gemini import Gemini
-from perdure.providers.http import Endpoint, Http, Retries, Timeouts
+from perdure.providers.http import Endpoint, Http, Timeouts
 from perdure.providers.llamacpp import LlamaCpp
 from perdure.providers.openai_chat import OpenAIChat
 from perdure.providers.openai_responses import OpenAIResponses
+from perdure.providers.retries import Retries
 from perdure.providers.sglang import SGLang
 from perdure.providers.vllm import VLLM
 from tests.doubles.wire import END, HEAD, Wire, answer, chunk, streamed

@@ -8,7 +8,8 @@ from email.utils import format_datetime
 import pytest
 
 from perdure.core.errors import Invalid, ProviderError
-from perdure.providers.http import Endpoint, Http, Retries, Timeouts
+from perdure.providers.http import Endpoint, Http, Timeouts
+from perdure.providers.retries import Retries
 from tests.doubles.wire import END, HEAD, Wire, answer, chunk
 
 QUICK = Timeouts(connect_s=0.5, first_byte_s=0.2, between_s=0.2)
