@@ -116,10 +116,10 @@ class ClaudeModel:
         self._drop_unbound = False
 
     def stream(self, prompt: Prompt, tokens: TokenStream | None = None) -> Batches:
-        return attempts(self._http, self._platform.endpoint.retries, lambda: self._open(prompt), self._opened)
+        return attempts(self._http, self._platform.endpoint.retries, lambda: self._once(prompt))
 
-    async def _opened(self, opened: tuple[Answer, bytes]) -> Batches:
-        response, body = opened
+    async def _once(self, prompt: Prompt) -> Batches:
+        response, body = await self._open(prompt)
         async with response, aclosing(self._read(response, body)) as batches:
             async for batch in batches:
                 yield batch
@@ -135,7 +135,8 @@ class ClaudeModel:
             path, body, betas = self.request(prompt, encoder)
             headers = await self._platform.headers(path, body, betas)
             try:
-                return await self._http.open(self._platform.endpoint, path, body, headers=headers), body
+                answer = await self._http.open(self._platform.endpoint, path, body, headers=headers, retry=False)
+                return answer, body
             except ProviderError as error:
                 said = (error.detail or error.message) if error.status == 400 else ""
                 if UNBOUND in said and not self._drop_unbound:

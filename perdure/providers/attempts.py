@@ -1,9 +1,10 @@
-"""Asking a model again after a failure inside its answer, as long as nothing of the answer was given out.
+"""Asking a model again after a failure, as long as nothing of its answer was given out.
 
-Invariant: an attempt that has yielded anything is the last one.
+Invariant: an attempt that has yielded anything is the last one, and there are never more than the retries allow, wherever they
+failed: on the way, by their status, or inside the answer.
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import TypeVar
 
@@ -13,26 +14,25 @@ from perdure.providers.http import Http
 from perdure.providers.retries import Retries
 
 Batches = AsyncGenerator[Sequence[Chunk | ModelDone], None]
-Opened = TypeVar("Opened")
+Item = TypeVar("Item")
 
 
 async def attempts(
-    http: Http, retries: Retries, begin: Callable[[], Awaitable[Opened]], read: Callable[[Opened], Batches]
-) -> Batches:
-    """The batches of the first answer that gives any. Raises its ProviderError once another attempt is not worth it.
+    http: Http, retries: Retries, ask: Callable[[], AsyncGenerator[Item, None]]
+) -> AsyncGenerator[Item, None]:
+    """What the first answer that gives anything gives. Raises its ProviderError once another attempt is not worth it.
 
-    `begin`: opens an answer, and tries that again by itself (`Http.open`). `read`: its batches; it closes the answer.
+    `ask`: asks once (`Http.open` with `retry=False`) and yields the answer; it lets go of it when closed.
     """
     attempt = 0
     while True:
         attempt += 1
         given = False
-        opened = await begin()
         try:
-            async with aclosing(read(opened)) as batches:
-                async for batch in batches:
+            async with aclosing(ask()) as answer:
+                async for item in answer:
                     given = True
-                    yield batch
+                    yield item
             return
         except ProviderError as error:
             error.retryable = error.retryable and not given

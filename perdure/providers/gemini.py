@@ -65,11 +65,11 @@ class Gemini:
         self._path = f"{path}{model}:{'streamGenerateContent?alt=sse' if stream else 'generateContent'}"
 
     def stream(self, prompt: Prompt, tokens: TokenStream | None = None) -> Batches:
-        return attempts(self._http, self._endpoint.retries, lambda: self._open(prompt), self._read)
+        return attempts(self._http, self._endpoint.retries, lambda: self._once(prompt))
 
-    async def _read(self, opened: tuple[Answer, bytes]) -> Batches:
+    async def _once(self, prompt: Prompt) -> Batches:
         answer = GeminiAnswer(self._endpoint.name)
-        response, body = opened
+        response, body = await self._open(prompt)
         async with response:
             if self._stream and "application/json" not in response.content_type:
                 parser = SseParser()
@@ -88,13 +88,13 @@ class Gemini:
         body = self.body(prompt)
         headers = await self._headers() if self._headers is not None else None
         try:
-            return await self._http.open(self._endpoint, self._path, body, headers=headers), body
+            return await self._http.open(self._endpoint, self._path, body, headers=headers, retry=False), body
         except ProviderError as error:
             if error.status != 400 or not _FOREIGN.search(error.message):
                 raise
         plain = ContentEncoder(self._endpoint.name, stand_in=self._traits.call_signature, signatures=False)
         body = self.body(prompt, plain)
-        return await self._http.open(self._endpoint, self._path, body, headers=headers), body
+        return await self._http.open(self._endpoint, self._path, body, headers=headers, retry=False), body
 
     def body(self, prompt: Prompt, encoder: ContentEncoder | None = None) -> bytes:
         """The request as sent."""

@@ -111,7 +111,7 @@ class Http:
         self,
         endpoint: Endpoint,
         path: str,
-        body: bytes | Callable[[], bytes] | None = None,
+        body: bytes | None = None,
         *,
         method: str = "POST",
         headers: Mapping[str, str] | None = None,
@@ -119,17 +119,15 @@ class Http:
     ) -> "Answer":
         """Send and wait for a 200. Raises ProviderError for anything else, after the retries it is worth.
 
-        `body` as a function is asked for the body of each attempt, where two may not be the same. `headers`: of this call,
-        beside the endpoint's.
+        `headers`: of this call, beside the endpoint's. `retry`: not where the caller asks again by itself (`attempts.py`).
         """
         attempt = 0
         while True:
             attempt += 1
-            sent = body() if callable(body) else body
             try:
-                return await self._once(endpoint, path, sent, method, headers)
+                return await self._once(endpoint, path, body, method, headers)
             except ProviderError as error:
-                error.sent = sent
+                error.sent = body
                 if self.refused is not None:
                     self.refused(endpoint.name, error)
                 if not retry or not await self.pause(error, attempt, endpoint.retries):

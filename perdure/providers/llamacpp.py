@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from perdure.core.errors import ProviderError
 from perdure.core.tokens import Finish, LogprobSemantics
+from perdure.providers.attempts import attempts
 from perdure.providers.base import TokenBatch, TokenDone, TokenRequest
 from perdure.providers.http import Endpoint, Http
 from perdure.providers.llamacpp_grammar import Constraint
@@ -69,7 +70,10 @@ class LlamaCpp:
     def base_url(self) -> str:
         return self._endpoint.base_url
 
-    async def generate(self, request: TokenRequest) -> AsyncGenerator[TokenBatch | TokenDone, None]:
+    def generate(self, request: TokenRequest) -> AsyncGenerator[TokenBatch | TokenDone, None]:
+        return attempts(self._http, self._endpoint.retries, lambda: self._once(request))
+
+    async def _once(self, request: TokenRequest) -> AsyncGenerator[TokenBatch | TokenDone, None]:
         check_ids(self._endpoint.name, request.ids, request.vocab_size)
         ids, fields, constraint = request.ids[:], _fields(request), Constraint(request.grammar)
         left, piece = request.max_tokens, FIRST_PIECE
@@ -180,9 +184,12 @@ class LlamaCpp:
         return self._plain_id
 
     async def _ask(self, body: bytes, *, begun: bool = True) -> _Answer:
-        """`begun`: some of the generation has been given out, so failing now is final."""
+        """`begun`: some of the generation has been sampled, so failing now is final; else `attempts` asks again."""
         try:
-            raw = await self._http.call(self._endpoint, "/completion", body)
+            raw = await self._http.call(self._endpoint, "/completion", body, retry=begun)
+            if not raw:
+                message = f"{self._endpoint.name} ended its answer before it had begun."
+                raise ProviderError(message, kind="llm_connection", retryable=True)
         except ProviderError as error:
             error.retryable = error.retryable and not begun
             raise

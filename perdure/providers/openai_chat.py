@@ -13,7 +13,7 @@ from perdure.parsing.sse import SseParser
 from perdure.providers.attempts import Batches, attempts
 from perdure.providers.base import TokenStream
 from perdure.providers.dialects import ChatProfile
-from perdure.providers.http import Answer, Endpoint, Http
+from perdure.providers.http import Endpoint, Http
 from perdure.providers.model_traits import ModelTraits, traits_of
 from perdure.providers.openai_frames import ChatAnswer
 from perdure.providers.openai_messages import MessageEncoder
@@ -59,16 +59,11 @@ class OpenAIChat:
 
     def stream(self, prompt: Prompt, tokens: TokenStream | None = None) -> Batches:
         body = self.body(prompt)
-        return attempts(
-            self._http,
-            self._endpoint.retries,
-            lambda: self._http.open(self._endpoint, self._path, body),
-            lambda response: self._read(response, body),
-        )
+        return attempts(self._http, self._endpoint.retries, lambda: self._once(body))
 
-    async def _read(self, opened: Answer, body: bytes) -> Batches:
+    async def _once(self, body: bytes) -> Batches:
         answer = ChatAnswer(self._endpoint.name, think_tags=self._profile.think_tags is not None)
-        async with opened as response:
+        async with await self._http.open(self._endpoint, self._path, body, retry=False) as response:
             if self._stream and "application/json" not in response.content_type:
                 parser = SseParser()
                 while not parser.done and answer.failure is None and (data := await response.read()):

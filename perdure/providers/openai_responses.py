@@ -60,11 +60,11 @@ class OpenAIResponses:
         self._summaries = True
 
     def stream(self, prompt: Prompt, tokens: TokenStream | None = None) -> Batches:
-        return attempts(self._http, self._endpoint.retries, lambda: self._open(prompt), self._read)
+        return attempts(self._http, self._endpoint.retries, lambda: self._once(prompt))
 
-    async def _read(self, opened: tuple[Answer, bytes]) -> Batches:
+    async def _once(self, prompt: Prompt) -> Batches:
         answer = ResponsesAnswer(self._endpoint.name)
-        response, body = opened
+        response, body = await self._open(prompt)
         async with response:
             if self._stream and "application/json" not in response.content_type:
                 parser = SseParser()
@@ -83,7 +83,7 @@ class OpenAIResponses:
         """The answer and the request it answers. What this account is refused for good reason is asked again without it."""
         body = self.body(prompt)
         try:
-            return await self._http.open(self._endpoint, self._path, body), body
+            return await self._http.open(self._endpoint, self._path, body, retry=False), body
         except ProviderError as error:
             encoder = self._encoder
             said = f"{error.message} {error.detail or ''}" if error.status in (400, 403) else ""
@@ -94,7 +94,7 @@ class OpenAIResponses:
             else:
                 raise
         body = self.body(prompt, encoder)
-        return await self._http.open(self._endpoint, self._path, body), body
+        return await self._http.open(self._endpoint, self._path, body, retry=False), body
 
     def body(self, prompt: Prompt, encoder: InputEncoder | None = None) -> bytes:
         """The request as sent."""

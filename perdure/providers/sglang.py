@@ -4,21 +4,19 @@ Invariant: ids go in and ids come out; text is never asked for. Each id comes wi
 read of a stream is held against the engine's own last word where that repeats everything.
 """
 
-import asyncio
 import uuid
 from array import array
-from collections.abc import AsyncGenerator
 from typing import Any
 
 import msgspec
 
 from perdure.core.errors import ProviderError
 from perdure.core.tokens import LogprobSemantics
-from perdure.parsing.sse import SseParser
-from perdure.providers.base import TokenBatch, TokenDone, TokenRequest
-from perdure.providers.http import Endpoint, Http
+from perdure.providers.base import TokenRequest
+from perdure.providers.http import Answer, Endpoint, Http
 from perdure.providers.sglang_frames import Generation, Scored
 from perdure.providers.token_ids import check_ids, json_ids, with_ids
+from perdure.providers.token_stream import Aborts, Ids, asked, read
 
 _encode = msgspec.json.Encoder().encode
 _decode_scored = msgspec.json.Decoder(Scored).decode
@@ -45,41 +43,23 @@ class SGLang:
     def __init__(self, http: Http, endpoint: Endpoint) -> None:
         self._http = http
         self._endpoint = endpoint
-        self._aborting: set[asyncio.Task[None]] = set()
+        self._aborts = Aborts(http, endpoint, "/abort_request", lambda rid: {"rid": rid, "abort_all": False})
 
     @property
     def base_url(self) -> str:
         return self._endpoint.base_url
 
-    async def generate(self, request: TokenRequest) -> AsyncGenerator[TokenBatch | TokenDone, None]:
+    def generate(self, request: TokenRequest) -> Ids:
+        return asked(self._http, self._endpoint, request, self._once)
+
+    def _once(self, request: TokenRequest) -> Ids:
+        generation = Generation(self._endpoint.name, request.request_id, want_top=request.top_logprobs > 0)
+        return read(lambda: self._open(request), generation, self._aborts.begin)
+
+    async def _open(self, request: TokenRequest) -> tuple[Answer, bytes]:
         check_ids(self._endpoint.name, request.ids, request.vocab_size)
-        ids = json_ids(request.ids)
-        sent: list[tuple[str, bytes]] = []
-
-        def fresh() -> bytes:
-            """A request id is used once: an engine may still hold it from an attempt that failed."""
-            rid = uuid.uuid4().hex if sent else request.request_id
-            sent.append((rid, with_ids(_encode(self.fields(request, rid)), b'"input_ids"', ids)))
-            return sent[-1][1]
-
-        generation = Generation(self._endpoint.name, want_top=request.top_logprobs > 0)
-        ended = False
-        try:
-            async with await self._http.open(self._endpoint, "/generate", fresh) as response:
-                parser = SseParser()
-                while not parser.done and (data := await response.read()):
-                    if batch := generation.take(parser.feed(data)):
-                        yield batch
-                if batch := generation.take(parser.finish()):
-                    yield batch
-                response.leave()
-                rid, body = sent[-1]
-                done = generation.done(rid, body)
-                ended = True
-            yield done
-        finally:
-            if sent and not ended:
-                self._abort(sent[-1][0])
+        body = with_ids(_encode(self.fields(request)), b'"input_ids"', json_ids(request.ids))
+        return await self._http.open(self._endpoint, "/generate", body, retry=False), body
 
     async def score(self, model: str, ids: "array[int]", start: int, vocab_size: int) -> list[float]:
         """By prefill: one request, whatever the length."""
@@ -104,7 +84,7 @@ class SGLang:
             raise ProviderError(f"{self._endpoint.name} scored other ids than it was given.")
         return logprobs
 
-    def fields(self, request: TokenRequest, rid: str) -> dict[str, Any]:
+    def fields(self, request: TokenRequest) -> dict[str, Any]:
         """The request but for the ids. `ignore_eos` is never set: it would switch the stop ids off too."""
         sampling: dict[str, Any] = {
             "max_new_tokens": request.max_tokens,
@@ -118,27 +98,19 @@ class SGLang:
                 sampling[theirs] = value
         if request.grammar is not None:
             sampling |= _grammar(request.grammar)
-        fields: dict[str, Any] = {"rid": rid, "stream": True, "return_logprob": True, "sampling_params": sampling}
+        fields: dict[str, Any] = {
+            "rid": request.request_id,
+            "stream": True,
+            "return_logprob": True,
+            "sampling_params": sampling,
+        }
         if request.top_logprobs:
             fields["top_logprobs_num"] = request.top_logprobs
         return fields
 
     async def close(self) -> None:
         """Wait for the aborts under way."""
-        await asyncio.gather(*self._aborting, return_exceptions=True)
-
-    def _abort(self, rid: str) -> None:
-        """Tell the engine to stop. The dropped connection says it too, but a proxy between may not pass that on."""
-        task = asyncio.get_running_loop().create_task(self._send_abort(rid))
-        self._aborting.add(task)
-        task.add_done_callback(self._aborting.discard)
-
-    async def _send_abort(self, rid: str) -> None:
-        body = _encode({"rid": rid, "abort_all": False})
-        try:
-            await self._http.call(self._endpoint, "/abort_request", body, retry=False, timeout_s=5.0)
-        except ProviderError:
-            return  # it is gone, and the generation with it
+        await self._aborts.finish()
 
 
 def _grammar(grammar: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from msgspec import Struct, field
 from perdure.core.errors import ProviderError
 from perdure.core.tokens import Finish, VersionSpan
 from perdure.providers.base import TokenBatch, TokenDone
-from perdure.providers.failures import DETAIL_CHARS, described, message_in, status_in
+from perdure.providers.failures import DETAIL_CHARS, RETRYABLE_STATUSES, described, message_in, status_in
 
 _EMPTY = msgspec.Raw(b"[]")
 
@@ -68,9 +68,10 @@ _decode_tops = msgspec.json.Decoder(list[list[Row] | None]).decode
 
 
 class Generation:
-    """One answer under way. `seen`: how many ids have been given out."""
+    """One answer under way, `request_id` as it was sent."""
 
-    def __init__(self, provider: str, *, want_top: bool = False) -> None:
+    def __init__(self, provider: str, request_id: str, *, want_top: bool = False) -> None:
+        self.request_id: str | None = request_id
         self._provider = provider
         self._want_top = want_top
         self._ids: list[int] = []
@@ -102,7 +103,7 @@ class Generation:
             ids=self._ids[at:], logprobs=self._logprobs[at:], top_logprobs=tops if self._want_top else None
         )
 
-    def done(self, rid: str, request: bytes) -> TokenDone:
+    def done(self, request: bytes) -> TokenDone:
         meta = self._last
         reason = meta.finish_reason if meta is not None else None
         if meta is None or reason is None:
@@ -118,7 +119,7 @@ class Generation:
             cached_tokens=meta.cached_tokens,
             retractions=meta.num_retractions,
             versions=_versions(meta, len(self._ids)),
-            engine_request_id=rid,
+            engine_request_id=self.request_id,
             request=request,
             response={
                 "output_ids": self._ids,
@@ -134,12 +135,14 @@ class Generation:
         frame = _decode_frame(data)
         if frame.error or frame.meta_info is _NO_META:
             error = frame.error or frame.message or msgspec.json.decode(data)
+            status = status_in(error)
+            told = error.get("retryable") if isinstance(error, dict) else None
             raise described(
                 self._provider,
                 message_in(error) or data[:200].decode("utf-8", "replace"),
-                status_in(error),
+                status,
                 raw=data[:DETAIL_CHARS],
-                retryable=not self._ids and bool(isinstance(error, dict) and error.get("retryable")),
+                retryable=not self._ids and (status in RETRYABLE_STATUSES if told is None else bool(told)),
             )
         return frame
 
@@ -186,9 +189,8 @@ class Generation:
         if kind == "abort":
             status = reason.get("status_code")
             if isinstance(status, int) and status >= 400:
-                raise described(
-                    self._provider, str(reason.get("message") or "aborted"), status, retryable=not self._ids
-                )
+                again = not self._ids and status in RETRYABLE_STATUSES
+                raise described(self._provider, str(reason.get("message") or "aborted"), status, retryable=again)
             return Finish("abort", None, reason)
         if kind == "length":
             return Finish("length", None, reason)

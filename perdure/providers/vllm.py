@@ -4,19 +4,17 @@ Invariant: as for every engine, ids go in and ids come out with the engine's own
 temperature, penalties and `logit_bias`.
 """
 
-import asyncio
 from array import array
-from collections.abc import AsyncGenerator
 from typing import Any
 
 import msgspec
 
 from perdure.core.errors import ProviderError
 from perdure.core.tokens import LogprobSemantics
-from perdure.parsing.sse import SseParser
-from perdure.providers.base import TokenBatch, TokenDone, TokenRequest
+from perdure.providers.base import TokenRequest
 from perdure.providers.http import Answer, Endpoint, Http
 from perdure.providers.token_ids import check_ids, json_ids, with_ids
+from perdure.providers.token_stream import Aborts, Ids, asked, read
 from perdure.providers.vllm_frames import Generation, Scored
 
 GENERATE = "/inference/v1/generate"
@@ -49,32 +47,14 @@ class VLLM:
         self._http = http
         self._endpoint = endpoint
         self._completions = False
-        self._aborting: set[asyncio.Task[None]] = set()
+        self._aborts = Aborts(http, endpoint, ABORT, lambda request_id: {"request_ids": [request_id]})
 
     @property
     def base_url(self) -> str:
         return self._endpoint.base_url
 
-    async def generate(self, request: TokenRequest) -> AsyncGenerator[TokenBatch | TokenDone, None]:
-        check_ids(self._endpoint.name, request.ids, request.vocab_size)
-        response, body = await self._open(request)
-        generation = Generation(self._endpoint.name, top_logprobs=request.top_logprobs)
-        ended = False
-        try:
-            async with response:
-                parser = SseParser()
-                while not parser.done and (data := await response.read()):
-                    if batch := generation.take(parser.feed(data)):
-                        yield batch
-                if batch := generation.take(parser.finish()):
-                    yield batch
-                response.leave()
-                done = generation.done(body)
-                ended = True
-            yield done
-        finally:
-            if not ended and not self._completions and generation.request_id:
-                self._abort(generation.request_id)
+    def generate(self, request: TokenRequest) -> Ids:
+        return asked(self._http, self._endpoint, request, self._once)
 
     async def score(self, model: str, ids: "array[int]", start: int, vocab_size: int) -> list[float]:
         """By prefill: one request, whatever the length."""
@@ -99,18 +79,23 @@ class VLLM:
 
     async def close(self) -> None:
         """Wait for the aborts under way."""
-        await asyncio.gather(*self._aborting, return_exceptions=True)
+        await self._aborts.finish()
+
+    def _once(self, request: TokenRequest) -> Ids:
+        generation = Generation(self._endpoint.name, top_logprobs=request.top_logprobs)
+        return read(lambda: self._open(request), generation, self._abort)
 
     async def _open(self, request: TokenRequest) -> tuple[Answer, bytes]:
+        check_ids(self._endpoint.name, request.ids, request.vocab_size)
         ids = json_ids(request.ids)
         if not self._completions:
             body = with_ids(_encode(_generate_fields(request)), b'"token_ids"', ids)
             try:
-                return await self._http.open(self._endpoint, GENERATE, body), body
+                return await self._http.open(self._endpoint, GENERATE, body, retry=False), body
             except ProviderError as error:
                 self._fall_back(error)
         body = with_ids(_encode(_completion_fields(request)), b'"prompt"', ids)
-        return await self._http.open(self._endpoint, COMPLETIONS, body), body
+        return await self._http.open(self._endpoint, COMPLETIONS, body, retry=False), body
 
     def _fall_back(self, error: ProviderError) -> None:
         """Ask `/v1/completions` from now on, if the engine's own route is not served; else the error stands."""
@@ -119,16 +104,9 @@ class VLLM:
         self._completions = True
 
     def _abort(self, request_id: str) -> None:
-        task = asyncio.get_running_loop().create_task(self._send_abort(request_id))
-        self._aborting.add(task)
-        task.add_done_callback(self._aborting.discard)
-
-    async def _send_abort(self, request_id: str) -> None:
-        try:
-            body = _encode({"request_ids": [request_id]})
-            await self._http.call(self._endpoint, ABORT, body, retry=False, timeout_s=5.0)
-        except ProviderError:
-            return  # it is gone, and the generation with it
+        """By the dropped connection alone where `/v1/completions` is asked: its answers cannot be named."""
+        if not self._completions:
+            self._aborts.begin(request_id)
 
 
 def _sampling(request: TokenRequest) -> dict[str, Any]:

@@ -21,10 +21,12 @@ def as_stream(frames: list[Any]) -> bytes:
 
 class Wire:
     """A server in the test's own loop that answers raw bytes. `answers` in order, then the last one for ever; each is the
-    whole HTTP answer as pieces to write: bytes, a number of seconds to wait, or None to drop the connection."""
+    whole HTTP answer as pieces to write: bytes, a number of seconds to wait, or None to drop the connection. `apart`: what
+    requests of their own, by method and path, are answered instead."""
 
     def __init__(self) -> None:
         self.answers: list[list[bytes | float | None]] = []
+        self.apart: dict[str, list[bytes | float | None]] = {}
         self.requests: list[tuple[str, dict[str, str], bytes]] = []
         self.connections = 0
         self.closed_by_client = 0
@@ -57,8 +59,9 @@ class Wire:
         line, *rest = head.split("\r\n")
         headers = {name.lower(): value for name, _, value in (each.partition(": ") for each in rest if each)}
         body = await reader.readexactly(int(headers.get("content-length", 0)))
-        self.requests.append((line.rpartition(" ")[0], headers, body))
-        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        asked = line.rpartition(" ")[0]
+        self.requests.append((asked, headers, body))
+        answer = self.apart.get(asked) or (self.answers.pop(0) if len(self.answers) > 1 else self.answers[0])
         for piece in answer:
             if piece is None:
                 return False

@@ -53,3 +53,29 @@ def test_a_generation_that_breaks_off(
     report = verify_bytes(data)
     assert report.ok, report.violations
     assert len(json.loads(data)["calls"]) == 2
+
+
+def test_a_generation_that_breaks_off_before_its_first_token_is_asked_for_again(
+    own_server: Callable[..., ServerProcess], ids: SGLangDouble, tmp_path: Path
+) -> None:
+    folder = small_tokenizer_folder(tmp_path / "tokenizers")
+    server = own_server(SGLANG_BASE_URL=ids.base_url, PERDURE_TOKENIZERS=str(folder))
+    client = Letta(base_url=server.url, max_retries=0)
+    agent = client.agents.create(model="sglang/tiny", include_base_tools=False)
+    lost = Completion(text="never seen", fail_after=0)
+    ids.script(lost, lost, "Good morning.")
+    answered = client.agents.messages.create(agent_id=agent.id, input="Hi")
+    assert [each.content for each in answered.messages] == ["Good morning."]
+    asked = [body["rid"] for body in ids.requests]
+    assert len(asked) == len(set(asked)) == 3
+    ids.script(lost, lost, lost)
+    with pytest.raises(APIStatusError) as failed:
+        client.agents.messages.create(agent_id=agent.id, input="Again")
+    assert failed.value.status_code == 502 and len(ids.requests) == 6
+    assert set(ids.aborts) >= set(asked[:2]) and asked[2] not in ids.aborts
+    with urllib.request.urlopen(f"{server.url}/v1/trajectories?agent_id={agent.id}", timeout=30) as opened:
+        data = opened.read()
+    report = verify_bytes(data)
+    assert report.ok, report.violations
+    [call] = json.loads(data)["calls"]
+    assert call["engine_request_id"] == asked[2]

@@ -37,8 +37,8 @@ class MarkedSGLang(SGLang):
         self._stop = stop
         self._bias: dict[str, int] = {}
 
-    def fields(self, request: TokenRequest, rid: str) -> dict[str, Any]:
-        fields = super().fields(request, rid)
+    def fields(self, request: TokenRequest) -> dict[str, Any]:
+        fields = super().fields(request)
         if (wanted := self._bias.get(request.request_id)) is not None:
             fields["sampling_params"]["logit_bias"] = {str(wanted): 1000.0}
         return fields

@@ -64,8 +64,8 @@ class LedSGLang(SGLang):
         self.led: deque[list[int] | None] = deque()
         self._next: int | None = None
 
-    def fields(self, request: TokenRequest, rid: str) -> dict[str, Any]:
-        fields = super().fields(request, rid)
+    def fields(self, request: TokenRequest) -> dict[str, Any]:
+        fields = super().fields(request)
         if self._next is not None:
             fields["sampling_params"]["logit_bias"] = {str(self._next): 1000.0}
         return fields

@@ -56,6 +56,29 @@ async def test_a_conversation_survives_the_loss_of_its_server(
     assert survivor.requests[-1]["input_ids"] == tokens.ids[: len(survivor.requests[-1]["input_ids"])].tolist()
 
 
+async def test_a_stream_lost_before_its_first_id_goes_to_another_server_at_once(
+    doubles: list[SGLangDouble], registry: Registry
+) -> None:
+    model = (await registry.resolve("sglang/tiny", require_exact=True)).model
+    for double in doubles[:2]:
+        double.engine.default = Completion(text="lost", fail_after=0)
+    for number in range(12):
+        done, _ = await call(model, prompt([message("user", "Hi.")], conversation_id=f"conv-{number}"))  # type: ignore[arg-type]
+        assert done.capture is not None and done.capture.call.engine_base_url == doubles[2].base_url
+    asked = [len(double.requests) for double in doubles]
+    assert asked[2] == 12 and max(asked[:2]) >= 1
+    assert sum(asked) == len({body["rid"] for double in doubles for body in double.requests})
+
+
+async def test_rounds_through_all_servers_are_bounded(doubles: list[SGLangDouble], registry: Registry) -> None:
+    model = (await registry.resolve("sglang/tiny", require_exact=True)).model
+    for double in doubles:
+        double.engine.default = Completion(text="lost", fail_after=0)
+    with pytest.raises(ProviderError):
+        await call(model, prompt([message("user", "Hi.")]))  # type: ignore[arg-type]
+    assert [len(double.requests) for double in doubles] == [3, 3, 3]
+
+
 async def test_a_provider_is_known_while_one_of_its_servers_is(doubles: list[SGLangDouble], registry: Registry) -> None:
     doubles[0].dead = doubles[1].dead = True
     assert [info.handle for info in await registry.list_models()] == ["sglang/tiny"]

@@ -20,7 +20,7 @@ from perdure.providers.openai_responses import OpenAIResponses
 from perdure.providers.retries import Retries
 from perdure.providers.sglang import SGLang
 from perdure.providers.vllm import VLLM
-from tests.doubles.wire import END, HEAD, Wire, answer, chunk, streamed
+from tests.doubles.wire import END, HEAD, Wire, answer, as_stream, chunk, streamed
 
 HELLO = Message(id="message-1", role="user", created_us=1, content=(TextPart("hi"),))
 MODELS: dict[str, Callable[[Http, Endpoint], Any]] = {
@@ -61,6 +61,11 @@ async def failed(kind: str, http: Http, url: str, **limits: Any) -> ProviderErro
             pass
     assert "acme" in raised.value.message
     return raised.value
+
+
+def generations(wire: Wire) -> int:
+    """How often it was asked, aborts aside."""
+    return sum("abort" not in line for line, _, _ in wire.requests)
 
 
 @pytest.mark.parametrize("kind", EVERYONE)
@@ -151,8 +156,15 @@ async def test_silence(http: Http, wire: Wire, kind: str, pieces: list[Any]) -> 
 async def test_an_answer_that_breaks_off(http: Http, wire: Wire, kind: str, pieces: list[Any]) -> None:
     wire.answers = [pieces]
     error = await failed(kind, http, wire.url)
-    unread = ("llm_error",) if kind == "llamacpp" else ()  # one JSON document, which an empty body is not
-    assert error.kind in ("llm_connection", "llm_empty_response", *unread)
+    assert error.kind in ("llm_connection", "llm_empty_response")
+    assert pieces[-1] is not None or generations(wire) == 3
+
+
+@pytest.mark.parametrize("kind", EVERYONE)
+async def test_attempts_are_counted_together_wherever_they_fail(http: Http, wire: Wire, kind: str) -> None:
+    wire.answers = [answer(503, {"error": {"message": "Overloaded."}}), [HEAD, None]]
+    error = await failed(kind, http, wire.url)
+    assert error.kind == "llm_connection" and generations(wire) == 3
 
 
 IN_STREAM = {
@@ -160,12 +172,16 @@ IN_STREAM = {
     "openai_responses": {"type": "error", "code": "server_error", "message": "Oops"},
     "anthropic": {"type": "error", "error": {"type": "overloaded_error", "message": "Oops"}},
     "gemini": {"error": {"code": 503, "message": "Oops", "status": "UNAVAILABLE"}},
+    "sglang": {"error": {"message": "Oops", "type": "InternalServerError", "code": 500}},
+    "vllm": {"error": {"message": "Oops", "type": "InternalServerError", "code": 500}},
 }
 FIRST = {
     "openai_chat": {"choices": [{"index": 0, "delta": {"content": "x"}}]},
     "openai_responses": {"type": "response.output_text.delta", "item_id": "i", "output_index": 0, "delta": "x"},
     "anthropic": {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "x"}},
     "gemini": {"candidates": [{"content": {"parts": [{"text": "x"}]}}]},
+    "sglang": {"output_ids": [7], "meta_info": {"completion_tokens": 1, "output_token_logprobs": [[-0.5, 7, None]]}},
+    "vllm": {"choices": [{"token_ids": [7], "logprobs": {"content": [{"token_id": 7, "logprob": -0.5}]}}]},
 }
 OPENS = {
     "anthropic": [
@@ -178,7 +194,7 @@ OPENS = {
 }
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("kind", IN_STREAM)
 async def test_an_error_in_the_stream_is_tried_again_before_output_and_never_after(
     http: Http, wire: Wire, kind: str
 ) -> None:
@@ -186,6 +202,7 @@ async def test_an_error_in_the_stream_is_tried_again_before_output_and_never_aft
     error = await failed(kind, http, wire.url)
     assert "Oops" in error.message and len(wire.requests) == 3
     wire.requests.clear()
-    wire.answers = [streamed([*OPENS.get(kind, ()), FIRST[kind], IN_STREAM[kind]])]
+    first = as_stream([*OPENS.get(kind, ()), FIRST[kind]])
+    wire.answers = [[HEAD + chunk(first), 0.05, chunk(as_stream([IN_STREAM[kind]])) + END]]
     error = await failed(kind, http, wire.url)
     assert "Oops" in error.message and not error.retryable and len(wire.requests) == 1

@@ -115,14 +115,6 @@ async def test_a_connection_dropped_before_an_answer_is_tried_again(http: Http, 
     assert failed.value.kind == "llm_connection" and failed.value.retryable
 
 
-async def test_each_attempt_may_have_its_own_body(http: Http, wire: Wire) -> None:
-    wire.answers = [answer(503, {}), answer(200, {})]
-    bodies = iter([b"1", b"2"])
-    async with await http.open(endpoint(wire), "/x", lambda: next(bodies)) as opened:
-        await opened.read_all()
-    assert [body for _, _, body in wire.requests] == [b"1", b"2"]
-
-
 async def test_nothing_is_tried_again_once_an_answer_has_begun(http: Http, wire: Wire) -> None:
     wire.answers = [[HEAD + chunk(b"data: 1\n\n"), None]]
     async with await http.open(endpoint(wire), "/x", b"{}") as opened:

@@ -271,6 +271,20 @@ async def test_closing_aborts_by_name_and_by_disconnecting(http: Http, double: S
     assert not double._running
 
 
+async def test_cancelling_before_an_answer_aborts_by_name(http: Http, wire: Wire) -> None:
+    wire.answers = [[5.0]]
+    wire.apart["POST /abort_request"] = answer(200, b"")
+    engine, asked = SGLang(http, Endpoint("sglang", wire.url)), request()
+    waiting = asyncio.create_task(collect(engine, asked))
+    while not wire.requests:
+        await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    await engine.close()
+    line, _, body = wire.requests[-1]
+    assert line == "POST /abort_request" and msgspec.json.decode(body)["rid"] == asked.request_id
+
+
 @pytest.mark.parametrize("incremental", [True, False])
 async def test_an_answer_paused_for_new_weights_goes_on(http: Http, double: SGLangDouble, incremental: bool) -> None:
     double.incremental = incremental
@@ -335,6 +349,48 @@ async def test_another_attempt_has_another_rid(http: Http, wire: Wire) -> None:
     rids = [msgspec.json.decode(body)["rid"] for _, _, body in wire.requests]
     assert rids[0] == asked.request_id != rids[1] and len(rids[1]) == 32
     assert got.done is not None and got.done.engine_request_id == rids[1]
+
+
+async def test_sglang_asks_again_while_no_id_came_and_aborts_what_it_abandons(http: Http, double: SGLangDouble) -> None:
+    double.script(Completion(text="lost", fail_after=0), Completion(text="lost too", fail_after=0), "here it is")
+    engine, asked = to_double(http, double)
+    got = await collect(engine, asked)
+    assert small_tokenizer().decode(got.ids[:-1]) == "here it is"
+    rids = [body["rid"] for body in double.requests]
+    assert rids[0] == asked.request_id and len(set(rids)) == 3
+    assert got.done is not None and got.done.engine_request_id == rids[2]
+    assert msgspec.json.decode(got.done.request)["rid"] == rids[2]  # what is on record is what was answered
+    await engine.close()
+    assert sorted(double.aborts) == sorted(rids[:2])
+
+
+async def test_sglang_goes_on_after_a_pause_over_a_broken_connection(http: Http, double: SGLangDouble) -> None:
+    """What was sampled before the pause is the prompt of the next request, of which no id came yet."""
+    first, rest = "the weights change ", "and it goes on"
+    double.script(
+        Completion(text=first, finish="abort", batch=1), Completion(text=rest, fail_after=0), Completion(text=rest)
+    )
+    engine, asked = to_double(http, double, max_tokens=60)
+    ids: list[int] = []
+    async for item in resumed(engine, asked):
+        ids += item.ids if isinstance(item, TokenBatch) else []
+    assert small_tokenizer().decode(ids[:-1]) == first + rest
+    again, at_last = double.requests[1:]
+    assert again["input_ids"] == at_last["input_ids"] and again["rid"] != at_last["rid"]
+    await engine.close()
+    assert double.aborts == [again["rid"]]
+
+
+@pytest.mark.parametrize(("status", "asked_times"), [(503, 3), (400, 1)])
+async def test_sglang_a_refusal_as_the_end_of_a_stream(http: Http, wire: Wire, status: int, asked_times: int) -> None:
+    meta = {"finish_reason": {"type": "abort", "message": "no", "status_code": status}, "completion_tokens": 0}
+    wire.answers = [streamed([{"text": "", "output_ids": [], "meta_info": meta}, "[DONE]"])]
+    engine = SGLang(http, Endpoint("sglang", wire.url))
+    with pytest.raises(ProviderError) as failed:
+        await collect(engine, request())
+    await engine.close()
+    assert failed.value.retryable is (status == 503)
+    assert [line for line, _, _ in wire.requests] == ["POST /generate"] * asked_times  # it has ended: nothing to abort
 
 
 # --- vLLM
@@ -440,6 +496,37 @@ async def test_vllm_abort_names_the_engines_own_id(http: Http, wire: Wire) -> No
     assert msgspec.json.decode(body) == {"request_ids": [frames[0]["request_id"]]}
 
 
+async def test_vllm_asks_again_while_no_id_came_and_aborts_what_it_abandons(http: Http, wire: Wire) -> None:
+    frames = sample("vllm-generate-stream")["frames"]
+    named = {"request_id": "generate-tokens-1", "choices": []}
+    wire.answers = [
+        [HEAD + chunk(as_stream([named])), None],
+        streamed([{"error": {"message": "Oops"}}]),
+        streamed(frames),
+    ]
+    wire.apart["POST /inference/v1/abort_requests"] = answer(200, b"")
+    engine = VLLM(http, Endpoint("vllm", wire.url))
+    asked = request()
+    got = await collect(engine, asked)
+    await engine.close()
+    assert got.ids == [55098, 148637, 11987]
+    sent = [msgspec.json.decode(body) for line, _, body in wire.requests if line == "POST /inference/v1/generate"]
+    ids = [each["request_id"] for each in sent]
+    assert ids[0] == asked.request_id and len(set(ids)) == 3
+    aborted = [msgspec.json.decode(body) for line, _, body in wire.requests if "abort" in line]
+    assert aborted == [{"request_ids": ["generate-tokens-1"]}]  # the other had no name, and its connection is gone
+
+
+async def test_vllm_asks_again_by_completions_too(http: Http, wire: Wire) -> None:
+    """The other route is no attempt; the choice of it is kept over attempts."""
+    token = {"tokens": ["token_id:7"], "token_logprobs": [-0.5], "top_logprobs": [{"token_id:7": -0.5}]}
+    frame = {"id": "cmpl-1", "choices": [{"token_ids": [7], "logprobs": token, "finish_reason": "stop"}]}
+    wire.answers = [answer(404, {}), [HEAD, None], [HEAD, None], streamed([frame, "[DONE]"])]
+    got = await collect(VLLM(http, Endpoint("vllm", wire.url)), request())
+    assert got.ids == [7]
+    assert [line for line, _, _ in wire.requests] == ["POST /inference/v1/generate", *["POST /v1/completions"] * 3]
+
+
 async def test_vllm_scores_by_either_route(http: Http, wire: Wire) -> None:
     engine = VLLM(http, Endpoint("vllm", wire.url))
     wire.answers = [
@@ -494,6 +581,24 @@ async def test_llamacpp_request_as_sent_and_pieces_that_go_on(http: Http, wire: 
     }
     assert second["prompt"] == [*HELLO, 1, 2] and second["seed"] == 11 and second["id_slot"] == 1
     assert 4 <= second["n_predict"] <= 14
+
+
+CUT = [b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n{", None]
+
+
+async def test_llamacpp_asks_again_while_no_id_came(http: Http, wire: Wire) -> None:
+    wire.answers = [CUT, [HEAD + END], answer(200, piece([3], stop_type="eos"))]
+    got = await collect(LlamaCpp(http, Endpoint("llamacpp", wire.url)), request(stop_token_ids=()))
+    assert got.ids == [3] and len({body for _, _, body in wire.requests}) == 1 and len(wire.requests) == 3
+
+
+async def test_llamacpp_a_later_piece_that_breaks_off_is_final(http: Http, wire: Wire) -> None:
+    wire.answers = [answer(200, piece([1, 2])), CUT]
+    got: list[int] = []
+    with pytest.raises(ProviderError) as failed:
+        async for item in LlamaCpp(http, Endpoint("llamacpp", wire.url)).generate(request(stop_token_ids=())):
+            got += item.ids if isinstance(item, TokenBatch) else []
+    assert got == [1, 2] and not failed.value.retryable and len(wire.requests) == 2
 
 
 async def test_llamacpp_defaults_are_the_servers_own(http: Http, wire: Wire) -> None:
