@@ -35,11 +35,11 @@ class MarkedSGLang(SGLang):
         self.aborts = 0
         self._tokenizer = tokenizer
         self._stop = stop
-        self._bias: dict[str, int] = {}
+        self._bias: dict[tuple[str, bytes], int] = {}
 
     def fields(self, request: TokenRequest) -> dict[str, Any]:
         fields = super().fields(request)
-        if (wanted := self._bias.get(request.request_id)) is not None:
+        if (wanted := self._bias.get((request.affinity[0], place(request.ids)))) is not None:
             fields["sampling_params"]["logit_bias"] = {str(wanted): 1000.0}
         return fields
 
@@ -78,15 +78,15 @@ class MarkedSGLang(SGLang):
         for wanted in ids:
             got: list[int] = []
             while not got:
-                rid = uuid.uuid4().hex
-                self._bias[rid] = wanted
-                one = msgspec.structs.replace(request, ids=context, max_tokens=1, request_id=rid)
+                where = (request.affinity[0], place(context))  # not the request id: another attempt has another
+                self._bias[where] = wanted
+                one = msgspec.structs.replace(request, ids=context, max_tokens=1, request_id=uuid.uuid4().hex)
                 async for item in super().generate(one):
                     self._note(item)
                     if isinstance(item, TokenBatch):
                         got = item.ids
                         yield item
-                del self._bias[rid]
+                del self._bias[where]
             assert got == [wanted]
             context = context + array("i", got)
             self.forced.add(place(context))

@@ -195,8 +195,8 @@ async def test_an_answer_has_the_wanted_form_or_calls_a_tool(
 async def test_a_tool_that_must_be_called_is(http: Http, sglang_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fields = SGLang.fields
 
-    def biased(self: SGLang, request: TokenRequest, rid: str) -> dict[str, Any]:
-        made = fields(self, request, rid)
+    def biased(self: SGLang, request: TokenRequest) -> dict[str, Any]:
+        made = fields(self, request)
         return made | {"sampling_params": made["sampling_params"] | {"logit_bias": TAUGHT}}
 
     monkeypatch.setattr(SGLang, "fields", biased)
