@@ -17,6 +17,7 @@ from perdure.core.messages import Message, TextPart, ToolCall
 from perdure.core.runs import Run, RunConfig
 from perdure.runs.runner import Runner
 from perdure.store import agents, blocks, message_reads
+from perdure.store.base import Built, Tx
 from perdure.store.runs import active_runs
 from perdure.store.sqlite import SqliteStore
 from perdure.store.tools import find_tool
@@ -338,3 +339,48 @@ async def test_what_waits_for_a_busy_conversation_is_driven_without_anybody_look
                 assert isinstance((await alone.events(run_id))[-1], LogEnded)
     finally:
         await alone.runner.stop()
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["the-old-worker-ends-first", "the-old-worker-ends-last"])
+async def test_a_run_taken_up_again_where_its_old_worker_still_is_ends_once(
+    world: World, store: SqliteStore, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    """A process that was held up for longer than its lease finds its own run by looking, like anybody's."""
+    let_go = asyncio.Event()
+    held_up = iter([True])
+
+    async def hold_the_old_one_up() -> None:
+        if next(held_up, False):
+            await let_go.wait()
+
+    def expire() -> Tx[None]:
+        yield Built("UPDATE conversations SET lease_until_us = 1", {})
+
+    if late:
+        monkeypatch.setattr("perdure.runs.jobs.LEASE_US", 1)  # how long the new worker waits for the old one
+    world.model.during = hold_the_old_one_up
+    ends: list[str] = []
+    world.runner.observers.append(lambda run, commit: ends.append(run.id) if commit.end is not None else None)
+    run_id = await world.submit("hello")
+    following = asyncio.ensure_future(world.events(run_id))
+    while not world.model.prompts:
+        await asyncio.sleep(0)
+    old = world.runner._jobs[run_id]
+    await store.write(expire)
+    await world.runner._claiming.claim(world.agent.id)
+    new = world.runner._jobs[run_id]
+    assert new is not old and old.task is not None and new.task is not None
+    order = [new, old] if late else [old, new]
+    if not late:
+        let_go.set()
+    await asyncio.wait([old.task, new.task], return_when=asyncio.FIRST_COMPLETED)
+    assert [job.task.done() for job in order if job.task is not None] == [True, False]
+    assert (run_id in world.runner._jobs) is not late, "the one that goes on can be cancelled until it ends"
+    let_go.set()
+    assert await asyncio.gather(old.task, new.task) == [None, None]
+    assert ends == [run_id] and not world.runner._jobs and not world.runner._jobs.newest
+    told = [type(event) for event in await following]
+    assert told == [type(event) for event in await world.events(run_id)] == [Said, RunStopped, UsageReported, LogEnded]
+    assert (await world.runner.run(run_id)).status == "completed"
+    await world.send("again")
+    assert await world.history() == ["user: hello", "assistant: ok", "user: again", "assistant: ok"]
