@@ -328,6 +328,7 @@ async def test_who_follows_a_run_that_another_process_drives_is_kept_awake(world
 
 
 async def test_what_waits_for_a_busy_conversation_is_driven_without_anybody_looking(world: World) -> None:
+    await world.runner.stop()  # it would look, and take a namesake of its own process for dead
     alone = World(world.store, world.agent)  # its runner is not started: nothing is found by looking
     alone.model.gate.clear()
     try:
