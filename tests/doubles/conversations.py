@@ -47,7 +47,10 @@ Said = tuple[Sequence[int], str]
 
 
 class SaidEngine:
-    """A TokenEngine whose answers are given, as ids or as what makes them from the prompt's; each sampled with logprob -0.5."""
+    """A TokenEngine whose answers are given, as ids or as what makes them from the prompt's; each sampled with logprob -0.5.
+
+    A list of them is what it says when it is asked again and again.
+    """
 
     kind = "sglang"
     base_url = "http://engine.test"
@@ -55,7 +58,7 @@ class SaidEngine:
 
     def __init__(
         self,
-        answers: Sequence[Said | Callable[[Sequence[int]], Said]] = (),
+        answers: Sequence[Said | Callable[[Sequence[int]], Said | list[Said]]] = (),
         *,
         kind: str = "sglang",
         batch: int = 3,
@@ -69,7 +72,11 @@ class SaidEngine:
     async def generate(self, request: TokenRequest) -> AsyncIterator[TokenBatch | TokenDone]:
         self.requests.append(request)
         said = self.answers.pop(0)
-        ids, finish = said(request.ids) if callable(said) else said
+        said = said(request.ids) if callable(said) else said
+        if isinstance(said, list):
+            self.answers[:0] = said[1:]
+            said = said[0]
+        ids, finish = said
         try:
             for part in (
                 itertools.batched(ids, self._batch) if hasattr(itertools, "batched") else _batched(ids, self._batch)

@@ -11,8 +11,6 @@ import tempfile
 import time
 from pathlib import Path
 
-VECTOR = "the server's binaries have no pgvector"
-
 
 def binaries() -> Path | None:
     """The folder with initdb and postgres; the wheel first, as it has pgvector too. None: there is none."""
@@ -24,6 +22,16 @@ def binaries() -> Path | None:
     if (postgres := shutil.which("postgres")) is not None:
         found.append(Path(postgres).resolve().parent)
     return next((folder for folder in found if (folder / "initdb").exists()), None)
+
+
+def has_pgvector() -> bool:
+    """Whether a database of ours can have it."""
+    folder = binaries()
+    if folder is None:
+        return False
+    told = subprocess.run([str(folder / "pg_config"), "--sharedir"], capture_output=True, text=True, check=False)
+    own = folder.parent / "share" / "postgresql"  # a wheel was moved since it was built
+    return any((place / "extension" / "vector.control").exists() for place in (own, Path(told.stdout.strip())))
 
 
 class PostgresProcess:

@@ -132,8 +132,8 @@ class Rollout:
             shown = shown or any(one.tool_calls and one.content for one in before)
         return shown or bool(self.renderer.tokenizer.decode(thought).strip())
 
-    def _sample(self, ids: Sequence[int]) -> tuple[list[int], str]:
-        """What a model might answer, and how it ends."""
+    def _sample(self, ids: Sequence[int]) -> list[tuple[list[int], str]]:
+        """What a model might answer, and how it ends. An engine that breaks it off is asked for the rest."""
         draw = self.random
         names = draw.choices(("look", "go"), k=draw.choice((0, 0, 1, 1, 2, 3)))
         calls = [(name, json.dumps({"at": self._text()} if name == "look" else {})) for name in names]
@@ -141,12 +141,14 @@ class Rollout:
         opened = opens_thought(self.renderer, ids)
         made = answer_ids(self.renderer, self._text(), calls, thought=thought, opened=opened)
         ending = draw.choice(("stop",) * 8 + ("cut", "abort", "early", "other"))
-        if ending in ("cut", "abort", "early"):
-            made = made[: draw.randint(0, len(made))]
-        if ending in ("cut", "abort"):
-            return made, "length" if ending == "cut" else "abort"
+        at = draw.randint(0, len(made))
+        if ending in ("cut", "early"):
+            made = made[:at]
+        if ending == "cut":
+            return [(made, "length")]
         end = end_id(self.renderer, calls) if ending != "other" else draw.choice(self.renderer.stop_token_ids)
-        return [*made, end], "stop"
+        whole = [*made, end]
+        return [(whole[:at], "abort"), (whole[at:], "stop")] if ending == "abort" else [(whole, "stop")]
 
     def _after(self, done: Any) -> None:
         if done.tool_calls:

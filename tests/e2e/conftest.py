@@ -37,6 +37,11 @@ def clean_environment(env: dict[str, str]) -> dict[str, str]:
     return {**clean, **env}
 
 
+def interruptible() -> None:
+    """Run in a child before its program: Ctrl-C is heard, also where the tests were started by a shell in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class ServerProcess:
     """`perdure serve` as a user runs it, on a data directory of its own."""
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from perdure.bench import process
+from tests.e2e.conftest import interruptible
 
 BENCH = [sys.executable, "-m", "perdure", "bench", "--quick", "--json"]
 
@@ -60,6 +61,7 @@ def test_a_demo_that_is_interrupted_takes_its_server_along(tmp_path: Path, numbe
             cwd=tmp_path,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            preexec_fn=interruptible,  # noqa: PLW1509 - it takes no lock
         )
         assert demo.stdout is not None
         seen = b""

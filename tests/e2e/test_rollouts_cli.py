@@ -16,7 +16,7 @@ from perdure.providers.scripted import Completion
 from perdure.rollouts.export.verify import verify_any
 from tests.doubles.sglang import SGLangDouble
 from tests.doubles.tokenizers import small_tokenizer, small_tokenizer_folder
-from tests.e2e.conftest import ServerProcess
+from tests.e2e.conftest import ServerProcess, interruptible
 from tests.e2e.test_rollouts import LENGTH, ask, lines, new_agent
 
 
@@ -126,7 +126,13 @@ def test_interrupting_the_view_leaves_the_job_and_says_how_to_find_it(
     tasks.write_text('{"input": "Hi"}\n')
     command = [sys.executable, "-m", "perdure", "rollouts", "run", str(tasks), "-a", "tester", "-g", "12"]
     command += ["--max-concurrency", "2", "--base-url", exact_server.url]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as watching:
+    with subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=interruptible,  # noqa: PLW1509 - it takes no lock
+    ) as watching:
         assert watching.stderr is not None
         begun = watching.stderr.readline()
         watching.stderr.readline()  # the first rollout

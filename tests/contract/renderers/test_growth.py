@@ -36,15 +36,17 @@ rounds = st.lists(
 )
 
 
-def _sampled(renderer: Renderer, given_round: dict[str, Any], prompt_ids: Sequence[int]) -> tuple[list[int], str]:
-    """The ids a model might sample, and how it ends."""
+def _sampled(renderer: Renderer, given_round: dict[str, Any], prompt_ids: Sequence[int]) -> list[tuple[list[int], str]]:
+    """The ids a model might sample, and how it ends. An engine that breaks it off is asked for the rest."""
     calls = [(name, _json(text)) for name, text in given_round["calls"]]
     opened = opens_thought(renderer, prompt_ids)
     ids = answer_ids(renderer, given_round["text"], calls, thought=given_round["thought"], opened=opened)
     ending = given_round["ending"]
-    if ending in ("cut", "abort"):
-        return ids[: given_round["cut"]], "length" if ending == "cut" else "abort"
-    return [*ids, end_id(renderer, calls) if ending == "stop" else renderer.stop_token_ids[-1]], "stop"
+    cut = given_round["cut"]
+    if ending == "cut":
+        return [(ids[:cut], "length")]
+    ids.append(renderer.stop_token_ids[-1] if ending == "endoftext" else end_id(renderer, calls))
+    return [(ids[:cut], "abort"), (ids[cut:], "stop")] if cut < len(ids) and ending == "abort" else [(ids, "stop")]
 
 
 def _json(text: str) -> str:
