@@ -66,8 +66,8 @@ def submit_run(
         if replay.again is None:
             return Accepted(replay.run_id, attached=True)
         inputs = replay.again
-    busy = state.queued > 0 or (state.active_run_id is not None and state.lease_until_us >= now)
-    if busy and not wait:
+    held = state.active_run_id is not None and state.lease_until_us >= now
+    if (state.queued or held) and not wait:
         holder = (
             state.active_run_id or (yield Query("queued_runs", {"conversation_id": conversation_id, "limit": 1}))[0][0]
         )
@@ -79,7 +79,8 @@ def submit_run(
     if state.queued >= max_queued:
         raise Unavailable(f"{max_queued} messages are already waiting for {conversation_id}. Send again later.")
     fence: int | None = None
-    busy = busy or not start
+    # a run whose worker is gone is gone on with first: what comes later must not stand between its message and its answer
+    busy = bool(state.queued) or state.active_run_id is not None or not start
     if not busy:
         fence = yield from _take_lease(conversation_id, run.id, owner, until, now, dead_owner="")
         busy = fence is None  # by the database's clock somebody still holds it
