@@ -40,7 +40,9 @@ def trl(row: Row) -> Row:
 
 
 def verifiers(row: Row) -> Row:
-    return importlib.import_module("verifiers.v1.trace").Trace.model_validate(row).model_dump(mode="json")
+    """With every decimal: what it has read is compared, and its own files keep four."""
+    trace = importlib.import_module("verifiers.v1.trace").Trace.model_validate(row)
+    return trace.model_dump(mode="json", context={"float_decimals": None})
 
 
 LOADERS: dict[str, Callable[[Row], Row]] = {
