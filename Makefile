@@ -10,7 +10,7 @@ demo: $(STAMP)
 	@$(BIN)/perdure demo
 
 test: $(STAMP)
-	@$(BIN)/python -m pytest tests/unit tests/contract tests/e2e -m "not engine and not slow" -n auto --dist loadfile
+	@$(BIN)/python -m pytest tests/unit tests/contract tests/e2e -m "not engine and not slow and not postgres" -n auto --dist loadfile
 
 setup: $(STAMP)
 

@@ -19,6 +19,7 @@ part() { # part NAME SECONDS COMMAND...: run it if it fits
     "$@" || failed=1
 }
 
+part "several servers on one PostgreSQL, and Redis beside it" 180 bash scripts/test_postgres.sh -m postgres
 part "real tokenizers" 60 bash scripts/fetch_tokenizers.sh
 part "renderers beside the models' own templates" 120 .venv/bin/python -m pytest tests/contract/renderers
 part "letta-evals" 60 .venv/bin/python -m pip install --quiet --disable-pip-version-check "letta-evals>=0.26"
@@ -31,7 +32,7 @@ if command -v npm >/dev/null; then
 else
     skipped+=("TypeScript SDK (npm is not installed)")
 fi
-part "PostgreSQL, and Redis beside it" 300 bash scripts/test_postgres.sh
+part "everything else on PostgreSQL" 480 bash scripts/test_postgres.sh
 part "llama.cpp" 60 .venv/bin/python -m pytest tests/engines -m engine -k llamacpp
 part "a long conversation in a small window" 900 .venv/bin/python -m pytest tests/engines/test_long_conversation.py
 part "SGLang on CPU (installs about 3 GB on the first run)" 900 bash scripts/engines/test_sglang.sh

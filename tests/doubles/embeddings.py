@@ -39,6 +39,12 @@ class EmbeddingDouble(OpenAIDouble):
         self.dim = DIM
         super().__init__(models)
 
+    def reset(self) -> None:
+        super().reset()
+        self.failures.clear()
+        self.embedded.clear()
+        self.down = None
+
     def _routes(self, app: web.Application) -> None:
         super()._routes(app)
         app.router.add_post("/v1/embeddings", self._embeddings)

@@ -55,6 +55,12 @@ class TurnsDouble(Double):
     def script(self, *turns: Turn) -> None:
         self.turns.extend(turns)
 
+    def reset(self) -> None:
+        """As it was made, for the next test that shares it."""
+        self.turns.clear()
+        self.requests.clear()
+        self.gate = None
+
     def _app(self) -> web.Application:
         app = web.Application(client_max_size=64 * 2**20)
         self._routes(app)

@@ -69,6 +69,13 @@ class SGLangDouble(Double):
     def script(self, *completions: str | Completion) -> None:
         self.engine.completions.extend(completions)
 
+    def reset(self) -> None:
+        """As it was made, for the next test that shares it."""
+        self.engine.completions.clear()
+        self.engine.default, self.engine.answer = "ok", None
+        self.requests.clear()
+        self.aborts.clear()
+
     def _app(self) -> web.Application:
         app = web.Application(client_max_size=64 * 2**20, middlewares=[self._guard])
         app.router.add_post(f"{self.prefix}/generate", self._generate)

@@ -8,6 +8,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from letta_client import Letta
 from perdure.store.migrate import migrate_postgres
 from tests.doubles.openai_chat import OpenAIDouble
 from tests.doubles.postgres import PostgresProcess, binaries
+from tests.doubles.sglang import SGLangDouble
+from tests.doubles.tokenizers import small_tokenizer, small_tokenizer_folder
 
 
 def free_port() -> int:
@@ -101,10 +104,7 @@ def engine() -> Iterator[OpenAIDouble]:
 def clean_engine(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if "engine" in request.fixturenames:
-        double = request.getfixturevalue("engine")
-        double.turns.clear()
-        double.requests.clear()
-        double.gate = None
+        request.getfixturevalue("engine").reset()
 
 
 @pytest.fixture(scope="session")
@@ -147,22 +147,79 @@ def client(server: ServerProcess) -> Letta:
     return Letta(base_url=server.url, max_retries=0)
 
 
+@contextmanager
+def starting(
+    folder: Path, engine: OpenAIDouble, database: Callable[[], dict[str, str]]
+) -> Iterator[Callable[..., ServerProcess]]:
+    """A function that starts servers with what it is given as environment; all are stopped at the end."""
+    started: list[ServerProcess] = []
+
+    def start(**env: str) -> ServerProcess:
+        base = {"OPENAI_BASE_URL": engine.base_url, "OPENAI_API_KEY": "sk-test", **database()}
+        process = ServerProcess(folder / f"server-{len(started)}", {**base, **env})
+        started.append(process)
+        return process
+
+    try:
+        yield start
+    finally:
+        for process in started:
+            process.stop()
+
+
 @pytest.fixture
 def own_server(
     tmp_path: Path, engine: OpenAIDouble, database: Callable[[], dict[str, str]]
 ) -> Iterator[Callable[..., ServerProcess]]:
     """Starts servers that the test may kill; stopped at the end."""
-    started: list[ServerProcess] = []
+    with starting(tmp_path, engine, database) as start:
+        yield start
 
-    def start(**env: str) -> ServerProcess:
-        base = {"OPENAI_BASE_URL": engine.base_url, "OPENAI_API_KEY": "sk-test", **database()}
-        process = ServerProcess(tmp_path / f"server-{len(started)}", {**base, **env})
-        started.append(process)
-        return process
 
-    yield start
-    for process in started:
-        process.stop()
+@pytest.fixture(scope="module")
+def module_server(
+    tmp_path_factory: pytest.TempPathFactory, engine: OpenAIDouble, database: Callable[[], dict[str, str]]
+) -> Iterator[Callable[..., ServerProcess]]:
+    """The same for the tests of one file, which share them: a killed one is started again by the test that killed it."""
+    with starting(tmp_path_factory.mktemp("servers"), engine, database) as start:
+        yield start
+
+
+def empty(server: ServerProcess) -> None:
+    """Delete a shared server's agents, so that the next test finds its own alone."""
+    client = Letta(base_url=server.url, max_retries=0)
+    for agent in client.agents.list(limit=1000).items:
+        client.agents.delete(agent.id)
+
+
+@pytest.fixture(scope="module")
+def shared_exact_engine() -> Iterator[SGLangDouble]:
+    double = SGLangDouble(small_tokenizer())
+    yield double
+    double.close()
+
+
+@pytest.fixture(scope="module")
+def shared_exact_server(
+    module_server: Callable[..., ServerProcess],
+    shared_exact_engine: SGLangDouble,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> ServerProcess:
+    folder = small_tokenizer_folder(tmp_path_factory.mktemp("tokenizers"))
+    return module_server(SGLANG_BASE_URL=shared_exact_engine.base_url, PERDURE_TOKENIZERS=str(folder))
+
+
+@pytest.fixture
+def exact_engine(shared_exact_engine: SGLangDouble) -> Iterator[SGLangDouble]:
+    """An engine that takes ids; its model is `sglang/tiny` to `exact_server`."""
+    yield shared_exact_engine
+    shared_exact_engine.reset()
+
+
+@pytest.fixture
+def exact_server(shared_exact_server: ServerProcess) -> Iterator[ServerProcess]:
+    yield shared_exact_server
+    empty(shared_exact_server)
 
 
 @pytest.fixture

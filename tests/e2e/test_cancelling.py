@@ -27,19 +27,19 @@ def sleep_long(seconds: int) -> str:
 WITHIN_S = 0.5
 
 
-@pytest.fixture(params=["one server", "two servers"])
+@pytest.fixture(scope="module", params=["one server", pytest.param("two servers", marks=pytest.mark.postgres)])
 def ends(
-    request: pytest.FixtureRequest, own_server: Callable[..., ServerProcess]
+    request: pytest.FixtureRequest, module_server: Callable[..., ServerProcess]
 ) -> tuple[ServerProcess, ServerProcess]:
     """Where runs are started, and where they are cancelled."""
     if request.param == "one server":
-        server = own_server()
+        server = module_server()
         return server, server
     if binaries() is None:
         pytest.skip("no PostgreSQL here")
     postgres: PostgresProcess = request.getfixturevalue("postgres")
     url = postgres.fresh()
-    return own_server(PERDURE_DATABASE_URL=url), own_server(PERDURE_DATABASE_URL=url)
+    return module_server(PERDURE_DATABASE_URL=url), module_server(PERDURE_DATABASE_URL=url)
 
 
 def sdk(server: ServerProcess) -> Letta:

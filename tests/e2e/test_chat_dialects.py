@@ -1,7 +1,6 @@
 """Agents on providers that hold a conversation to rules of their own: what must come back does, through a real server."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,17 +14,23 @@ Body = dict[str, Any]
 DETAILS = [{"type": "reasoning.encrypted", "index": 0, "format": "openai-responses-v1", "id": "rs_1", "data": "sealed"}]
 
 
-@pytest.fixture
-def double() -> Iterator[OpenAIDouble]:
+@pytest.fixture(scope="module")
+def shared_double() -> Iterator[OpenAIDouble]:
     made = OpenAIDouble()
     yield made
     made.close()
 
 
 @pytest.fixture
-def server(tmp_path: Path, double: OpenAIDouble) -> Iterator[ServerProcess]:
-    env = {f"{name}_BASE_URL": double.base_url for name in ("DEEPSEEK", "MISTRAL", "OPENROUTER")}
-    process = ServerProcess(tmp_path / "data", env | {f"{name[:-9]}_API_KEY": "k" for name in env})
+def double(shared_double: OpenAIDouble) -> Iterator[OpenAIDouble]:
+    yield shared_double
+    shared_double.reset()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, shared_double: OpenAIDouble) -> Iterator[ServerProcess]:
+    env = {f"{name}_BASE_URL": shared_double.base_url for name in ("DEEPSEEK", "MISTRAL", "OPENROUTER")}
+    process = ServerProcess(tmp_path_factory.mktemp("perdure"), env | {f"{name[:-9]}_API_KEY": "k" for name in env})
     yield process
     process.stop()
 

@@ -4,7 +4,6 @@ The double refuses a request as the API does where a call of the turn lacks its 
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,17 +15,23 @@ from tests.e2e.conftest import ServerProcess
 from tests.e2e.test_openai_responses import ROLL
 
 
-@pytest.fixture
-def double() -> Iterator[GeminiDouble]:
+@pytest.fixture(scope="module")
+def shared_double() -> Iterator[GeminiDouble]:
     made = GeminiDouble()
     yield made
     made.close()
 
 
 @pytest.fixture
-def server(tmp_path: Path, double: GeminiDouble) -> Iterator[ServerProcess]:
-    env = {"GEMINI_BASE_URL": double.base_url, "GEMINI_API_KEY": "key-test"}
-    process = ServerProcess(tmp_path / "data", env)
+def double(shared_double: GeminiDouble) -> Iterator[GeminiDouble]:
+    yield shared_double
+    shared_double.reset()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, shared_double: GeminiDouble) -> Iterator[ServerProcess]:
+    env = {"GEMINI_BASE_URL": shared_double.base_url, "GEMINI_API_KEY": "key-test"}
+    process = ServerProcess(tmp_path_factory.mktemp("perdure"), env)
     yield process
     process.stop()
 

@@ -11,22 +11,34 @@ from letta_client import Letta
 
 from tests.doubles.embeddings import DIM, EmbeddingDouble
 from tests.doubles.openai_chat import call, text
-from tests.e2e.conftest import ServerProcess
+from tests.e2e.conftest import ServerProcess, empty
 
 HANDLE = "openai/text-embedding-test"
 Start = Callable[..., ServerProcess]
 
 
-@pytest.fixture
-def double() -> Iterator[EmbeddingDouble]:
+@pytest.fixture(scope="module")
+def shared_double() -> Iterator[EmbeddingDouble]:
     made = EmbeddingDouble()
     yield made
     made.close()
 
 
+@pytest.fixture(scope="module")
+def shared_server(module_server: Start, shared_double: EmbeddingDouble) -> ServerProcess:
+    return module_server(OPENAI_BASE_URL=shared_double.base_url, PERDURE_EMBEDDING=HANDLE)
+
+
 @pytest.fixture
-def server(own_server: Start, double: EmbeddingDouble) -> ServerProcess:
-    return own_server(OPENAI_BASE_URL=double.base_url, PERDURE_EMBEDDING=HANDLE)
+def double(shared_double: EmbeddingDouble) -> Iterator[EmbeddingDouble]:
+    yield shared_double
+    shared_double.reset()
+
+
+@pytest.fixture
+def server(shared_server: ServerProcess) -> Iterator[ServerProcess]:
+    yield shared_server
+    empty(shared_server)
 
 
 @pytest.fixture

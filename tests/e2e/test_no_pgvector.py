@@ -11,7 +11,7 @@ from tests.doubles.embeddings import EmbeddingDouble
 from tests.doubles.postgres import PostgresProcess, binaries, has_pgvector
 from tests.e2e.conftest import ServerProcess
 
-pytestmark = pytest.mark.skipif(binaries() is None, reason="no PostgreSQL here")
+pytestmark = [pytest.mark.postgres, pytest.mark.skipif(binaries() is None, reason="no PostgreSQL here")]
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ The double refuses a request as the API does where reasoning is missing before t
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,17 +24,23 @@ def roll(sides: int) -> str:
 '''
 
 
-@pytest.fixture
-def double() -> Iterator[ResponsesDouble]:
+@pytest.fixture(scope="module")
+def shared_double() -> Iterator[ResponsesDouble]:
     made = ResponsesDouble()
     yield made
     made.close()
 
 
 @pytest.fixture
-def server(tmp_path: Path, double: ResponsesDouble) -> Iterator[ServerProcess]:
-    env = {"OPENAI_BASE_URL": double.base_url, "OPENAI_API_KEY": "sk-test", "OPENAI_WIRE_API": "responses"}
-    process = ServerProcess(tmp_path / "data", env)
+def double(shared_double: ResponsesDouble) -> Iterator[ResponsesDouble]:
+    yield shared_double
+    shared_double.reset()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, shared_double: ResponsesDouble) -> Iterator[ServerProcess]:
+    env = {"OPENAI_BASE_URL": shared_double.base_url, "OPENAI_API_KEY": "sk-test", "OPENAI_WIRE_API": "responses"}
+    process = ServerProcess(tmp_path_factory.mktemp("perdure"), env)
     yield process
     process.stop()
 

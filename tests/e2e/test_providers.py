@@ -192,6 +192,7 @@ def test_a_provider_that_is_away_is_named_beside_the_models_of_the_others(server
         assert "x-unreachable-providers" not in raw.get("/v1/models/").headers
 
 
+@pytest.mark.postgres
 @pytest.mark.skipif(binaries() is None, reason="no PostgreSQL here")
 def test_two_servers_of_one_database_have_the_same_providers(
     postgres: PostgresProcess, own_server: Callable[..., ServerProcess], other: OpenAIDouble

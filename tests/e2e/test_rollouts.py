@@ -3,8 +3,6 @@
 import json
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +12,7 @@ from perdure.providers.base import TokenRequest
 from perdure.providers.scripted import Completion
 from perdure.tokens.verify import verify_bytes
 from tests.doubles.sglang import SGLangDouble
-from tests.doubles.tokenizers import small_tokenizer, small_tokenizer_folder
+from tests.doubles.tokenizers import small_tokenizer
 from tests.e2e.conftest import ServerProcess
 
 REMEMBER = (
@@ -24,21 +22,6 @@ LENGTH = """
 def reward(rollout):
     return {"words": len(rollout["answer"].split()), "steps": sum(run["steps"] for run in rollout["runs"])}
 """
-
-
-@pytest.fixture
-def engine_with_ids() -> Iterator[SGLangDouble]:
-    double = SGLangDouble(small_tokenizer())
-    yield double
-    double.close()
-
-
-@pytest.fixture
-def rollout_server(
-    own_server: Callable[..., ServerProcess], engine_with_ids: SGLangDouble, tmp_path: Path
-) -> ServerProcess:
-    folder = small_tokenizer_folder(tmp_path / "tokenizers")
-    return own_server(SGLANG_BASE_URL=engine_with_ids.base_url, PERDURE_TOKENIZERS=str(folder))
 
 
 def ask(server: ServerProcess, method: str, path: str, body: Any = None) -> tuple[int, Any]:
@@ -85,15 +68,15 @@ def remembering(request: TokenRequest) -> str:
 
 
 def test_groups_are_run_from_the_agents_own_state_and_leave_it_alone(
-    rollout_server: ServerProcess, engine_with_ids: SGLangDouble
+    exact_server: ServerProcess, exact_engine: SGLangDouble
 ) -> None:
-    client = Letta(base_url=rollout_server.url, max_retries=0)
+    client = Letta(base_url=exact_server.url, max_retries=0)
     agent = new_agent(client)
-    engine_with_ids.script("Hello Ann.")
+    exact_engine.script("Hello Ann.")
     client.agents.messages.create(agent.id, input="I am here.")
-    engine_with_ids.engine.answer = remembering
+    exact_engine.engine.answer = remembering
     status, job = ask(
-        rollout_server,
+        exact_server,
         "POST",
         "/v1/rollouts",
         {
@@ -105,7 +88,7 @@ def test_groups_are_run_from_the_agents_own_state_and_leave_it_alone(
         },
     )
     assert status == 201, job
-    job = ended(rollout_server, job["id"])
+    job = ended(exact_server, job["id"])
     assert job["counts"] == {"completed": 4}, job
     assert [(r["task_id"], r["group_index"], r["reward"]) for r in job["rollouts"]] == [
         ("tea", 0, 3.5),
@@ -118,11 +101,11 @@ def test_groups_are_run_from_the_agents_own_state_and_leave_it_alone(
     assert [a.id for a in client.agents.list().items] == [agent.id]
     for rollout in job["rollouts"]:
         assert "likes tea" in client.agents.blocks.retrieve("human", agent_id=rollout["agent_id"]).value
-    prompt = engine_with_ids.requests[1]["input_ids"]
+    prompt = exact_engine.requests[1]["input_ids"]
     shown = small_tokenizer().decode(prompt)
     assert "I am here." in shown and "Hello Ann." in shown
 
-    data = lines(rollout_server, f"job_id={job['id']}")
+    data = lines(exact_server, f"job_id={job['id']}")
     report = verify_bytes(data)
     assert report.ok, report.violations
     records = [json.loads(line) for line in data.splitlines()]
@@ -136,13 +119,13 @@ def test_groups_are_run_from_the_agents_own_state_and_leave_it_alone(
         ("steps", 2.0, 0.5),
     ]
     assert records[0]["reward"] == 3.5
-    only = lines(rollout_server, f"job_id={job['id']}&group_id={job['rollouts'][2]['group_id']}&limit=1")
+    only = lines(exact_server, f"job_id={job['id']}&group_id={job['rollouts'][2]['group_id']}&limit=1")
     assert json.loads(only)["rollout_id"] == job["rollouts"][2]["id"]
-    assert lines(rollout_server, f"job_id={job['id']}&min_reward=4") == b""
+    assert lines(exact_server, f"job_id={job['id']}&min_reward=4") == b""
 
 
-def test_a_jobs_trajectories_are_sifted_and_paged(rollout_server: ServerProcess, engine_with_ids: SGLangDouble) -> None:
-    agent = new_agent(Letta(base_url=rollout_server.url, max_retries=0))
+def test_a_jobs_trajectories_are_sifted_and_paged(exact_server: ServerProcess, exact_engine: SGLangDouble) -> None:
+    agent = new_agent(Letta(base_url=exact_server.url, max_retries=0))
     by_place = "def reward(rollout):\n    return rollout['group_index'] if rollout['task']['id'] == 'a' else 1 / 0"
     body = {
         "agent_id": agent.id,
@@ -150,13 +133,13 @@ def test_a_jobs_trajectories_are_sifted_and_paged(rollout_server: ServerProcess,
         "group_size": 3,
         "rewards": [{"name": "place", "source_code": by_place}],
     }
-    _, job = ask(rollout_server, "POST", "/v1/rollouts", body)
-    job = ended(rollout_server, job["id"])
+    _, job = ask(exact_server, "POST", "/v1/rollouts", body)
+    job = ended(exact_server, job["id"])
     assert job["counts"] == {"completed": 3, "failed": 3}
     ids = [rollout["id"] for rollout in job["rollouts"]]
 
     def found(query: str = "") -> list[str]:
-        data = lines(rollout_server, f"job_id={job['id']}{query}")
+        data = lines(exact_server, f"job_id={job['id']}{query}")
         return [json.loads(line)["rollout_id"] for line in data.splitlines()]
 
     assert found() == ids
@@ -176,36 +159,36 @@ def test_a_jobs_trajectories_are_sifted_and_paged(rollout_server: ServerProcess,
         ("&status=done", 422, "status"),
         ("&min_reward=high", 422, "min_reward"),
     ):
-        answered, error = ask(rollout_server, "GET", f"/v1/trajectories?job_id={job['id']}{query}")
+        answered, error = ask(exact_server, "GET", f"/v1/trajectories?job_id={job['id']}{query}")
         assert (answered, says in json.dumps(error)) == (status, True), (query, error)
-    answered, error = ask(rollout_server, "GET", f"/v1/trajectories?agent_id={agent.id}&min_reward=1")
+    answered, error = ask(exact_server, "GET", f"/v1/trajectories?agent_id={agent.id}&min_reward=1")
     assert answered == 422 and "job_id" in json.dumps(error)
-    assert ask(rollout_server, "GET", "/v1/rollouts/job-none")[0] == 404
+    assert ask(exact_server, "GET", "/v1/rollouts/job-none")[0] == 404
 
 
 def test_approvals_and_denials_are_rewards_of_the_calls_they_answer(
-    rollout_server: ServerProcess, engine_with_ids: SGLangDouble
+    exact_server: ServerProcess, exact_engine: SGLangDouble
 ) -> None:
-    client = Letta(base_url=rollout_server.url, max_retries=0)
+    client = Letta(base_url=exact_server.url, max_retries=0)
     agent = new_agent(client)
     client.agents.tools.update_approval(agent_id=agent.id, tool_name="memory_insert", body_requires_approval=True)
-    engine_with_ids.engine.answer = remembering
+    exact_engine.engine.answer = remembering
     body = {"agent_id": agent.id, "tasks": [{"input": "I like tea."}], "group_size": 2}
-    _, job = ask(rollout_server, "POST", "/v1/rollouts", body)
-    job = ended(rollout_server, job["id"])
+    _, job = ask(exact_server, "POST", "/v1/rollouts", body)
+    job = ended(exact_server, job["id"])
     for rollout, approve in zip(job["rollouts"], (True, False), strict=True):
         last = client.agents.messages.list(rollout["agent_id"], order="desc", limit=1).items[0]
         call_id = last.tool_call.tool_call_id  # type: ignore[union-attr]
         answer: Any = {"type": "approval", "tool_call_id": call_id, "approve": approve}
         client.agents.messages.create(rollout["agent_id"], messages=[{"type": "approval", "approvals": [answer]}])
-    records = [json.loads(line) for line in lines(rollout_server, f"job_id={job['id']}").splitlines()]
+    records = [json.loads(line) for line in lines(exact_server, f"job_id={job['id']}").splitlines()]
     given = [[(each["name"], each["value"], each["weight"]) for each in record["rewards"]] for record in records]
     assert given == [[("approval", 1.0, 0.0)], [("approval", -1.0, 0.0)]]
     for record in records:
         (reward,) = record["rewards"]
         called = [call[0] for message in record["messages"] for call in message.get("tool_calls") or ()]
         assert reward["target_id"] in called and reward["source"] == "person"
-    assert verify_bytes(lines(rollout_server, f"job_id={job['id']}")).ok
+    assert verify_bytes(lines(exact_server, f"job_id={job['id']}")).ok
 
 
 def prompts(double: SGLangDouble) -> list[list[int]]:
@@ -213,18 +196,18 @@ def prompts(double: SGLangDouble) -> list[list[int]]:
 
 
 def test_all_attempts_of_a_group_and_their_agent_share_one_prefix(
-    rollout_server: ServerProcess, engine_with_ids: SGLangDouble
+    exact_server: ServerProcess, exact_engine: SGLangDouble
 ) -> None:
     """Token for token, so that the engine keeps one cache for all of them."""
-    client = Letta(base_url=rollout_server.url, max_retries=0)
+    client = Letta(base_url=exact_server.url, max_retries=0)
     agent = new_agent(client)
-    engine_with_ids.engine.default = "Hm."
+    exact_engine.engine.default = "Hm."
     client.agents.messages.create(agent.id, input="I am here.")
     body = {"agent_id": agent.id, "tasks": [{"turns": ["One?", "Two?"]}], "group_size": 6, "max_concurrency": 6}
-    _, job = ask(rollout_server, "POST", "/v1/rollouts", body)
-    assert ended(rollout_server, job["id"])["counts"] == {"completed": 6}
+    _, job = ask(exact_server, "POST", "/v1/rollouts", body)
+    assert ended(exact_server, job["id"])["counts"] == {"completed": 6}
     client.agents.messages.create(agent.id, input="One?")
-    said, *others, after = prompts(engine_with_ids)
+    said, *others, after = prompts(exact_engine)
     assert len(others) == 12
     first = [ids for ids in others if "Two?" not in small_tokenizer().decode(ids)]
     assert first == [after] * 6
@@ -234,12 +217,12 @@ def test_all_attempts_of_a_group_and_their_agent_share_one_prefix(
 
 
 def test_what_attempts_compile_anew_differs_in_their_memory_alone(
-    rollout_server: ServerProcess, engine_with_ids: SGLangDouble
+    exact_server: ServerProcess, exact_engine: SGLangDouble
 ) -> None:
-    client = Letta(base_url=rollout_server.url, max_retries=0)
+    client = Letta(base_url=exact_server.url, max_retries=0)
     agent = new_agent(client)
     for liked in ("tea", "tea", "rum"):
-        engine_with_ids.script(REMEMBER % liked, "Noted.", "Hm.")
+        exact_engine.script(REMEMBER % liked, "Noted.", "Hm.")
     body = {
         "agent_id": agent.id,
         "tasks": [{"turns": ["Listen.", "And now?"]}],
@@ -247,9 +230,9 @@ def test_what_attempts_compile_anew_differs_in_their_memory_alone(
         "max_concurrency": 1,
         "memory_rendering": "recompile",
     }
-    _, job = ask(rollout_server, "POST", "/v1/rollouts", body)
-    assert ended(rollout_server, job["id"])["counts"] == {"completed": 3}
-    made = prompts(engine_with_ids)
+    _, job = ask(exact_server, "POST", "/v1/rollouts", body)
+    assert ended(exact_server, job["id"])["counts"] == {"completed": 3}
+    made = prompts(exact_engine)
     assert len(made) == 9
     tea, again, rum = made[2], made[5], made[8]
     assert "likes tea" in small_tokenizer().decode(tea).split("Listen.")[0], "the prompt was not compiled anew"
@@ -263,40 +246,40 @@ def test_what_attempts_compile_anew_differs_in_their_memory_alone(
 
 
 def test_attempts_begin_with_the_agent_as_it_was_when_the_job_was_accepted(
-    rollout_server: ServerProcess, engine_with_ids: SGLangDouble
+    exact_server: ServerProcess, exact_engine: SGLangDouble
 ) -> None:
-    client = Letta(base_url=rollout_server.url, max_retries=0)
+    client = Letta(base_url=exact_server.url, max_retries=0)
     agent = new_agent(client)
-    engine_with_ids.engine.default = Completion(text="Hm.", batch=1, pause_s=0.1)
+    exact_engine.engine.default = Completion(text="Hm.", batch=1, pause_s=0.1)
     body = {"agent_id": agent.id, "tasks": [{"input": "One?"}], "group_size": 4, "max_concurrency": 1}
-    _, job = ask(rollout_server, "POST", "/v1/rollouts", body)
+    _, job = ask(exact_server, "POST", "/v1/rollouts", body)
     client.agents.blocks.update("human", agent_id=agent.id, value="Bob")
     client.agents.messages.create(agent.id, input="I am here.")
-    assert ended(rollout_server, job["id"])["counts"] == {"completed": 4}
-    made = [ids for ids in prompts(engine_with_ids) if "One?" in small_tokenizer().decode(ids)]
+    assert ended(exact_server, job["id"])["counts"] == {"completed": 4}
+    made = [ids for ids in prompts(exact_engine) if "One?" in small_tokenizer().decode(ids)]
     assert made == [made[0]] * 4
     assert "Ann" in small_tokenizer().decode(made[0]) and "Bob" not in small_tokenizer().decode(made[0])
 
 
 def test_what_another_agent_did_for_an_attempt_is_in_its_record(
-    rollout_server: ServerProcess, engine_with_ids: SGLangDouble
+    exact_server: ServerProcess, exact_engine: SGLangDouble
 ) -> None:
-    client = Letta(base_url=rollout_server.url, max_retries=0)
+    client = Letta(base_url=exact_server.url, max_retries=0)
     tool = "send_message_to_agent_and_wait_for_reply"
     helper, asker = new_agent(client), new_agent(client)
     [found] = client.tools.list(name=tool).items
     client.agents.tools.attach(str(found.id), agent_id=asker.id)
     arguments = json.dumps({"message": "What is one and one?", "other_agent_id": helper.id})
     call = f'<tool_call>\n{{"name": "{tool}", "arguments": {arguments}}}\n</tool_call>'
-    engine_with_ids.script(call, "Two, I think.", "It is two.")
+    exact_engine.script(call, "Two, I think.", "It is two.")
     _, job = ask(
-        rollout_server,
+        exact_server,
         "POST",
         "/v1/rollouts",
         {"agent_id": asker.id, "tasks": [{"id": "sum", "input": "One and one?"}]},
     )
-    assert ended(rollout_server, job["id"])["counts"] == {"completed": 1}
-    data = lines(rollout_server, f"job_id={job['id']}")
+    assert ended(exact_server, job["id"])["counts"] == {"completed": 1}
+    data = lines(exact_server, f"job_id={job['id']}")
     report = verify_bytes(data, tokenizer=small_tokenizer())
     assert report.ok and report.rollouts == 1, report.violations
     record = json.loads(data)
@@ -309,34 +292,34 @@ def test_what_another_agent_did_for_an_attempt_is_in_its_record(
     assert sum(own["loss_mask"]) + sum(other["loss_mask"]) == sum(made["length"] for made in record["calls"])
 
 
-def test_a_reward_may_be_given_days_later(rollout_server: ServerProcess, engine_with_ids: SGLangDouble) -> None:
-    client = Letta(base_url=rollout_server.url, max_retries=0)
+def test_a_reward_may_be_given_days_later(exact_server: ServerProcess, exact_engine: SGLangDouble) -> None:
+    client = Letta(base_url=exact_server.url, max_retries=0)
     agent = new_agent(client)
-    engine_with_ids.script("Hello Ann.")
+    exact_engine.script("Hello Ann.")
     answer = client.agents.messages.create(agent.id, input="Hi")
     step_id = answer.messages[0].step_id
-    status, given = ask(rollout_server, "POST", "/v1/rewards", {"step_id": step_id, "name": "kind", "value": 1.0})
+    status, given = ask(exact_server, "POST", "/v1/rewards", {"step_id": step_id, "name": "kind", "value": 1.0})
     assert status == 201, given
     client.steps.feedback.create(step_id, feedback="negative")
-    record = json.loads(lines(rollout_server, f"agent_id={agent.id}"))
+    record = json.loads(lines(exact_server, f"agent_id={agent.id}"))
     assert [(r["name"], r["value"], r["weight"], r["target_id"]) for r in record["rewards"]] == [
         ("kind", 1.0, 1.0, step_id),
         ("feedback", -1.0, 0.0, step_id),
     ]
     assert record["reward"] == 1.0
-    assert verify_bytes(lines(rollout_server, f"agent_id={agent.id}")).violations == []
-    status, error = ask(rollout_server, "POST", "/v1/rewards", {"name": "x", "value": 1.0})
+    assert verify_bytes(lines(exact_server, f"agent_id={agent.id}")).violations == []
+    status, error = ask(exact_server, "POST", "/v1/rewards", {"name": "x", "value": 1.0})
     assert status == 422 and "exactly one of" in json.dumps(error)
-    status, _ = ask(rollout_server, "POST", "/v1/rewards", {"name": "x", "value": 1.0, "run_id": "run-none"})
+    status, _ = ask(exact_server, "POST", "/v1/rewards", {"name": "x", "value": 1.0, "run_id": "run-none"})
     assert status == 404
 
 
-def test_a_job_goes_on_after_the_server_died(rollout_server: ServerProcess, engine_with_ids: SGLangDouble) -> None:
-    client = Letta(base_url=rollout_server.url, max_retries=0)
+def test_a_job_goes_on_after_the_server_died(exact_server: ServerProcess, exact_engine: SGLangDouble) -> None:
+    client = Letta(base_url=exact_server.url, max_retries=0)
     agent = new_agent(client)
-    engine_with_ids.engine.default = Completion(text="One two three.", batch=1, pause_s=0.05)
+    exact_engine.engine.default = Completion(text="One two three.", batch=1, pause_s=0.05)
     _, job = ask(
-        rollout_server,
+        exact_server,
         "POST",
         "/v1/rollouts",
         {
@@ -348,39 +331,39 @@ def test_a_job_goes_on_after_the_server_died(rollout_server: ServerProcess, engi
         },
     )
     time.sleep(1.0)
-    rollout_server.kill()
-    rollout_server.start()
-    job = ended(rollout_server, job["id"], 60)
+    exact_server.kill()
+    exact_server.start()
+    job = ended(exact_server, job["id"], 60)
     assert job["counts"] == {"completed": 12}, job
     assert all(len(set(r["run_ids"])) == 2 and r["reward"] == 2.0 for r in job["rollouts"])
-    report = verify_bytes(lines(rollout_server, f"job_id={job['id']}"))
+    report = verify_bytes(lines(exact_server, f"job_id={job['id']}"))
     assert report.ok, report.violations
 
 
 def test_a_reward_that_fails_is_an_error_and_never_a_zero(
-    rollout_server: ServerProcess, engine_with_ids: SGLangDouble
+    exact_server: ServerProcess, exact_engine: SGLangDouble
 ) -> None:
-    client = Letta(base_url=rollout_server.url, max_retries=0)
+    client = Letta(base_url=exact_server.url, max_retries=0)
     agent = new_agent(client)
     body = {
         "agent_id": agent.id,
         "tasks": [{"input": "Hi"}],
         "rewards": [{"name": "broken", "source_code": "def reward(rollout):\n    return 1 / 0"}],
     }
-    _, job = ask(rollout_server, "POST", "/v1/rollouts", body)
-    (rollout,) = ended(rollout_server, job["id"])["rollouts"]
+    _, job = ask(exact_server, "POST", "/v1/rollouts", body)
+    (rollout,) = ended(exact_server, job["id"])["rollouts"]
     assert rollout["status"] == "failed" and rollout["reward"] is None
     assert "ZeroDivisionError" in rollout["error"]
 
 
-def test_a_job_is_cancelled(rollout_server: ServerProcess, engine_with_ids: SGLangDouble) -> None:
-    client = Letta(base_url=rollout_server.url, max_retries=0)
+def test_a_job_is_cancelled(exact_server: ServerProcess, exact_engine: SGLangDouble) -> None:
+    client = Letta(base_url=exact_server.url, max_retries=0)
     agent = new_agent(client)
-    engine_with_ids.engine.default = Completion(text="Slow " * 50, batch=1, pause_s=0.2)
+    exact_engine.engine.default = Completion(text="Slow " * 50, batch=1, pause_s=0.2)
     body = {"agent_id": agent.id, "tasks": [{"input": "Hi"}], "group_size": 6, "max_concurrency": 2}
-    _, job = ask(rollout_server, "POST", "/v1/rollouts", body)
+    _, job = ask(exact_server, "POST", "/v1/rollouts", body)
     time.sleep(0.7)
-    status, job = ask(rollout_server, "POST", f"/v1/rollouts/{job['id']}/cancel")
+    status, job = ask(exact_server, "POST", f"/v1/rollouts/{job['id']}/cancel")
     assert status == 200
     assert (job["status"], job["counts"]) == ("cancelled", {"cancelled": 6})
 
@@ -395,10 +378,10 @@ def test_a_job_is_cancelled(rollout_server: ServerProcess, engine_with_ids: SGLa
         ({"rewards": [{"name": "x"}]}, "rewards"),
     ],
 )
-def test_a_wrong_job_is_refused_by_name(rollout_server: ServerProcess, change: dict[str, Any], where: str) -> None:
-    agent = new_agent(Letta(base_url=rollout_server.url, max_retries=0))
+def test_a_wrong_job_is_refused_by_name(exact_server: ServerProcess, change: dict[str, Any], where: str) -> None:
+    agent = new_agent(Letta(base_url=exact_server.url, max_retries=0))
     status, error = ask(
-        rollout_server, "POST", "/v1/rollouts", {"agent_id": agent.id, "tasks": [{"input": "a"}], **change}
+        exact_server, "POST", "/v1/rollouts", {"agent_id": agent.id, "tasks": [{"input": "a"}], **change}
     )
     assert status == 422
     assert where in json.dumps(error)

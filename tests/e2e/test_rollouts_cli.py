@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +14,8 @@ from letta_client import AsyncLetta, Letta
 from perdure.providers.scripted import Completion
 from perdure.rollouts.export.verify import verify_any
 from tests.doubles.sglang import SGLangDouble
-from tests.doubles.tokenizers import small_tokenizer, small_tokenizer_folder
 from tests.e2e.conftest import ServerProcess, interruptible
 from tests.e2e.test_rollouts import LENGTH, ask, lines, new_agent
-
-
-@pytest.fixture
-def exact_engine() -> Iterator[SGLangDouble]:
-    double = SGLangDouble(small_tokenizer())
-    yield double
-    double.close()
-
-
-@pytest.fixture
-def exact_server(own_server: Callable[..., ServerProcess], exact_engine: SGLangDouble, tmp_path: Path) -> ServerProcess:
-    folder = small_tokenizer_folder(tmp_path / "tokenizers")
-    return own_server(SGLANG_BASE_URL=exact_engine.base_url, PERDURE_TOKENIZERS=str(folder))
 
 
 def perdure(exact_server: ServerProcess, *arguments: Any) -> subprocess.CompletedProcess[str]:

@@ -15,7 +15,7 @@ from tests.e2e.conftest import ServerProcess
 from tests.e2e.test_approvals import SEND, approve, ask, history
 from tests.e2e.test_messages import ROLL, kinds
 
-pytestmark = pytest.mark.skipif(binaries() is None, reason="no PostgreSQL here")
+pytestmark = [pytest.mark.postgres, pytest.mark.skipif(binaries() is None, reason="no PostgreSQL here")]
 
 
 @pytest.fixture

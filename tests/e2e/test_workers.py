@@ -17,7 +17,7 @@ from tests.e2e.conftest import ServerProcess, clean_environment
 from tests.e2e.test_messages import ROLL
 from tests.e2e.test_two_servers import new_agent, sdk, wait_for
 
-pytestmark = pytest.mark.skipif(binaries() is None, reason="no PostgreSQL here")
+pytestmark = [pytest.mark.postgres, pytest.mark.skipif(binaries() is None, reason="no PostgreSQL here")]
 
 
 class WorkerProcess:
