@@ -33,7 +33,8 @@ def clean_environment(env: dict[str, str]) -> dict[str, str]:
     clean = {
         key: value
         for key, value in os.environ.items()
-        if not key.endswith(("_API_KEY", "_BASE_URL", "_API_BASE")) and not key.startswith(("PERDURE", "LETTA"))
+        if not key.endswith(("_API_KEY", "_BASE_URL", "_API_BASE"))
+        and not key.startswith(("PERDURE", "LETTA", "PYTHONDONTWRITEBYTECODE"))  # which makes every start a compilation
     }
     if "PERDURE_DATABASE_URL" in env:  # servers of one database need one key
         clean["PERDURE_ENCRYPTION_KEY"] = "a key for tests"
