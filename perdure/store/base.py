@@ -17,10 +17,15 @@ Row = tuple[Any, ...]
 
 
 class Query(NamedTuple):
-    """One named query with its `:name` parameters; answers its rows ([] for a write without RETURNING)."""
+    """One named query with its `:name` parameters; answers its rows ([] for a write without RETURNING).
+
+    `later`: a write of one row of its own, of which nothing is to be known. It may travel with others of its kind that follow it,
+    in no order among different ones, before the next query of another kind or the commit.
+    """
 
     name: str
     params: dict[str, Any] = {}  # noqa: RUF012 (never changed)
+    later: bool = False
 
 
 class Many(NamedTuple):

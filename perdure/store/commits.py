@@ -145,6 +145,7 @@ def commit_step(commit: StepCommit, *, again: bool = False) -> Tx[None]:
                 "context_tokens": commit.context_tokens,
                 "ttft_ns": commit.ttft_ns,
             },
+            later=True,
         )
     else:
         yield from _finish(commit, commit.end)
@@ -171,11 +172,13 @@ def _write_step(commit: StepCommit, step: Step) -> Tx[None]:
             "model": step.model,
             "body": _json(step),
         },
+        later=True,
     )
     if commit.request is not None:
         yield Query(
             "insert_trace",
             {"step_id": step.id, "created_us": commit.now, "request": commit.request, "response": commit.response},
+            later=True,
         )
 
 
@@ -190,6 +193,7 @@ def _write_tokens(commit: StepCommit) -> Tx[None]:
                 "idx": segment.index,
                 "body": _pack(segment),
             },
+            later=True,
         )
     if (call := commit.call) is not None:
         yield Query(
@@ -202,6 +206,7 @@ def _write_tokens(commit: StepCommit) -> Tx[None]:
                 "step_id": call.step_id,
                 "body": _pack(call),
             },
+            later=True,
         )
 
 
@@ -260,6 +265,7 @@ def _finish(commit: StepCommit, end: RunEnd) -> Tx[None]:
             "ttft_ns": commit.ttft_ns,
             "total_duration_ns": end.total_duration_ns,
         },
+        later=True,
     )
     if not end.refused:
         yield Query(
@@ -270,6 +276,7 @@ def _finish(commit: StepCommit, end: RunEnd) -> Tx[None]:
                 "duration_ms": end.total_duration_ns // 1_000_000,
                 "stop_reason": end.stop_reason,
             },
+            later=True,
         )
 
 
@@ -277,4 +284,5 @@ def insert_events(run_id: str, chunk: EventChunk) -> Tx[None]:
     yield Query(
         "insert_events",
         {"run_id": run_id, "first_seq": chunk.first_seq, "last_seq": chunk.last_seq, "body": chunk.body},
+        later=True,
     )

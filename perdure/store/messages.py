@@ -24,7 +24,7 @@ def message_params(message: Message) -> dict[str, object]:
 
 def insert_messages(messages: tuple[Message, ...]) -> Tx[None]:
     if len(messages) == 1:
-        yield Query("insert_message", message_params(messages[0]))
+        yield Query("insert_message", message_params(messages[0]), later=True)
     elif messages:
         yield Many("insert_message", [message_params(message) for message in messages])
 

@@ -16,13 +16,14 @@ from typing import Any, TypeVar
 from perdure.core.errors import AgentError, StoreError
 from perdure.store.base import Built, Many, Query, Row, Tx, TxFactory, Work, Write
 from perdure.store.signals import PostgresSignals, Signals
-from perdure.store.sql import positional, queries
+from perdure.store.sql import Combined, combined, positional, queries
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 MAX_RETRIES = 20
 LISTENING = 1  # connections besides the pool's
+PREPARED = 500  # statements kept ready by each connection: all that there are, and their usual combinations
 SETTINGS = {"application_name": "perdure", "idle_in_transaction_session_timeout": "60000", "jit": "off"}
 
 
@@ -50,7 +51,9 @@ class PostgresStore:
             "lock_timeout": str(int(lock_timeout_s * 1000)),
         }
         self._patience_s = patience_s
-        self._sql = {name: positional(text) for name, text in queries("postgres").items()}
+        self._text = queries("postgres")
+        self._sql = {name: positional(text) for name, text in self._text.items()}
+        self._together: dict[tuple[str, ...], Combined] = {}
         self._pool: Any = None
         self._opening: asyncio.Lock | None = None
         self._writes: set[asyncio.Task[Any]] = set()
@@ -148,10 +151,19 @@ class PostgresStore:
     async def _drive(self, connection: Any, tx: Tx[T]) -> T:
         sql = self._sql
         rows: list[Row] | None = None
+        later: list[Query] = []
         try:
             while True:
                 query = tx.send(rows) if rows is not None else next(tx)
                 self.work.statements += 1
+                goes_on = type(query) is Query and query.later
+                if later and (not goes_on or any(query.name == each.name for each in later)):
+                    await self._run_together(connection, later)
+                    later = []
+                if goes_on:
+                    later.append(query)
+                    rows = []
+                    continue
                 if type(query) is Query:
                     text, names = sql[query.name]
                     rows = await connection.fetch(text, *map(query.params.__getitem__, names))
@@ -167,9 +179,19 @@ class PostgresStore:
                         )
                     rows = []
         except StopIteration as done:
+            if later:
+                await self._run_together(connection, later)
             return done.value
         finally:
             tx.close()
+
+    async def _run_together(self, connection: Any, writes: list[Query]) -> None:
+        """In one round trip."""
+        key = tuple([write.name for write in writes])
+        text, names = self._together.get(key) or self._together.setdefault(
+            key, combined([self._text[name] for name in key])
+        )
+        await connection.fetch(text, *[writes[at].params[name] for at, name in names])
 
     async def _until_done(self, run: Any, *, progress: "_Progress | None" = None) -> Any:
         """Run it on a connection, again after what goes away by itself: conflicts at once, a lost database after a pause."""
@@ -234,6 +256,8 @@ class PostgresStore:
                     timeout=5,
                     server_settings=self._settings,
                     max_inactive_connection_lifetime=300,
+                    statement_cache_size=PREPARED,
+                    reset=_nothing_to_reset,
                 )
         return self._pool
 
@@ -245,6 +269,10 @@ class _Progress:
 
     def __init__(self) -> None:
         self.committing = False
+
+
+async def _nothing_to_reset(_connection: Any) -> None:
+    """A transaction left open has been rolled back; nothing here changes anything else of a connection for good."""
 
 
 def _wrapped(error: Exception) -> StoreError:

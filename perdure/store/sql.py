@@ -5,6 +5,7 @@ A query begins with a line `-- name: some_name` and ends before the next. Where 
 """
 
 import re
+from collections.abc import Sequence
 from functools import cache
 from importlib import resources
 from typing import NamedTuple
@@ -51,6 +52,28 @@ def positional(sql: str) -> Positional:
         return f"${names.setdefault(name, len(names) + 1)}"
 
     return Positional(_PARAMETER.sub(number, sql), tuple(names))
+
+
+class Combined(NamedTuple):
+    """Several writes as one statement; `names`: each parameter's name, and whose it is."""
+
+    sql: str
+    names: tuple[tuple[int, str], ...]
+
+
+def combined(texts: Sequence[str]) -> Combined:
+    """Writes of different rows, as PostgreSQL does them in one statement. They see what was there before all of them."""
+    numbers: dict[tuple[int, str], int] = {}
+    parts: list[str] = []
+    for at, text in enumerate(texts):
+
+        def number(match: re.Match[str], at: int = at) -> str:
+            name = match[1]
+            return match[0] if name is None else f"${numbers.setdefault((at, name), len(numbers) + 1)}"
+
+        parts.append(_PARAMETER.sub(number, text))
+    first = ", ".join(f"w{at} AS ({part})" for at, part in enumerate(parts[:-1]))
+    return Combined(f"WITH {first} {parts[-1]}" if first else parts[-1], tuple(numbers))
 
 
 def _variant(text: str, dialect: str) -> str | None:

@@ -115,6 +115,7 @@ def _insert_run(run: Run, inputs: tuple[Message, ...], *, busy: bool) -> Query:
             "input": _json(inputs) if busy else b"[]",
             "metadata": _json(run.metadata) if run.metadata else None,
         },
+        later=True,
     )
 
 

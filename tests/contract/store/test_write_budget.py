@@ -15,10 +15,12 @@ from perdure.runs.runner import Runner
 from perdure.store import agents
 from perdure.store.base import Store
 from perdure.store.messages import insert_messages
+from perdure.store.postgres import PostgresStore
 from perdure.store.tools import find_tool
 from tests.doubles.models import OneModel, PlayedModel
 
 STATEMENTS = 10
+ROUND_TRIPS = 10  # BEGIN, COMMIT and the news to other servers with them: what database time is made of
 
 
 class Conversation:
@@ -103,3 +105,33 @@ async def test_a_step_keeps_to_its_statements_at_any_history(conversation: Conve
         answering.append(between + answers)
     assert sorted(calling)[2] <= STATEMENTS
     assert sorted(answering)[2] <= STATEMENTS
+
+
+@pytest.mark.parametrize("history", [10, 1000])
+async def test_a_message_keeps_to_its_round_trips_at_any_history(
+    conversation: Conversation, history: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not isinstance(conversation.store, PostgresStore):
+        pytest.skip("SQLite has no round trips")
+    import asyncpg
+
+    sent: list[str] = []
+
+    def counting(method: Any) -> Any:
+        async def counted(self: Any, sql: str, *more: Any, **options: Any) -> Any:
+            sent.append(sql)
+            return await method(self, sql, *more, **options)
+
+        return counted
+
+    for name in ("fetch", "execute", "executemany"):
+        monkeypatch.setattr(asyncpg.Connection, name, counting(getattr(asyncpg.Connection, name)))
+    said = tuple(conversation.message(role) for _ in range(history // 2) for role in ("user", "assistant"))
+    await conversation.store.write(lambda: insert_messages(said))
+    await conversation.cost()
+    counts: list[int] = []
+    for _ in range(5):
+        sent.clear()
+        await conversation.cost()
+        counts.append(len(sent))
+    assert sorted(counts)[2] <= ROUND_TRIPS, sent
