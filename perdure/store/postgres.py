@@ -156,12 +156,12 @@ class PostgresStore:
             while True:
                 query = tx.send(rows) if rows is not None else next(tx)
                 self.work.statements += 1
-                goes_on = type(query) is Query and query.later
-                if later and (not goes_on or any(query.name == each.name for each in later)):
+                goes_on = query if type(query) is Query and query.later else None
+                if later and (goes_on is None or any(each.name == goes_on.name for each in later)):
                     await self._run_together(connection, later)
                     later = []
-                if goes_on:
-                    later.append(query)
+                if goes_on is not None:
+                    later.append(goes_on)
                     rows = []
                     continue
                 if type(query) is Query:
