@@ -6,9 +6,7 @@ rendered ids. A new segment begins only for a cause that is on record.
 
 import asyncio
 import hashlib
-import math
 import uuid
-from array import array
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -16,15 +14,16 @@ from typing import Any
 import msgspec
 
 from perdure.core.dialect import PARSER_NAMES, OutputDialect
-from perdure.core.errors import PromptTooLong, ProviderError
+from perdure.core.errors import PromptTooLong
 from perdure.core.ids import new_id, now_us
 from perdure.core.messages import TextPart
 from perdure.core.model import Chunk, CountedPrompt, ModelDone, Prompt, ProviderExchange, TokenCapture, TokenLogprob
 from perdure.core.runs import Usage
 from perdure.core.tokens import Finish, TokenCall, floats_to_bytes, ids_to_bytes
 from perdure.parsing.output import OutputParser, ParsedOutput
-from perdure.providers.base import TokenBatch, TokenDone, TokenEngine, TokenRequest, TokenStream
+from perdure.providers.base import TokenDone, TokenEngine, TokenRequest, TokenStream
 from perdure.providers.resume import resumed
+from perdure.providers.sampled import Sampled
 from perdure.providers.token_count import count_prompt
 from perdure.providers.token_plan import Plan, extend, make_plan, note_summary, restore
 from perdure.tokens.base import Renderer
@@ -85,7 +84,7 @@ class TokenExactModel:
             stop_token_ids=self.renderer.stop_token_ids,
             tools=prompt.tools if prompt.shown_tools is None else prompt.shown_tools,
         )
-        sampled = _Sampled(want_top=request.top_logprobs > 0)
+        sampled = Sampled(want_top=request.top_logprobs > 0)
         done: TokenDone | None = None
         try:
             async with aclosing(resumed(self.engine, request)) as answer:
@@ -111,7 +110,7 @@ class TokenExactModel:
         prompt: Prompt,
         plan: Plan,
         request: TokenRequest,
-        sampled: "_Sampled",
+        sampled: Sampled,
         parser: OutputParser,
         created_us: int,
     ) -> ModelDone:
@@ -195,7 +194,7 @@ class TokenExactModel:
         prompt: Prompt,
         plan: Plan,
         request: TokenRequest,
-        sampled: "_Sampled",
+        sampled: Sampled,
         done: TokenDone,
         output: ParsedOutput,
         created_us: int,
@@ -243,7 +242,7 @@ class TokenExactModel:
         self,
         prompt: Prompt,
         plan: Plan,
-        sampled: "_Sampled",
+        sampled: Sampled,
         done: TokenDone,
         output: ParsedOutput,
         capture: TokenCapture,
@@ -271,7 +270,7 @@ class TokenExactModel:
             request_id=done.engine_request_id,
         )
 
-    def _logprobs(self, sampled: "_Sampled") -> list[TokenLogprob]:
+    def _logprobs(self, sampled: Sampled) -> list[TokenLogprob]:
         tops = sampled.top or [[]] * len(sampled.ids)
         return [
             TokenLogprob(*self._named(token_id, logprob), tuple(self._named(other, p) for p, other in top))
@@ -281,32 +280,6 @@ class TokenExactModel:
     def _named(self, token_id: int, logprob: float) -> tuple[str, float, list[int]]:
         written = self.renderer.tokenizer.token_bytes(token_id)
         return written.decode("utf-8", "replace"), logprob, list(written)
-
-
-class _Sampled:
-    """What the engine sampled so far: `ids` [C], `logprobs` [C], `top` [C] of [[logprob, id], ...] where asked for."""
-
-    def __init__(self, *, want_top: bool) -> None:
-        self.ids: array[int] = array("i")
-        self.logprobs: array[float] = array("f")
-        self.top: list[Any] | None = [] if want_top else None
-        self.first_us: int | None = None
-
-    def add(self, batch: TokenBatch) -> None:
-        if self.first_us is None and batch.ids:
-            self.first_us = now_us()
-        if len(batch.logprobs) != len(batch.ids):
-            raise ProviderError(
-                f"The engine answered {len(batch.ids)} ids with {len(batch.logprobs)} logprobs: its record is not usable."
-            )
-        if not math.isfinite(sum(batch.logprobs)):
-            raise ProviderError("The engine answered a logprob that is no finite number: its record is not usable.")
-        self.ids.extend(batch.ids)
-        self.logprobs.extend(batch.logprobs)
-        if self.top is not None:
-            if batch.top_logprobs is None or len(batch.top_logprobs) != len(batch.ids):
-                raise ProviderError("The engine left out the top logprobs that were asked for.")
-            self.top.extend(batch.top_logprobs)
 
 
 def _sampling(request: TokenRequest) -> dict[str, Any]:

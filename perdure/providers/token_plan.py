@@ -15,7 +15,16 @@ from perdure.core.errors import ProviderError
 from perdure.core.ids import new_id, now_us
 from perdure.core.messages import Message
 from perdure.core.model import Prompt, TokenCapture, ToolSpec
-from perdure.core.tokens import Cause, Segment, Span, Synthesized, TokenCall, bytes_to_ids
+from perdure.core.tokens import (
+    Cause,
+    RendererInfo,
+    Segment,
+    Span,
+    Synthesized,
+    TokenCall,
+    TokenizerInfo,
+    bytes_to_ids,
+)
 from perdure.providers.base import TokenStream
 from perdure.tokens.base import NoBridge, Rendered, Renderer
 
@@ -38,7 +47,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     reasoning_open: bool
 
 
-def _shown(prompt: Prompt) -> Sequence[ToolSpec]:
+def shown_tools(prompt: Prompt) -> Sequence[ToolSpec]:
     """What the prompt tells of tools: it stays the same while rules change what may be called."""
     return prompt.tools if prompt.shown_tools is None else prompt.shown_tools
 
@@ -46,8 +55,7 @@ def _shown(prompt: Prompt) -> Sequence[ToolSpec]:
 def make_plan(renderer: Renderer, prompt: Prompt, tokens: TokenStream, handle: str, model_name: str) -> Plan:
     """Extend the stream if that is exact, else begin a new segment for the cause that prevents it. `tokens` is only read."""
     segment = tokens.segment
-    system_sha, tools_sha = _sha(prompt.system.encode("utf-8", "surrogatepass")), tools_sha256(_shown(prompt))
-    stopped = _break_of(renderer, prompt, tokens, model_name, system_sha, tools_sha)
+    stopped = break_of(renderer.tokenizer.info, renderer.info, prompt, tokens, model_name)
     if isinstance(stopped, int):
         assert segment is not None
         new = prompt.messages[stopped:]
@@ -55,7 +63,7 @@ def make_plan(renderer: Renderer, prompt: Prompt, tokens: TokenStream, handle: s
             tokens.ids,
             tokens.last_completion_start,
             new,
-            _shown(prompt),
+            shown_tools(prompt),
             enable_thinking=prompt.settings.enable_thinking,
             retention=prompt.thinking_retention,
         )
@@ -68,36 +76,50 @@ def make_plan(renderer: Renderer, prompt: Prompt, tokens: TokenStream, handle: s
     rendered = renderer.render(
         prompt.system,
         prompt.messages,
-        _shown(prompt),
+        shown_tools(prompt),
         enable_thinking=prompt.settings.enable_thinking,
         retention=prompt.thinking_retention,
         system_message_id=prompt.system_message_id,
     )
     _check_ids(renderer, rendered.ids)
     ids = array("i", rendered.ids)
-    begun = Segment(
+    begun = begun_segment(prompt, tokens, stopped, ids, handle, model_name, renderer.tokenizer.info, renderer.info)
+    kind = "fallback" if stopped.cause == "renderer_fallback" else "render"
+    return _plan(ids, rendered, begun, begun, kind, prompt.messages)
+
+
+def begun_segment(
+    prompt: Prompt,
+    tokens: TokenStream,
+    why: NoBridge,
+    ids: "array[int]",
+    handle: str,
+    model_name: str,
+    tokenizer: TokenizerInfo | None,
+    written_by: RendererInfo,
+) -> Segment:
+    """The segment that `ids`, a whole prompt, begins."""
+    return Segment(
         id=new_id("segment"),
         conversation_id=prompt.conversation_id,
         agent_id=prompt.agent_id,
         index=tokens.last_index + 1,
-        cause=stopped.cause,
-        cause_detail=stopped.detail or None,
+        cause=why.cause,
+        cause_detail=why.detail or None,
         created_us=now_us(),
-        parent_segment_id=segment.id if segment else None,
-        parent_offset=common_prefix(tokens.ids, ids) if segment else 0,
+        parent_segment_id=tokens.segment.id if tokens.segment else None,
+        parent_offset=common_prefix(tokens.ids, ids) if tokens.segment else 0,
         model_handle=handle,
         model_name=model_name,
-        tokenizer=renderer.tokenizer.info,
-        renderer=renderer.info,
-        system_sha256=system_sha,
-        tools_sha256=tools_sha,
+        tokenizer=tokenizer,
+        renderer=written_by,
+        system_sha256=_sha(prompt.system.encode("utf-8", "surrogatepass")),
+        tools_sha256=tools_sha256(shown_tools(prompt)),
         settings={
             "enable_thinking": prompt.settings.enable_thinking,
             "thinking_retention": prompt.thinking_retention,
         },
     )
-    kind = "fallback" if stopped.cause == "renderer_fallback" else "render"
-    return _plan(ids, rendered, begun, begun, kind, prompt.messages)
 
 
 def _plan(
@@ -122,24 +144,26 @@ def _plan(
     )
 
 
-def _break_of(
-    renderer: Renderer, prompt: Prompt, tokens: TokenStream, model_name: str, system_sha: str, tools_sha: str
+def break_of(
+    tokenizer: TokenizerInfo | None, written_by: RendererInfo, prompt: Prompt, tokens: TokenStream, model_name: str
 ) -> NoBridge | int:
-    """How many of the prompt's messages the stream holds, or why it cannot go on."""
+    """How many of the prompt's messages the stream holds, or why it cannot go on. `tokenizer`: None where it is not known."""
     segment = tokens.segment
     if tokens.break_cause is not None:
         return NoBridge(cast(Cause, tokens.break_cause[0]), tokens.break_cause[1])
     if segment is None:
         return NoBridge("root", "")
-    if segment.model_name != model_name or segment.tokenizer is None:
+    if segment.model_name != model_name:
         return NoBridge("model_change", f"from {segment.model_name} to {model_name}")
-    if segment.tokenizer.sha256 != renderer.tokenizer.info.sha256:
+    if (segment.tokenizer is None) != (tokenizer is None):
+        return NoBridge("model_change", f"{model_name} is asked by another API now")
+    if segment.tokenizer and tokenizer and segment.tokenizer.sha256 != tokenizer.sha256:
         return NoBridge("model_change", f"{model_name} has another tokenizer now")
-    if segment.renderer is None or segment.renderer != renderer.info:
+    if segment.renderer is None or segment.renderer != written_by:
         return NoBridge("model_change", f"{model_name} has another chat template or renderer version now")
-    if segment.tools_sha256 != tools_sha:
+    if segment.tools_sha256 != tools_sha256(shown_tools(prompt)):
         return NoBridge("tools_change", "other tools are shown")
-    if segment.system_sha256 != system_sha:
+    if segment.system_sha256 != _sha(prompt.system.encode("utf-8", "surrogatepass")):
         return NoBridge("memory_rewrite", "the system prompt changed")
     held = covered_count(prompt.messages, tokens.covered)
     if held is None:
