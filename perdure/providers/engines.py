@@ -1,7 +1,7 @@
 """Providers that take and give token ids: a Model of such an engine keeps its tokens on record.
 
 Invariant: exact or said why not. An engine whose model has no tokenizer here is spoken to by chat completions, and every
-answer then carries the reason (`not_exact`).
+answer then carries the reason (`not_exact`), unless it tells its ids with them, as vLLM does.
 """
 
 import asyncio
@@ -21,12 +21,14 @@ from perdure.providers.endpoint import ChatProvider
 from perdure.providers.http import Endpoint, Http
 from perdure.providers.llamacpp import LlamaCpp
 from perdure.providers.local import LocalEngine, LocalModel, local_model
+from perdure.providers.openai_chat import OpenAIChat
 from perdure.providers.profiles import WireApi, profile_of
 from perdure.providers.replicas import Replicas, ReplicaState
 from perdure.providers.retries import Retries
 from perdure.providers.sglang import SGLang
 from perdure.providers.token_exact import DEFAULT_MAX_TOKENS, TokenExactModel
 from perdure.providers.vllm import VLLM
+from perdure.providers.vllm_chat import VLLMChat
 from perdure.tokens.base import Renderer, TokenizerNotFound
 from perdure.tokens.discovery import default_hf_cache, find_tokenizer
 from perdure.tokens.families import renderer_for
@@ -35,6 +37,7 @@ from perdure.tokens.grammar import Grammars
 SEARCH_TIMEOUT_S = 60.0
 LOCAL_MAX_TOKENS = 512  # a small model on a CPU rambles on, and nobody waits for four thousand tokens of it
 ASK_TIMEOUT_S = 5.0
+OR_BY_CHAT = 'Or set wire_api to "chat" in its model_settings: the server then writes the prompts, and tells their ids.'
 API_NAMES: dict[WireApi, str] = {"chat": "chat completions", "responses": "the Responses API"}
 
 
@@ -98,7 +101,10 @@ class EngineProvider(ChatProvider):
     async def open(
         self, name: str, info: ModelInfo | None, tokenizer: str | None, wire_api: WireApi | None = None
     ) -> tuple[Model, str | None]:
-        if (api := wire_api or self.config.options.wire_api) is not None:
+        api = wire_api or self.config.options.wire_api
+        if api == "chat" and self._tells_ids:
+            return self._served(name, (await self._told_of_chat()).version), None
+        if api is not None:
             reason = f"wire_api asks for {name!r} by {API_NAMES[api]}, which takes and gives no tokens. Leave it out."
             return self.chat(name, not_exact=reason, wire_api=api), reason
         try:
@@ -108,9 +114,36 @@ class EngineProvider(ChatProvider):
             )
         except (TokenizerNotFound, Invalid, ProviderError) as cause:
             reason = cause.message if isinstance(cause, Invalid | ProviderError) else str(cause)
+            if self._tells_ids:
+                return self._served(name, None), f"{reason} {OR_BY_CHAT}"
             return self.chat(name, not_exact=reason), reason
         model = exact_model(self._engine, renderer, self.name, name, info, version=told.version, grammars=told.grammars)
         return model, None
+
+    @property
+    def _tells_ids(self) -> bool:
+        """Its chat completions tell which ids they used and sampled. One of several servers is not asked in messages."""
+        return isinstance(self._engine, VLLM)
+
+    async def _told_of_chat(self) -> _Told:
+        """An engine that is away is found out when it is asked for an answer."""
+        try:
+            return await self._tell(self)
+        except ProviderError:
+            return _Told()
+
+    def _served(self, name: str, version: str | None) -> Model:
+        """The model, asked in messages, with the ids on record that the server tells of."""
+        chat = self.chat(name, wire_api="chat")
+        assert isinstance(chat, OpenAIChat) and isinstance(self._engine, VLLM)
+        return VLLMChat(
+            chat,
+            self._engine,
+            provider_name=self.name,
+            model_name=name,
+            handle=f"{self.name}/{name}",
+            engine_version=version,
+        )
 
     async def close(self) -> None:
         if isinstance(self._engine, SGLang | VLLM | Replicas):

@@ -4,6 +4,7 @@ Invariant: text, tool calls and their arguments pass verbatim both ways. Closing
 the generation.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -18,9 +19,14 @@ from perdure.providers.model_traits import ModelTraits, traits_of
 from perdure.providers.openai_frames import ChatAnswer
 from perdure.providers.openai_messages import MessageEncoder
 from perdure.providers.openai_request import refused, request_fields
+from perdure.providers.retries import Retries
 from perdure.providers.structured import system_told
 
 _encode = msgspec.json.Encoder().encode
+
+
+def _unwatched(frames: Sequence[bytes]) -> None:
+    """Nobody looks at the frames but the answer itself."""
 
 
 class OpenAIChat:
@@ -54,27 +60,41 @@ class OpenAIChat:
         self._not_exact = not_exact
 
     @property
+    def http(self) -> Http:
+        return self._http
+
+    @property
+    def retries(self) -> Retries:
+        return self._endpoint.retries
+
+    @property
     def takes_images(self) -> bool:
         return self._profile.images is not None
 
     def stream(self, prompt: Prompt, tokens: TokenStream | None = None) -> Batches:
         body = self.body(prompt)
-        return attempts(self._http, self._endpoint.retries, lambda: self._once(body))
+        return attempts(self._http, self._endpoint.retries, lambda: self.once(body))
 
-    async def _once(self, body: bytes) -> Batches:
+    async def once(self, body: bytes, watch: Callable[[Sequence[bytes]], None] = _unwatched) -> Batches:
+        """Ask once. `watch` is shown the frames of each read before their chunks are given out."""
         answer = ChatAnswer(self._endpoint.name, think_tags=self._profile.think_tags is not None)
         async with await self._http.open(self._endpoint, self._path, body, retry=False) as response:
             if self._stream and "application/json" not in response.content_type:
                 parser = SseParser()
                 while not parser.done and answer.failure is None and (data := await response.read()):
-                    if chunks := answer.feed(parser.feed(data)):
+                    frames = parser.feed(data)
+                    watch(frames)
+                    if chunks := answer.feed(frames):
                         yield chunks
-                if answer.failure is None and (chunks := answer.feed(parser.finish())):
+                frames = parser.finish()
+                watch(frames)
+                if answer.failure is None and (chunks := answer.feed(frames)):
                     yield chunks
                 response.leave()
                 yield (*answer.finish(), self._marked(answer.done(complete=parser.done, request=body)))
             else:  # asked for in one piece, or a server that does not stream
                 whole = await response.read_all()
+                watch((whole,))
                 chunks = answer.feed((whole,))
                 yield (
                     *chunks,
@@ -82,10 +102,10 @@ class OpenAIChat:
                     self._marked(answer.done(complete=True, request=body, response=whole)),
                 )
 
-    def body(self, prompt: Prompt) -> bytes:
-        """The request as sent."""
-        more = request_fields(prompt, self._profile, self._traits, stream=self._stream, drop=self._drop)
-        fields: dict[str, Any] = {"model": self._model, **more}
+    def body(self, prompt: Prompt, more: dict[str, Any] | None = None) -> bytes:
+        """The request as sent. `more`: fields of an endpoint's own."""
+        told = request_fields(prompt, self._profile, self._traits, stream=self._stream, drop=self._drop)
+        fields: dict[str, Any] = {"model": self._model, **told, **(more or {})}
         system = system_told(prompt, fields.get("response_format"))
         pieces = [_encode(fields)[:-1], b',"messages":', self._encoder.messages(system, prompt.messages)]
         if prompt.tools:

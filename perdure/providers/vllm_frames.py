@@ -1,7 +1,7 @@
 """The frames of vLLM's token streams: bytes in, new ids with their logprobs out.
 
-Two shapes are read: `/inference/v1/generate` (logprobs by token id, or by "token_id:N" on older servers) and `/v1/completions`
-with ids asked for. Invariant: every id has one usable logprob, or the answer is a ProviderError.
+Three shapes are read: `/inference/v1/generate` (logprobs by token id, or by "token_id:N" on older servers), `/v1/completions`
+and `/v1/chat/completions` with ids asked for. Invariant: every id has one usable logprob, or the answer is a ProviderError.
 """
 
 from typing import Any
@@ -62,6 +62,7 @@ class _Details(Struct):
 
 class _Usage(Struct):
     prompt_tokens: int | None = None
+    completion_tokens: int | None = None
     prompt_tokens_details: _Details | None = None
 
 
@@ -71,6 +72,7 @@ class _Frame(Struct):
     choices: list[_Choice] = field(default_factory=list)
     usage: _Usage | None = None
     error: Any = None
+    prompt_token_ids: list[int] | None = None
 
 
 class Scored(Struct):
@@ -93,16 +95,25 @@ _decode = msgspec.json.Decoder(_Frame).decode
 
 
 class Generation:
-    """One answer under way. `request_id`: the engine's own id of it, once it has told it."""
+    """One answer under way. `request_id`: the engine's own id of it, once it has told it. `prompt_ids`: the prompt as the
+    engine used it, where it wrote that itself. `token_texts`: logprobs name their tokens by text, so they are told by place.
+    """
 
-    def __init__(self, provider: str, *, top_logprobs: int = 0) -> None:
+    def __init__(self, provider: str, *, top_logprobs: int = 0, token_texts: bool = False) -> None:
         self.request_id: str | None = None
+        self.prompt_ids: list[int] | None = None
         self._provider = provider
         self._top = top_logprobs
+        self._texts = token_texts
         self._ids: list[int] = []
         self._reason: tuple[str, int | str | None] | None = None
         self._usage: _Usage | None = None
         self._versions: list[_Version] = []
+
+    @property
+    def completion_tokens(self) -> int | None:
+        """How many it sampled by its own count, once it has told it."""
+        return self._usage.completion_tokens if self._usage is not None else None
 
     def take(self, frames: list[bytes]) -> TokenBatch | None:
         ids: list[int] = []
@@ -112,8 +123,9 @@ class Generation:
             for data in frames:
                 frame = _decode(data)
                 if frame.error:
-                    raise self._failed(frame.error, data)
+                    self._fail(frame.error, data)
                 self.request_id = self.request_id or frame.request_id or frame.id
+                self.prompt_ids = frame.prompt_token_ids or self.prompt_ids
                 self._usage = frame.usage or self._usage
                 for choice in frame.choices:
                     self._take(choice, ids, logprobs, tops)
@@ -147,7 +159,7 @@ class Generation:
     def _take(self, choice: _Choice, ids: list[int], logprobs: list[float], tops: list[Top]) -> None:
         new = choice.token_ids or []
         if new:
-            told = self._told(choice.logprobs)
+            told = self._told(choice.logprobs, new)
             if [token_id for token_id, _, _ in told] != new:
                 raise self._unusable(f"{len(new)} ids with the logprobs of {len(told)} others")
             for token_id, logprob, top in told:
@@ -161,9 +173,11 @@ class Generation:
         if choice.weight_versions:
             self._versions = choice.weight_versions
 
-    def _told(self, logprobs: _Logprobs | None) -> list[tuple[int, float, Top]]:
+    def _told(self, logprobs: _Logprobs | None, new: list[int]) -> list[tuple[int, float, Top]]:
         if logprobs is None:
             raise self._unusable("ids without logprobs")
+        if logprobs.content is not None and self._texts:
+            return [(token_id, token.logprob, []) for token_id, token in zip(new, logprobs.content, strict=False)]
         if logprobs.content is not None:
             return [(token.id, token.logprob, self._best(token)) for token in logprobs.content]
         listed = logprobs.top_logprobs or [None] * len(logprobs.tokens or ())
@@ -185,17 +199,17 @@ class Generation:
     def _finish(self, reason: str, matched: int | str | None) -> Finish:
         if reason == "length":
             return Finish("length", None, reason)
-        if reason == "stop":
+        if reason in ("stop", "tool_calls"):
             if matched is None and self._ids:  # the model's own end-of-sequence id is not named
                 matched = self._ids[-1]
             return Finish("stop", matched, reason)
         return Finish("abort", matched, reason)
 
-    def _failed(self, error: Any, data: bytes) -> ProviderError:
+    def _fail(self, error: Any, data: bytes) -> None:
         status = status_in(error)
         retryable = not self._ids and (status is None or status in RETRYABLE_STATUSES)
         text = message_in(error) or data[:200].decode("utf-8", "replace")
-        return described(self._provider, text, status, raw=data[:DETAIL_CHARS], retryable=retryable)
+        raise described(self._provider, text, status, raw=data[:DETAIL_CHARS], retryable=retryable)
 
     def _unusable(self, what: str) -> ProviderError:
         return ProviderError(f"{self._provider} sent {what}: its token record is not usable.")

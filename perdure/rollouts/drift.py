@@ -98,13 +98,15 @@ def _read(conversation_id: str) -> Tx[Read]:
 
 async def _renderer(registry: Registry, segment: Segment) -> Renderer | str:
     """The one the segment was rendered with, or why it is not at hand."""
+    if segment.tokenizer is None:
+        return "the server wrote its prompts itself"
     try:
         model = unlimited((await registry.resolve(segment.model_handle, require_exact=True)).model)
     except AgentError:
         return "the model is not served now"
     if not isinstance(model, TokenExactModel):
         return "the model is not served by token ids now"
-    if segment.renderer != model.renderer.info or segment.tokenizer is None:
+    if segment.renderer != model.renderer.info:
         return "the model has another chat template now"
     same = segment.tokenizer.sha256 == model.renderer.tokenizer.info.sha256
     return model.renderer if same else "the model has another tokenizer now"

@@ -10,10 +10,10 @@ from typing import Any
 
 import msgspec
 
+from perdure.core.agents import ModelSettings
 from perdure.core.errors import Invalid, NotFound
-from perdure.providers.limited import unlimited
 from perdure.providers.registry import Registry
-from perdure.providers.token_exact import TokenExactModel
+from perdure.providers.scoring import scorer_of
 from perdure.runs.trajectories import rollouts
 from perdure.store import ledger
 from perdure.store import rollouts as rollout_store
@@ -21,6 +21,7 @@ from perdure.store.base import Store, Tx
 from perdure.tokens.record import Call, Rollout, SegmentRecord
 from perdure.tokens.verify_logprobs import comparable
 
+_BY_CHAT = ModelSettings(wire_api="chat")
 KINDS = "a rollout, run, conversation, agent or segment"
 
 
@@ -67,12 +68,13 @@ def _named(wanted: str) -> Tx[tuple[str, str | None]]:
 
 async def _segment(registry: Registry, rollout: Rollout, segment: SegmentRecord, handle: str | None) -> dict[str, Any]:
     handle = handle or (segment.model or rollout.model).handle
-    resolved = await registry.resolve(handle, require_exact=True)
-    model = unlimited(resolved.model)
-    if not isinstance(model, TokenExactModel):
+    own = segment.tokenizer or rollout.tokenizer
+    # a record without a tokenizer is of a server that wrote its prompts itself, and it alone knows the ids
+    resolved = await registry.resolve(handle, settings=None if own else _BY_CHAT, require_exact=True)
+    scorer = scorer_of(resolved.model)
+    if scorer is None:
         raise Invalid(f"model: {handle} takes text, not token ids; it cannot score a token record.")
-    own, now = segment.tokenizer or rollout.tokenizer, model.renderer.tokenizer.info
-    if own is None or own.sha256 != now.sha256:
+    if (own and own.sha256) != (scorer.tokenizer and scorer.tokenizer.sha256):
         raise Invalid(f"model: {handle} has another tokenizer than segment {segment.segment_id} was sampled with.")
     answer: dict[str, Any] = {
         name: [] for name in ("positions", "token_ids", "loss_mask", "recorded", "logprobs", "log_ratios")
@@ -83,7 +85,7 @@ async def _segment(registry: Registry, rollout: Rollout, segment: SegmentRecord,
             continue
         end = call.start + call.length
         ids = array("i", segment.token_ids[:end])
-        logprobs = await model.engine.score(resolved.name, ids, call.start, now.vocab_size)
+        logprobs = await scorer.engine.score(resolved.name, ids, call.start, scorer.vocab_size)
         why = comparable(call)
         made.append(_call(call, why))
         answer["positions"] += range(call.start, end)

@@ -6,18 +6,22 @@ import uuid
 from array import array
 from typing import Any
 
+import msgspec
 import pytest
 
 from perdure.core.agents import ModelSettings
 from perdure.core.errors import ProviderError
-from perdure.core.model import ToolSpec
-from perdure.core.tokens import VersionSpan
+from perdure.core.model import ModelDone, ToolSpec
+from perdure.core.tokens import VersionSpan, bytes_to_floats, bytes_to_ids
 from perdure.providers import vllm
-from perdure.providers.base import TokenBatch, TokenDone, TokenRequest
+from perdure.providers.base import TokenBatch, TokenDone, TokenRequest, TokenStream
+from perdure.providers.engines import Places, find_renderer
 from perdure.providers.http import Endpoint, Http
 from perdure.providers.registry import Registry, providers_from_env
 from perdure.providers.token_exact import TokenExactModel
 from perdure.providers.vllm import VLLM
+from perdure.providers.vllm_chat import VLLMChat
+from tests.doubles.conversations import call, message, prompt
 from tests.doubles.dialogue import LOOK, Dialogue
 from tests.engines.forms import PING, TAUGHT, answers_have_their_form, calls_are_forced
 
@@ -120,6 +124,10 @@ async def test_closing_the_stream_stops_the_engine(engine: VLLM, http: Http, vll
     assert isinstance(await anext(stream), TokenBatch)
     await stream.aclose()
     await engine.close()
+    await nothing_runs(http, vllm_url)
+
+
+async def nothing_runs(http: Http, vllm_url: str) -> None:
     for _ in range(100):
         metrics = (await http.call(Endpoint("vllm", vllm_url), "/metrics", method="GET")).decode()
         running = re.findall(r"^vllm:num_requests_running\S* (\S+)", metrics, re.MULTILINE)
@@ -132,4 +140,101 @@ async def test_closing_the_stream_stops_the_engine(engine: VLLM, http: Http, vll
 async def test_a_prompt_too_long_is_named_so(engine: VLLM) -> None:
     with pytest.raises(ProviderError) as refused:
         await collect(engine, request(ids=array("i", [198] * 5000)))
+    assert refused.value.kind == "context_window_exceeded"
+
+
+# --- asked in messages: the server writes the prompt and tells its ids
+
+
+async def in_messages(http: Http, vllm_url: str, **options: Any) -> VLLMChat:
+    configs = providers_from_env({"VLLM_BASE_URL": f"{vllm_url}/v1"})
+    config = next(each for each in configs if each.name == "vllm")
+    config = msgspec.structs.replace(config, options=msgspec.structs.replace(config.options, **options))
+    found = Registry([config], http=http)
+    resolved = await found.resolve(f"vllm/{MODEL}", settings=ModelSettings(wire_api="chat"), require_exact=True)
+    assert isinstance(resolved.model, VLLMChat) and resolved.not_exact is None
+    return resolved.model
+
+
+async def check_last(talk: Dialogue, model: VLLMChat) -> None:
+    """What is on record of the last call is what the engine gives for those ids in one forward pass."""
+    call = talk.calls[-1]
+    end = call.prompt_len + call.length
+    assert len(talk.tokens.ids) == end and call.engine_version
+    again = await model.engine.score(MODEL, talk.tokens.ids, call.prompt_len, VOCABULARY)
+    assert list(bytes_to_floats(call.logprobs)) == pytest.approx(again, abs=1e-3)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_in_messages_what_grows_is_one_segment(http: Http, vllm_url: str, stream: bool) -> None:
+    """One token of text is written again as that token, so these prompts grow; a long answer's text is other tokens."""
+    model = await in_messages(http, vllm_url, stream=stream)
+    talk = Dialogue(model, settings=ModelSettings(max_output_tokens=1, temperature=0.0))
+    for turn in range(4):
+        talk.say(f"Look again, {turn}. é🦜")
+        done = await talk.step()
+        await check_last(talk, model)
+        assert done.finish == "length" and talk.calls[-1].length == 1
+    assert talk.grown == [True] * 3
+    root = talk.tokens.segment
+    talk.settings = ModelSettings(max_output_tokens=60, temperature=1.0, seed=3)
+    for _ in range(2):
+        talk.say("Tell me more.")
+        await talk.step()
+        await check_last(talk, model)
+    segment = talk.tokens.segment
+    assert root is not None and segment is not None and segment.cause == "renderer_fallback"
+    assert segment.parent_segment_id == root.id and 0 < segment.parent_offset < talk.calls[-1].prompt_len
+    tokenizer = (await find_renderer(MODEL, None, await tokenizer_path(http, vllm_url), Places())).tokenizer
+    assert tokenizer.decode(talk.tokens.ids).count("<|im_start|>user") == 6
+
+
+async def tokenizer_path(http: Http, vllm_url: str) -> str:
+    listed = msgspec.json.decode(await http.call(Endpoint("vllm", vllm_url), "/v1/models", method="GET"))
+    return str(listed["data"][0]["root"])
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_in_messages_a_call_is_read_by_the_server(http: Http, vllm_url: str, stream: bool) -> None:
+    model = await in_messages(http, vllm_url, stream=stream)
+    settings = ModelSettings(max_output_tokens=200, temperature=0.0)
+    asked = prompt([message("user", "Ping?")], tools=[PING], tool_choice="ping", settings=settings)
+    done, _ = await call(model, asked, TokenStream())  # type: ignore[arg-type]
+    assert [made.name for made in done.tool_calls] == ["ping"] and done.capture is not None
+    made = done.capture.call
+    ids = bytes_to_ids(made.delta_ids) + bytes_to_ids(made.completion_ids)
+    again = await model.engine.score(MODEL, ids, made.prompt_len, VOCABULARY)
+    assert list(bytes_to_floats(made.logprobs)) == pytest.approx(again, abs=1e-3)
+
+
+async def test_in_messages_a_cancelled_answer_stops_the_engine_and_is_on_record(http: Http, vllm_url: str) -> None:
+    model = await in_messages(http, vllm_url)
+    held: list[ModelDone] = []
+    settings = ModelSettings(max_output_tokens=3000, temperature=1.0)
+    asked = prompt([message("user", "Talk.")], settings=settings, on_cut_off=held.append)
+    begun = asyncio.Event()
+
+    async def read() -> None:
+        async for _ in model.stream(asked, TokenStream()):
+            begun.set()
+
+    reading = asyncio.create_task(read())
+    await begun.wait()
+    await asyncio.sleep(0.2)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    [done] = held
+    assert done.capture is not None and done.finish == "abort" and not done.capture.call.trainable
+    made = done.capture.call
+    ids = bytes_to_ids(made.delta_ids) + bytes_to_ids(made.completion_ids)
+    again = await model.engine.score(MODEL, ids, made.prompt_len, VOCABULARY)
+    assert list(bytes_to_floats(made.logprobs)) == pytest.approx(again, abs=1e-3)
+    await nothing_runs(http, vllm_url)
+
+
+async def test_in_messages_a_prompt_too_long_is_named_so(http: Http, vllm_url: str) -> None:
+    model = await in_messages(http, vllm_url)
+    with pytest.raises(ProviderError) as refused:
+        await call(model, prompt([message("user", "word " * 6000)]), TokenStream())  # type: ignore[arg-type]
     assert refused.value.kind == "context_window_exceeded"

@@ -17,8 +17,7 @@ from perdure.api.errors import json_response
 from perdure.api.services import services
 from perdure.core.errors import Invalid
 from perdure.core.rollouts import ENDED
-from perdure.providers.limited import unlimited
-from perdure.providers.token_exact import TokenExactModel
+from perdure.providers.scoring import scorer_of
 from perdure.rollouts.drift import drift_report
 from perdure.rollouts.export import JSONL, PARQUET
 from perdure.rollouts.export.formats import check_format, lines
@@ -125,16 +124,16 @@ async def rescore(request: Request) -> ASGIApp:
             f"start: {body.start} is not in [1, {len(body.token_ids)}]: the first id has nothing before it.", status=422
         )
     resolved = await services(request).registry.resolve(body.handle, require_exact=True)
-    model = unlimited(resolved.model)
-    if not isinstance(model, TokenExactModel):
+    scorer = scorer_of(resolved.model)
+    if scorer is None:
         raise Invalid(f"handle: {body.handle} takes text, not token ids; it cannot score a token record.")
-    vocab_size = model.renderer.tokenizer.info.vocab_size
+    vocab_size = scorer.vocab_size
     # an id outside the vocabulary ends some engines
     wrong = next((at for at, token_id in enumerate(body.token_ids) if not 0 <= token_id < vocab_size), None)
     if wrong is not None:
         message = f"token_ids[{wrong}]: {body.token_ids[wrong]} is not in the vocabulary of {vocab_size} ids."
         raise Invalid(message, status=422)
-    logprobs = await model.engine.score(resolved.name, array("i", body.token_ids), body.start, vocab_size)
+    logprobs = await scorer.engine.score(resolved.name, array("i", body.token_ids), body.start, vocab_size)
     return json_response({"logprobs": logprobs})
 
 
