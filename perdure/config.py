@@ -5,7 +5,7 @@ import secrets
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import Struct, field
 
@@ -26,6 +26,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     `keep_...`: how long what has ended is kept, None for ever: runs' event logs, callbacks, schedules' ticks, batches.
     `runs`: whether this process drives runs, at most `max_runs` at once, or only accepts them. `max_backlog`: how many may wait
     before no more are accepted. `redis_url`: where news travels between servers besides PostgreSQL.
+    `batch_via`: how the model calls of batches are made (`core/batches.py`) unless a batch says it; `batch_poll_s`: how often a
+    provider's batch is looked at, `batch_gather_s`: the longest a call waits for others to go with it.
     `max_agent_depth`: how many agents may stand in a row, each asked or told by the one before, after the first.
     """
 
@@ -55,6 +57,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     encryption_keys: tuple[str, ...] = ()
     concurrency: str = "enqueue"
     batch_concurrency: int = 16
+    batch_via: Literal["auto", "provider", "queue"] = "auto"
+    batch_poll_s: float = 60.0
+    batch_gather_s: float = 60.0
     ray: str | None = None
     ray_workers: int = 2
     keep_streams_s: float | None = 30 * 86_400.0
@@ -134,6 +139,9 @@ def load_settings(env: Mapping[str, str] = os.environ, **overrides: Any) -> Sett
     take("PERDURE_RAY", "ray")
     take("PERDURE_RAY_WORKERS", "ray_workers", _positive)
     take("PERDURE_BATCH_CONCURRENCY", "batch_concurrency", _positive)
+    take("PERDURE_BATCH_VIA", "batch_via", _via)
+    take("PERDURE_BATCH_POLL", "batch_poll_s", _seconds)
+    take("PERDURE_BATCH_GATHER", "batch_gather_s", _seconds)
     take("PERDURE_KEEP_STREAMS", "keep_streams_s", _seconds_or_never)
     take("PERDURE_KEEP_CALLBACKS", "keep_callbacks_s", _seconds_or_never)
     take("PERDURE_KEEP_TICKS", "keep_ticks_s", _seconds_or_never)
@@ -156,6 +164,18 @@ def _concurrency(text: str) -> str:
     if text not in ("reject", "enqueue", "interrupt", "rollback"):
         raise ValueError("use reject, enqueue, interrupt or rollback")
     return text
+
+
+def _via(text: str) -> str:
+    if text not in ("auto", "provider", "queue"):
+        raise ValueError("use auto, provider or queue")
+    return text
+
+
+def _seconds(text: str) -> float:
+    if not 0 < (seconds := float(text)) < 86_400:
+        raise ValueError("use a number of seconds, more than 0 and less than a day")
+    return seconds
 
 
 def _keys(text: str) -> tuple[str, ...]:

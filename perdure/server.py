@@ -37,6 +37,7 @@ from perdure.rollouts.rewards import Scoring
 from perdure.runs.batches import Batches
 from perdure.runs.indexer import Indexer
 from perdure.runs.janitor import Janitor, Kept
+from perdure.runs.provider_batches import ProviderBatches
 from perdure.runs.runner import Runner
 from perdure.runs.schedules import Schedules
 from perdure.runs.search import Searcher
@@ -175,7 +176,10 @@ def build(settings: Settings) -> Server:
     )
     told = exports(settings.env)
     runner.observers += [metrics.committed, searcher.committed, *told.observers]
-    batches = Batches(store, runner, at_once=settings.batch_concurrency)
+    provider_batches = ProviderBatches(
+        store, registry, runner.owner, poll_s=settings.batch_poll_s, gather_s=settings.batch_gather_s
+    )
+    batches = Batches(store, runner, provider_batches, at_once=settings.batch_concurrency)
     runner.observers.append(batches.committed)
     rollouts = Rollouts(store, runner, _attempts(settings, Parts(store, runner, Scoring(sandbox, web))))
     services = Services(

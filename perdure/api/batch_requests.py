@@ -15,7 +15,7 @@ from perdure.api.resources import MINE
 from perdure.api.routes.messages import check_model, checked_agent_id
 from perdure.api.services import Services
 from perdure.api.to_wire import iso
-from perdure.core.batches import Batch, BatchItem, BatchRequest
+from perdure.core.batches import Batch, BatchItem, BatchRequest, ProviderBatch, Via
 from perdure.core.errors import Invalid, RequestError
 from perdure.core.messages import Message
 from perdure.providers.images import fetched, has_addresses, has_images
@@ -28,6 +28,7 @@ CHECKED_AT_ONCE = 8
 class CreateBatch(Struct):
     requests: list[SendRequest]
     callback_url: str | None = None
+    via: Via | None = None
 
 
 _decode = msgspec.json.Decoder(CreateBatch).decode
@@ -86,12 +87,28 @@ async def _request(parts: Services, request: SendRequest, known: set[str], now: 
 
 
 def batch_job(
-    batch: Batch, counts: Counter[str], items: Sequence[BatchItem] | None = None, told: dict[str, Any] | None = None
+    batch: Batch,
+    counts: Counter[str],
+    items: Sequence[BatchItem] | None = None,
+    told: dict[str, Any] | None = None,
+    handed_in: Sequence[tuple[str, ProviderBatch]] | None = None,
 ) -> dict[str, Any]:
-    """BatchJob. `metadata` counts the requests by state and, with `items`, says what became of each."""
+    """BatchJob. `metadata` counts the requests by state and, with `items`, says what became of each; with `handed_in`, which
+    batches of providers were made for it."""
     total = {"total": sum(counts.values())}
     states = {state: counts[state] for state in ("waiting", "running", "completed", "failed", "cancelled")}
-    metadata: dict[str, Any] = {"request_counts": total | states}
+    metadata: dict[str, Any] = {"request_counts": total | states, "via": batch.via}
+    if handed_in is not None:
+        metadata["provider_batches"] = [
+            {
+                "id": each.remote_id,
+                "provider": each.group.provider,
+                "model": each.group.model,
+                "requests": each.count,
+                "status": status,
+            }
+            for status, each in handed_in
+        ]
     if items is not None:
         metadata["requests"] = [
             {

@@ -7,13 +7,16 @@ from msgspec import Struct
 from perdure.core.messages import Message
 from perdure.core.runs import RunConfig
 
+# how a batch's model calls are made: by the provider's own batch API at its own address ("auto"), wherever it is said to be
+# ("provider"), or one by one as any other call ("queue")
+Via = Literal["auto", "provider", "queue"]
 BatchStatus = Literal["created", "running", "completed", "failed", "cancelled"]
 ItemStatus = Literal["waiting", "running", "completed", "failed", "cancelled"]
 GOING: tuple[BatchStatus, ...] = ("created", "running")
 
 
 class Batch(Struct, frozen=True, kw_only=True):
-    """Times are microseconds since the epoch. `callback_url`: told when it has ended."""
+    """Times are microseconds since the epoch. `callback_url`: told when it has ended. `via`: how its model calls are made."""
 
     id: str
     status: BatchStatus
@@ -21,6 +24,7 @@ class Batch(Struct, frozen=True, kw_only=True):
     updated_us: int
     completed_us: int | None = None
     callback_url: str | None = None
+    via: Via = "queue"
 
 
 class BatchRequest(Struct, frozen=True, kw_only=True):
@@ -42,3 +46,46 @@ class BatchItem(Struct, frozen=True, kw_only=True):
     status: ItemStatus
     run_id: str | None = None
     error: str | None = None
+
+
+class CallGroup(Struct, frozen=True, kw_only=True):
+    """What model calls must have in common to go to a provider in one batch. `headers`: of these calls, (name, value).
+
+    `strict`: if the provider would not have them in a batch they fail; else they are made one by one.
+    """
+
+    batch_id: str
+    provider: str
+    model: str
+    path: str
+    headers: tuple[tuple[str, str], ...] = ()
+    strict: bool = False
+
+
+class BatchCall(Struct, frozen=True, kw_only=True):
+    """A model call of a run, parked until a provider's batch brings its answer. `at`, `number`: which of the run's calls it is.
+    `body`: the request."""
+
+    id: str
+    run_id: str
+    conversation_id: str
+    group: CallGroup
+    at: str
+    number: int
+    created_us: int
+    body: bytes
+
+
+class ProviderBatch(Struct, frozen=True, kw_only=True):
+    """A batch of ours at a provider: calls of one group. `tried_us`: when it was first handed in, as far as it may have been.
+    `sure`: `remote_id` is it, and not only looks like it. `others`: batches of the provider that were taken for it."""
+
+    id: str
+    group: CallGroup
+    created_us: int
+    count: int
+    file: str | None = None
+    tried_us: int | None = None
+    remote_id: str | None = None
+    sure: bool = False
+    others: tuple[str, ...] = ()

@@ -22,7 +22,7 @@ _TOKEN_ROUTES = {"sglang": "`/generate`", "vllm": "`/inference/v1/generate`", "l
 
 class Capabilities(Struct, frozen=True, kw_only=True):
     """What one API of one provider takes. `thinking`: in which form earlier thinking goes back. `form`: what it can hold an
-    answer to; the rest is told in words. `images`: how it takes them."""
+    answer to; the rest is told in words. `images`: how it takes them. `batches`: it has a batch API that is used."""
 
     provider: str
     api: str
@@ -35,6 +35,7 @@ class Capabilities(Struct, frozen=True, kw_only=True):
     images: str | None = "by address or value"
     logprobs: bool = True
     seed: bool = True
+    batches: bool = False
 
 
 COLUMNS = (
@@ -49,6 +50,7 @@ COLUMNS = (
     "images",
     "logprobs",
     "seed",
+    "batches of its own",
 )
 
 
@@ -59,7 +61,7 @@ def capabilities() -> list[Capabilities]:
 def cells(row: Capabilities) -> tuple[str, ...]:
     """A row in words; an empty cell is a no."""
     values = (row.thinking, row.one_call, row.forced, row.named, row.strict, row.form, row.images)
-    shown = (*values, row.logprobs, row.seed)
+    shown = (*values, row.logprobs, row.seed, row.batches)
     return (row.provider, row.api, *("yes" if each is True else each or "" for each in shown))
 
 
@@ -70,7 +72,7 @@ def markdown() -> str:
 
 
 def _rows(profile: ProviderProfile) -> Iterator[Capabilities]:
-    kind = profile.kind
+    kind, batches = profile.kind, profile.batches is not None
     if profile.messages_api is not None:
         addresses = "by address or value" if profile.messages_api == "anthropic" else "by value"
         yield Capabilities(
@@ -80,6 +82,7 @@ def _rows(profile: ProviderProfile) -> Iterator[Capabilities]:
             images=addresses,
             logprobs=False,
             seed=False,
+            batches=batches,
         )
     elif profile.api == "gemini":  # by Google's own address or in its cloud
         yield Capabilities(
@@ -89,6 +92,7 @@ def _rows(profile: ProviderProfile) -> Iterator[Capabilities]:
             one_call=False,
             strict=False,
             form="schema, without tools",
+            batches=batches,
         )
     else:
         if (route := _TOKEN_ROUTES.get(profile.token_api or "")) is not None:
@@ -98,11 +102,13 @@ def _rows(profile: ProviderProfile) -> Iterator[Capabilities]:
         if kind == "local":  # it has no other
             return
         if profile.reasoners == "responses":
-            yield Capabilities(provider=kind, api=_APIS["responses"], thinking="encrypted items", seed=False)
-        yield _chat(kind, profile.chat)
+            yield Capabilities(
+                provider=kind, api=_APIS["responses"], thinking="encrypted items", seed=False, batches=batches
+            )
+        yield _chat(kind, profile.chat, batches=batches)
 
 
-def _chat(kind: str, chat: ChatProfile) -> Capabilities:
+def _chat(kind: str, chat: ChatProfile, *, batches: bool) -> Capabilities:
     form = "schema" if "json_schema" in chat.formats else "object" if chat.formats else None
     if form is not None and not chat.formats_with_tools:
         form += ", without tools"
@@ -118,6 +124,7 @@ def _chat(kind: str, chat: ChatProfile) -> Capabilities:
         images={"any": "by address or value", "data": "by value", None: None}[chat.images],
         logprobs=chat.logprobs,
         seed=chat.seed is not None,
+        batches=batches,
     )
 
 

@@ -38,7 +38,8 @@ class ProviderOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     all its models. `stream` false: ask for whole answers. `wire_api`: by which API its models are called, where it has several.
     `connect_timeout_s`, `first_byte_timeout_s`, `between_timeout_s`: as `http.Timeouts` says; None: as usual.
     `gguf`: the model file of the embedded engine. `region`, `project`, `aws_profile`, `credentials_file`: of a cloud.
-    `api_version`: of Azure's older API, which is named by date.
+    `api_version`: of Azure's older API, which is named by date. `batches`: whether its own batch API is used where batches leave
+    it open; None: at its usual address.
     """
 
     models: tuple[str, ...] | None = None
@@ -57,6 +58,7 @@ class ProviderOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     aws_profile: str | None = None
     credentials_file: str | None = None
     api_version: str | None = None
+    batches: bool | None = None
 
     @property
     def timeouts(self) -> Timeouts:

@@ -4,13 +4,17 @@ Invariant: what all models of a provider share (connection settings, encoded mes
 """
 
 import time
-from typing import Any
+from copy import copy
+from typing import Any, Self
 from urllib.parse import quote
 
 import msgspec
 
+from perdure.core.batches import Via
 from perdure.core.errors import ProviderError
 from perdure.providers.base import Model, ModelInfo
+from perdure.providers.batch_apis import batch_api
+from perdure.providers.batches import BatchApi
 from perdure.providers.catalogue import auth_headers, list_models
 from perdure.providers.configs import ProviderConfig, deployments_root, with_version, without_version
 from perdure.providers.gemini import Gemini
@@ -149,13 +153,36 @@ class ChatProvider:
         encoder = self._contents.setdefault(stand_in, ContentEncoder(self.name, stand_in=stand_in))
         return Gemini(self.http, self.endpoint, name, encoder=encoder, traits=traits, stream=stream, **place)
 
+    def over(self, http: Http) -> Self:
+        """The same provider with another way to it, asked for whole answers."""
+        other = copy(self)
+        other.http = http
+        options = msgspec.structs.replace(self.config.options, stream=False)
+        other.config = msgspec.structs.replace(self.config, options=options)
+        return other
+
+    def batches(self, via: Via) -> BatchApi | None:
+        """Its own batch API, if it has one and it is to be used."""
+        profile = self.profile.batches
+        if profile is None or via == "queue" or (via == "auto" and not self._batches_by_itself):
+            return None
+        return batch_api(self.http, self.endpoint, profile)
+
+    @property
+    def _batches_by_itself(self) -> bool:
+        configured = self.config.options.batches
+        return self._at_home if configured is None else configured
+
+    @property
+    def _at_home(self) -> bool:
+        return without_version(self.config.base_url or "") == without_version(self.profile.base_url or "")
+
     def wire_api(self, name: str, asked: WireApi | None = None) -> WireApi:
         """The API a model is called by: what the agent asks for, the configuration, or the profile's rule for its own address."""
         told = asked or self.config.options.wire_api
         if told is not None:
             return told
-        at_home = without_version(self.config.base_url or "") == without_version(self.profile.base_url or "")
-        return self.profile.reasoners if at_home and traits_of(name).reasons else "chat"
+        return self.profile.reasoners if self._at_home and traits_of(name).reasons else "chat"
 
     async def close(self) -> None:
         pass

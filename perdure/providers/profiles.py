@@ -7,6 +7,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from perdure.providers.batches import BatchProfile
 from perdure.providers.dialects import CHAT, ChatProfile
 
 ModelsApi = Literal[
@@ -28,6 +29,7 @@ class ProviderProfile(Struct, frozen=True, kw_only=True):
     models that reason are called at `base_url`; elsewhere, and for all others, it is chat completions unless told.
     `known`: its models, where it has no list of them. `deployments`: its models are called by the names
     of their deployments, and by a version of the API if one is given (`version_env`).
+    `batches`: its own batch API, if it has one.
     `messages_api`: it speaks Anthropic's Messages API, and where. `cloud`: its address follows from a region (`clouds.py`).
     """
 
@@ -50,6 +52,7 @@ class ProviderProfile(Struct, frozen=True, kw_only=True):
     cloud: bool = False
     small_models: tuple[str, ...] = ()
     chat: ChatProfile = ChatProfile()
+    batches: BatchProfile | None = None
 
 
 # What Google Cloud is known to serve of its own, from its public model pages.
@@ -106,6 +109,7 @@ PROFILES: dict[str, ProviderProfile] = {
             reasoners="responses",
             small_models=("gpt-6-luna", "gpt-5.4-mini", "gpt-5-mini", "gpt-4.1-mini", "gpt-4o-mini"),
             chat=CHAT["openai"],
+            batches=BatchProfile(),
         ),
         ProviderProfile(
             kind="azure",
@@ -207,6 +211,7 @@ PROFILES: dict[str, ProviderProfile] = {
             url_env=("GROQ_BASE_URL",),
             key_env=("GROQ_API_KEY",),
             chat=CHAT["groq"],
+            batches=BatchProfile(),
         ),
         ProviderProfile(
             kind="deepseek",

@@ -6,15 +6,18 @@ Invariant: a handle is looked up once; after that a message costs no request but
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from msgspec import Struct
 
 from perdure.core.agents import ModelSettings
+from perdure.core.batches import Via
 from perdure.core.errors import AgentError, Invalid, NotFound, ProviderError
 from perdure.providers.anthropic import AnthropicProvider
 from perdure.providers.base import Model, ModelInfo
+from perdure.providers.batched import BatchedHttp, BatchedModel, KeptAnswer
+from perdure.providers.batches import BatchApi
 from perdure.providers.bedrock import BedrockProvider
 from perdure.providers.configs import (
     ProviderConfig,
@@ -187,6 +190,26 @@ class Registry:
         if require_exact and resolved.not_exact is not None:
             raise Invalid(resolved.not_exact)
         return resolved
+
+    async def batched(
+        self, resolved: Resolved, via: Via, kept: Sequence[KeptAnswer], settings: ModelSettings | None = None
+    ) -> BatchedModel | None:
+        """The model, called through its provider's batch API. None if it has none, or it is not to be used.
+
+        `kept`: the answers to the calls that were made of it in the run's steps under way.
+        """
+        provider = self._providers.get(resolved.provider_name)
+        if not isinstance(provider, ChatProvider) or provider.batches(via) is None:
+            return None
+        http = BatchedHttp(self._http, kept)
+        wire_api = settings.wire_api if settings is not None else None
+        model, _ = await provider.over(http).open(resolved.name, resolved.info, None, wire_api)
+        return BatchedModel(model, http)
+
+    def batch_api(self, provider_name: str) -> BatchApi | None:
+        """A provider's own batch API. None: it has none, or is not configured any more."""
+        provider = self._providers.get(provider_name)
+        return provider.batches("provider") if isinstance(provider, ChatProvider) else None
 
     async def small_model(self, handle: str) -> str | None:
         """The handle of the small model that the provider of this one has for work on the side, if it lists one."""

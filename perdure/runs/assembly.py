@@ -1,10 +1,11 @@
 """Puts together what a run's loop works on: the agent as the request wants it, its model, its tools, its context."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
 from perdure.core.agents import Agent, AgentBundle, ModelSettings
+from perdure.core.batches import Via
 from perdure.core.errors import AgentError
 from perdure.core.runs import Run, RunConfig
 from perdure.loop.legacy import legacy_agent, legacy_of, legacy_specs, legacy_tools
@@ -12,8 +13,9 @@ from perdure.loop.offer import system_text, tool_specs
 from perdure.loop.parking import asking_names
 from perdure.loop.shown import speech_of
 from perdure.loop.turn import Turn
-from perdure.providers.base import ModelInfo
-from perdure.providers.registry import Registry
+from perdure.providers.base import Model, ModelInfo
+from perdure.providers.batched import KeptAnswer
+from perdure.providers.registry import Registry, Resolved
 from perdure.providers.web import Web
 from perdure.runs.context import Context
 from perdure.runs.search import Searcher, StoreSearch
@@ -44,8 +46,11 @@ class Turns:
         self._open_secrets = open_secrets
         self._builtin = BuiltinTools()
 
-    async def turn(self, run: Run, context: Context) -> tuple[Turn, Executor]:
-        """What the loop works on, and the tools of it. AgentError: the run cannot go on."""
+    async def turn(self, run: Run, context: Context, kept: Sequence[KeptAnswer] = ()) -> tuple[Turn, Executor]:
+        """What the loop works on, and the tools of it. AgentError: the run cannot go on.
+
+        `kept`: what the provider's batches have answered to the run so far.
+        """
         bundle, config = context.bundle, run.config
         agent = with_overrides(bundle.agent, config)
         legacy = legacy_of(agent, bundle.tools, speech_of(config))
@@ -82,7 +87,7 @@ class Turns:
             system=system,
             system_text=system_text(system.text, config),
             context=context.messages,
-            model=resolved.model,
+            model=await self._batched(run, resolved, kept, agent.model_settings) or resolved.model,
             model_handle=handle,
             model_name=resolved.name,
             provider_name=resolved.provider_name,
@@ -98,6 +103,17 @@ class Turns:
             legacy=legacy,
         )
         return turn, executor
+
+    async def _batched(
+        self, run: Run, resolved: Resolved, kept: Sequence[KeptAnswer], settings: ModelSettings
+    ) -> Model | None:
+        via = via_of(run)
+        return None if via == "queue" else await self._registry.batched(resolved, via, kept, settings)
+
+
+def via_of(run: Run) -> Via:
+    """How the run's model calls are made: only those of a batch may have another way."""
+    return run.metadata.get("via", "queue") if run.metadata is not None else "queue"
 
 
 def as_agent_wants(run: Run, settings: ModelSettings) -> Run:

@@ -9,9 +9,11 @@ import logging
 from perdure.core.errors import AgentError
 from perdure.core.ids import now_us
 from perdure.core.runs import Run
+from perdure.runs.provider_batches import ProviderBatches
 from perdure.runs.runner import Runner
 from perdure.store import batches as batch_store
 from perdure.store.base import Store, Tx
+from perdure.store.batch_calls import anything_due
 from perdure.store.batches import Begun
 from perdure.store.commits import StepCommit
 from perdure.store.leases import take_named_lease
@@ -24,10 +26,13 @@ LOOK_S = 0.5
 
 
 class Batches:
-    """`at_once`: how many of all batches' runs are under way at a time."""
+    """`at_once`: how many of all batches' runs are under way at a time. `providers`: looks after the calls that go through
+    providers' own batches."""
 
-    def __init__(self, store: Store, runner: Runner, *, at_once: int) -> None:
+    def __init__(self, store: Store, runner: Runner, providers: ProviderBatches, *, at_once: int) -> None:
         self._store = store
+        self._providers = providers
+        providers.changed = runner.parked = self.wake
         self._runner = runner
         self._at_once = at_once
         self._wake = asyncio.Event()
@@ -40,6 +45,7 @@ class Batches:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        await self._providers.stop()
 
     def wake(self) -> None:
         """A batch was handed in, or something of one has ended."""
@@ -61,6 +67,8 @@ class Batches:
             try:
                 while await self._store.read(batch_store.batches_going) and await self._work():
                     pass
+                if await self._store.read(lambda: anything_due(now_us())) and await self._lead():
+                    await self._providers.look()
             except AgentError:
                 log.exception("working off batches failed; trying again")
             try:
@@ -68,6 +76,12 @@ class Batches:
                     await self._wake.wait()
             except TimeoutError:
                 pass
+
+    async def _lead(self) -> bool:
+        """Whether this server works batches off, and no other."""
+        now = now_us()
+        owner = self._runner.owner
+        return await self._store.write(lambda: take_named_lease(LEASE, owner, until=now + LEASE_US, now=now))
 
     async def _work(self) -> bool:
         """Settle what has ended and begin what comes next; False if there was neither."""
@@ -81,7 +95,7 @@ class Batches:
 
         settled, begun = await self._store.write(tx)
         for each in begun:
-            self._runner.queued(each.agent_id)
+            self._runner.queued(each.conversation_id)
         if settled:
             self._runner.callbacks.look()
         return settled > 0

@@ -4,6 +4,7 @@ Invariant: the wish is in the database before anyone is told, so that whoever ta
 """
 
 import asyncio
+from collections.abc import Callable
 
 from perdure.core.ids import now_us
 from perdure.core.runs import Run
@@ -21,14 +22,24 @@ WAIT_S = 5.0
 
 class Cancelling:
     def __init__(
-        self, store: Store, remote: Remote, following: Following, jobs: Jobs, logs: Logs, contexts: Contexts
+        self,
+        store: Store,
+        remote: Remote,
+        following: Following,
+        jobs: Jobs,
+        logs: Logs,
+        contexts: Contexts,
+        *,
+        freed: Callable[[str], None],
     ) -> None:
+        """`freed`: told of a conversation whose run can be taken up again."""
         self._store = store
         self._remote = remote
         self._following = following
         self._jobs = jobs
         self._logs = logs
         self._contexts = contexts
+        self._freed = freed
 
     async def cancel(self, run_id: str) -> str:
         """What came of it: "cancelled", or "ended" (before it could be). NotFound."""
@@ -39,8 +50,8 @@ class Cancelling:
         task = self._jobs.stop(run_id)
         if outcome == "requested" and task is not None:
             await asyncio.wait([task], timeout=WAIT_S)
-        elif outcome == "requested":
-            self._remote.cancel_requested(run_id)
+        elif outcome in ("requested", "freed"):
+            self._freed(run.conversation_id) if outcome == "freed" else self._remote.cancel_requested(run_id)
             await self._following.ended_elsewhere(run_id, WAIT_S)
         elif outcome == "cancelled":
             if (runlog := self._logs.get(run_id)) is not None:

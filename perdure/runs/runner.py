@@ -6,7 +6,7 @@ at a time, anywhere: the lease in the database says whose.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -19,9 +19,10 @@ from perdure.core.history import open_calls
 from perdure.core.ids import now_us
 from perdure.core.messages import Message
 from perdure.core.runs import Run, StopReason
+from perdure.providers.batched import CallParked
 from perdure.providers.registry import Registry
 from perdure.providers.web import Web
-from perdure.runs.assembly import Turns, as_agent_wants, with_overrides
+from perdure.runs.assembly import Turns, as_agent_wants, via_of, with_overrides
 from perdure.runs.callbacks import Callbacks
 from perdure.runs.cancelling import Cancelling
 from perdure.runs.capacity import Capacity
@@ -33,6 +34,7 @@ from perdure.runs.jobs import Job, Jobs
 from perdure.runs.log import Logs, RunLog
 from perdure.runs.mirror import Mirrors
 from perdure.runs.owners import Owners
+from perdure.runs.parked import kept_answers, park
 from perdure.runs.peers import RunPeers, StandIn
 from perdure.runs.remote import Remote
 from perdure.runs.search import Searcher
@@ -108,6 +110,7 @@ class Runner:
         self._background: set[asyncio.Task[Any]] = set()
         self._stopping = False
         self.observers: list[Observer] = []
+        self.parked: Callable[[], None] = lambda: None
         self._mirrors = Mirrors(store, driven=self._jobs.__contains__)
         self._remote = Remote(
             store.signals,
@@ -127,7 +130,9 @@ class Runner:
             stopping=lambda: self._stopping,
         )
         self._following = Following(store, self._remote, self._mirrors, self._logs, stopping=lambda: self._stopping)
-        self._cancelling = Cancelling(store, self._remote, self._following, self._jobs, self._logs, self.contexts)
+        self._cancelling = Cancelling(
+            store, self._remote, self._following, self._jobs, self._logs, self.contexts, freed=self.queued
+        )
         self._watch = Watch(
             store,
             self._remote,
@@ -243,6 +248,10 @@ class Runner:
             else:
                 await job.until_first()
                 await self._drive(worker, accepted, inputs, durable)
+        except CallParked as parked:
+            self.contexts.forget(run.conversation_id)
+            await park(self._store, worker, parked.call)
+            self.parked()
         except LeaseLost:
             log.warning("run %s was taken over by another worker", run.id)
             self.contexts.forget(run.conversation_id)
@@ -312,7 +321,8 @@ class Runner:
     ) -> None:
         run = worker.run
         begun = await take_up(self._store, worker, again=True) if run.attempts > 1 else None
-        context = await self.contexts.load(accepted, inputs, durable, as_it_was=begun is not None)
+        kept = await kept_answers(self._store, run) if via_of(run) != "queue" else ()
+        context = await self.contexts.load(accepted, inputs, durable, as_it_was=begun is not None or bool(kept))
         run = worker.run = as_agent_wants(run, with_overrides(context.bundle.agent, run.config).model_settings)
         if (
             run.attempts > 1
@@ -332,7 +342,7 @@ class Runner:
             and open_calls(context.messages)
         ):
             raise still_waiting(waits)  # a failed run is to be taken up again, and something else waits by now
-        turn, executor = await self._turns.turn(run, context)
+        turn, executor = await self._turns.turn(run, context, kept)
         turn.later = admitted.later
         if run.config.compact_only:
             await worker.compact_only(turn, context, executor, self._compactor)

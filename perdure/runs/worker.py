@@ -93,6 +93,11 @@ class Worker:
         self._begun: Begun | None = None
         self._turn: Turn | None = None
 
+    @property
+    def model(self) -> tuple[str, str] | None:
+        """(provider, model's name there) that the run is driven with."""
+        return (self._turn.provider_name, self._turn.model_name) if self._turn is not None else None
+
     def begin(self) -> None:
         """The first event; a resumed run has it already."""
         if self.log.last_seq == 0 and self.run.config.include_pings:

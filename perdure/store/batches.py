@@ -16,6 +16,7 @@ from perdure.core.ids import new_id
 from perdure.core.messages import Message
 from perdure.core.runs import Run
 from perdure.store.base import Built, Many, Query, Row, Tx
+from perdure.store.batch_calls import look_now, wake_answered
 from perdure.store.callbacks import add_callback
 from perdure.store.listing import Filters, Page, Source, list_rows
 from perdure.store.run_queue import QueuedRun, queue_run
@@ -34,8 +35,10 @@ AT_ONCE = 200
 
 
 class Begun(Struct, frozen=True):
+    """A run that was queued, or that goes on."""
+
     run_id: str
-    agent_id: str
+    conversation_id: str
 
 
 def create_batch(batch: Batch, requests: Sequence[BatchRequest], key: RequestKey | None = None) -> Tx[str]:
@@ -107,13 +110,18 @@ def batches_going() -> Tx[bool]:
 
 
 def begin_items(most: int, now: int) -> Tx[list[Begun]]:
-    """Queue the next items' runs while fewer than `most` are under way: in order, one of an agent at a time."""
-    busy = [row[0] for row in (yield Query("running_items"))]
-    if len(busy) >= most:
+    """Queue the next items' runs while fewer than `most` are under way: in order, one of an agent at a time.
+
+    A run that waits for a provider's batch is not under way. Those whose answers have come go on before others begin.
+    """
+    running = yield Query("running_items")
+    room = most - sum(not parked for _, parked in running)
+    if room <= 0:
         return []
-    taken, begun = set(busy), list[Begun]()
+    begun = [Begun(each.run_id, each.conversation_id) for each in (yield from wake_answered(room))]
+    taken = {agent_id for agent_id, _ in running}
     for item_id, batch_id, position, agent_id in (yield Query("waiting_items", {"limit": LOOK_AHEAD})):
-        if len(busy) + len(begun) >= most:
+        if len(begun) >= room:
             break
         if agent_id in taken:
             continue
@@ -133,6 +141,7 @@ def begin_items(most: int, now: int) -> Tx[list[Begun]]:
 
 def _queue(request: BatchRequest, item_id: str, batch_id: str, now: int) -> Tx[str]:
     agent_id = request.agent_id
+    via = (yield from batch_by_id(batch_id)).via
     run = Run(
         id=new_id("run"),
         agent_id=agent_id,
@@ -141,7 +150,7 @@ def _queue(request: BatchRequest, item_id: str, batch_id: str, now: int) -> Tx[s
         created_us=now,
         config=request.config,
         background=True,
-        metadata={"run_type": "batch", "batch_id": batch_id, "batch_item_id": item_id},
+        metadata={"run_type": "batch", "batch_id": batch_id, "batch_item_id": item_id, "via": via},
     )
     inputs = tuple(
         msgspec.structs.replace(message, created_us=now + at, run_id=run.id, batch_item_id=item_id)
@@ -156,7 +165,8 @@ def _queue(request: BatchRequest, item_id: str, batch_id: str, now: int) -> Tx[s
 def settle_items(now: int) -> Tx[int]:
     """Note which items' runs have ended, and end the batches that have no other. Answers how many items were settled."""
     rows = yield Query("ended_items", {"limit": AT_ONCE})
-    for batch_id, position, status, error in rows:
+    for batch_id, position, status, error, run_id in rows:
+        yield Query("drop_calls_of_run", {"run_id": run_id})
         if status is None:
             yield from _end_item(batch_id, position, "failed", "Its run was deleted.", now)
         else:
@@ -196,6 +206,7 @@ def cancel_batch(batch_id: str, now: int) -> Tx[list[str]]:
         raise Conflict(f"Batch {batch_id} has already {batch.status}; there is nothing to cancel.")
     if (yield Query("end_batch", {"id": batch_id, "status": "cancelled", "now": now})):
         yield Query("cancel_waiting_items", {"batch_id": batch_id})
+        yield from look_now(batch_id, now)
         yield from _end_if_done(batch_id, now)
     rows = yield Query("runs_of_batch", {"batch_id": batch_id})
     return [row[0] for row in rows if row[0]]

@@ -12,7 +12,7 @@ from typing import Any
 
 from perdure.core.errors import StoreError
 
-HEAD = "0012"
+HEAD = "0013"
 STARTING_S = 30.0
 
 

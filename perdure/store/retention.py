@@ -55,5 +55,7 @@ def expire_batches(before: int) -> Tx[bool]:
     rows = yield Query("old_batches", {"before": before, "limit": 1})
     for (batch_id,) in rows:
         yield Query("delete_batch_items", {"id": batch_id})
+        yield Query("delete_batch_calls", {"id": batch_id})
+        yield Query("delete_provider_batches", {"id": batch_id})
         yield Query("delete_batch", {"id": batch_id})
     return bool(rows)

@@ -23,6 +23,9 @@ _pack = msgspec.msgpack.Encoder().encode
 _END: list[Event] = [RunStopped("cancelled"), LogEnded()]  # all that ever happened to a run that never began
 
 
+PARKED = "at the provider"  # who holds the conversation of a run that waits for a provider's batch: no process, so never dead
+
+
 class Lease(Struct, frozen=True):
     """The right to write to one conversation: void once `fence` is not the conversation's any more."""
 
@@ -62,13 +65,15 @@ def run_by_id(run_id: str) -> Tx[Run]:
 
 
 def request_cancel(run_id: str, now: int) -> Tx[str]:
-    """Ask for a run's end: "cancelled" at once if it was only queued, "requested" if a worker has it, else "ended"."""
+    """Ask for a run's end: "cancelled" at once if it was only queued, "requested" if a worker has it, "freed" if it waited for
+    a provider's batch and whoever looks next ends it, else "ended"."""
     rows = yield Query("cancel_queued_run", {"id": run_id, "now": now})
     if rows:
         yield Query("insert_events", {"run_id": run_id, "first_seq": 1, "last_seq": len(_END), "body": _pack(_END)})
         return "cancelled"
-    rows = yield Query("request_cancel", {"id": run_id})
-    return "requested" if rows else "ended"
+    if not (yield Query("request_cancel", {"id": run_id})):
+        return "ended"
+    return "freed" if (yield Query("unpark_conversation", {"run_id": run_id, "parked": PARKED})) else "requested"
 
 
 def hand_over(lease: Lease) -> Tx[None]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
+from tests.doubles.openai_batches import OpenAIBatchRoutes
 from tests.doubles.serving import Turn, TurnsDouble
 
 
@@ -41,7 +42,12 @@ class OpenAIDouble(TurnsDouble):
     what it says), garbage, finish, status/body (an error answer)."""
 
     def __init__(self, models: tuple[str, ...] = ("gpt-test",)) -> None:
+        self.batches = OpenAIBatchRoutes(self._batched)
         super().__init__(models, text("ok"))
+
+    def reset(self) -> None:
+        super().reset()
+        self.batches.clear()
 
     @property
     def base_url(self) -> str:
@@ -50,6 +56,18 @@ class OpenAIDouble(TurnsDouble):
     def _routes(self, app: web.Application) -> None:
         app.router.add_post("/v1/chat/completions", self._chat)
         app.router.add_get("/v1/models", self._models)
+        self.batches.add(app)
+
+    async def _batched(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        """A call of a batch: (status, body)."""
+        turn = await self._next(body)
+        if "status" in turn:
+            return turn["status"], turn["body"]
+        return 200, self._batched_answer(path, turn, body)
+
+    def _batched_answer(self, path: str, turn: Turn, body: dict[str, Any]) -> dict[str, Any]:
+        assert path == "/v1/chat/completions"
+        return self._whole(turn, body)
 
     async def _models(self, _: web.Request) -> web.Response:
         data = [{"id": name, "object": "model", "created": 1, "owned_by": "test"} for name in self.models]

@@ -45,6 +45,13 @@ class ResponsesDouble(OpenAIDouble):
             return web.json_response(self._response(turn, body, items, _status(turn)))
         return await self._stream_items(request, turn, body, items)
 
+    def _batched_answer(self, path: str, turn: Turn, body: Body) -> Body:
+        if path != "/v1/responses":
+            return super()._batched_answer(path, turn, body)
+        wrong = self._wrong(body)
+        assert wrong is None, wrong
+        return self._response(turn, body, self._items(turn), _status(turn))
+
     def _wrong(self, body: Body) -> str | None:
         """What the API would say of this request; None: it would take it."""
         if body.get("store") is not False:

@@ -18,6 +18,7 @@ from perdure.core.messages import Message
 from perdure.store import batches as batch_store
 from perdure.store.agents import timezones
 from perdure.store.base import Tx
+from perdure.store.batch_calls import provider_batches_of
 from perdure.store.callbacks import callback_of_run
 
 router = APIRouter(prefix="/messages/batches", tags=["batches"])
@@ -35,7 +36,9 @@ class BatchMessagesQuery(Page100):
 
 @router.post("", operation_id="create_batch")
 async def create(request: Request) -> Response:
-    """Hand in requests (`{requests: [{agent_id, messages, ...}], callback_url?}`): each becomes a run, in their order.
+    """Hand in requests (`{requests: [{agent_id, messages, ...}], callback_url?, via?}`): each becomes a run, in their order.
+
+    `via`: "provider" makes their model calls through the providers' own batch APIs, "queue" one by one, "auto" leaves it open.
 
     With the same `Idempotency-Key` header the same batch is the same batch, for 24 hours.
     """
@@ -46,7 +49,14 @@ async def create(request: Request) -> Response:
     key = None if header is None else request_key(data, header)
     now = now_us()
     requests = await batch_requests(parts, body, now)
-    batch = Batch(id=new_id("job"), status="running", created_us=now, updated_us=now, callback_url=body.callback_url)
+    batch = Batch(
+        id=new_id("job"),
+        status="running",
+        created_us=now,
+        updated_us=now,
+        callback_url=body.callback_url,
+        via=body.via or parts.settings.batch_via,
+    )
     batch_id = await parts.store.write(lambda: batch_store.create_batch(batch, requests, key))
     parts.batches.wake()
     return await _shown(request, batch_id)
@@ -77,7 +87,8 @@ async def _shown(request: Request, batch_id: str) -> Response:
         batch = yield from batch_store.batch_by_id(batch_id)
         counts = yield from batch_store.count_items(batch_id)
         items = yield from batch_store.items_of_batch(batch_id)
-        return batch_job(batch, counts, items, (yield from callback_of_run(batch_id)))
+        told = yield from callback_of_run(batch_id)
+        return batch_job(batch, counts, items, told, (yield from provider_batches_of(batch_id)))
 
     return json_response(await services(request).store.scan(tx))
 

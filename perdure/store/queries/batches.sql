@@ -20,7 +20,9 @@ WHERE batch_id = :batch_id AND position > :after ORDER BY position LIMIT :limit
 SELECT status, COUNT(*) FROM batch_items WHERE batch_id = :batch_id GROUP BY status
 
 -- name: running_items
-SELECT agent_id FROM batch_items WHERE status = 'running'
+SELECT i.agent_id, CASE WHEN EXISTS (SELECT 1 FROM batch_calls c WHERE c.run_id = i.run_id
+                                     AND c.status IN ('waiting', 'sent', 'answered')) THEN 1 ELSE 0 END
+FROM batch_items i WHERE i.status = 'running'
 
 -- name: waiting_items
 SELECT i.id, i.batch_id, i.position, i.agent_id FROM batch_items i JOIN batches b ON b.id = i.batch_id
@@ -34,7 +36,7 @@ UPDATE batch_items SET status = 'running', run_id = :run_id
 WHERE batch_id = :batch_id AND position = :position AND status = 'waiting' RETURNING id
 
 -- name: ended_items
-SELECT i.batch_id, i.position, r.status, r.error FROM batch_items i LEFT JOIN runs r ON r.id = i.run_id
+SELECT i.batch_id, i.position, r.status, r.error, i.run_id FROM batch_items i LEFT JOIN runs r ON r.id = i.run_id
 WHERE i.status = 'running' AND (r.id IS NULL OR r.status NOT IN ('created', 'running'))
 ORDER BY i.batch_id, i.position LIMIT :limit
 

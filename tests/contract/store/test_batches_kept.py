@@ -41,7 +41,7 @@ async def hand_in(
 
 async def begin(store: Store, most: int) -> list[str]:
     """The agents whose turn it is."""
-    return [each.agent_id for each in await store.write(lambda: batch_store.begin_items(most, now_us()))]
+    return [each.conversation_id for each in await store.write(lambda: batch_store.begin_items(most, now_us()))]
 
 
 async def end(store: Store, batch_id: str, *statuses: str) -> None:

@@ -1,0 +1,131 @@
+"""OpenAI's Batch API and those that share its shape: a file of calls, a batch made of it, files of results.
+
+Invariant: a batch is handed in at most once under its mark. What was uploaded for nothing costs nothing.
+"""
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Raw, Struct
+
+from perdure.core.errors import ProviderError
+from perdure.providers.batches import Ask, BatchProfile, Handed, Look, Result
+from perdure.providers.failures import message_in
+from perdure.providers.http import Endpoint, Http
+from perdure.providers.jsonl import call_json, lines, multipart
+
+MARK = "perdure_batch"
+PAGE = 100
+MOST_PAGES = 20
+ENDED = frozenset({"completed", "expired", "cancelled"})
+# a queue that is full now, which says nothing of the calls
+BUSY = frozenset({"token_limit_exceeded", "rate_limit_exceeded", "request_limit_exceeded"})
+EXPIRED = 'The provider\'s batch ended before it came to this request. Send it again, or by the queue (`via`: "queue").'
+CANCELLED = "The provider's batch was cancelled before it came to this request."
+
+
+class _Response(Struct):
+    status_code: int = 200
+    body: Raw = Raw(b"null")
+
+
+class _Line(Struct):
+    custom_id: str
+    response: _Response | None = None
+    error: Any = None
+
+
+_line = msgspec.json.Decoder(_Line).decode
+
+
+class OpenAIBatches:
+    """Implements `batches.BatchApi`."""
+
+    def __init__(self, http: Http, endpoint: Endpoint, profile: BatchProfile) -> None:
+        self._http = http
+        self._endpoint = endpoint
+        self.profile = profile
+
+    async def upload(self, handed: Handed, asks: Sequence[Ask]) -> str:
+        body, kind = multipart({"purpose": self.profile.purpose}, f"{handed.id}.jsonl", self._file(handed, asks))
+        made = await call_json(self._http, self._endpoint, self.profile.upload, body, headers={"Content-Type": kind})
+        return str(made["id"])
+
+    def _file(self, handed: Handed, asks: Sequence[Ask]) -> bytes:
+        url = b'","method":"POST","url":"/v1' + handed.path.encode() + b'","body":'
+        return b"".join(b'{"custom_id":"' + ask.id.encode() + url + ask.body + b"}\n" for ask in asks)
+
+    async def create(self, handed: Handed, asks: Sequence[Ask]) -> str:
+        fields: dict[str, Any] = {
+            "input_file_id": handed.file,
+            "endpoint": f"/v1{handed.path}",
+            "completion_window": "24h",
+        }
+        if self.profile.metadata:
+            fields["metadata"] = {MARK: handed.id}
+        made = await call_json(
+            self._http, self._endpoint, "/batches", msgspec.json.encode(fields), headers=handed.headers, retry=False
+        )
+        return str(_batch(made)["id"])
+
+    async def find(self, handed: Handed) -> str | None:
+        after = ""
+        for _ in range(MOST_PAGES):
+            path = f"/batches?limit={PAGE}{after}"
+            listed = await call_json(self._http, self._endpoint, path)
+            found: list[Any] = listed if isinstance(listed, list) else listed.get("data") or []
+            for batch in found:
+                mark = (batch.get("metadata") or {}).get(MARK)
+                if mark == handed.id or (handed.file is not None and batch.get("input_file_id") == handed.file):
+                    return str(batch["id"])
+            if isinstance(listed, list) or not listed.get("has_more") or not found:
+                return None
+            after = f"&after={found[-1]['id']}"
+        return None
+
+    async def look(self, remote_id: str) -> Look:
+        batch = _batch(await call_json(self._http, self._endpoint, f"/batches/{remote_id}"))
+        status = str(batch.get("status")).lower()
+        if status in ENDED:
+            files = (batch.get("output_file_id"), batch.get("error_file_id"))
+            return Look(state="ended", files=tuple(file for file in files if file))
+        if status == "failed":
+            errors = (batch.get("errors") or {}).get("data") or [batch.get("error")]
+            said = next((text for error in errors if (text := message_in(error))), "it does not say why")
+            busy = any(isinstance(error, dict) and error.get("code") in BUSY for error in errors)
+            return Look(state="failed", error=said, busy=busy)
+        return Look(state="going")
+
+    async def results(self, look: Look) -> AsyncGenerator[Result]:
+        for file in look.files:
+            async for line in lines(self._http, self._endpoint, f"/files/{file}/content"):
+                yield result_of(line)
+
+    async def cancel(self, remote_id: str) -> None:
+        try:
+            await call_json(self._http, self._endpoint, f"/batches/{remote_id}/cancel", b"{}")
+        except ProviderError as error:
+            if error.status not in (400, 404, 409):
+                raise
+
+
+def _batch(answer: dict[str, Any]) -> dict[str, Any]:
+    """Together puts what it makes into a `job`."""
+    return answer.get("job") or answer
+
+
+def result_of(line: bytes) -> Result:
+    found = _line(line)
+    if found.response is not None and bytes(found.response.body) not in (b"null", b""):
+        return Result(id=found.custom_id, status=found.response.status_code, body=bytes(found.response.body))
+    code = found.error.get("code") if isinstance(found.error, dict) else None
+    text = {"batch_expired": EXPIRED, "batch_cancelled": CANCELLED}.get(str(code))
+    said = text or message_in(found.error) or "no explanation"
+    status = {"batch_expired": 504, "batch_cancelled": 499}.get(str(code), 500)
+    return Result(
+        id=found.custom_id,
+        status=status,
+        body=msgspec.json.encode({"error": {"message": said, "code": code}}),
+        final=text is not None,
+    )
