@@ -20,8 +20,6 @@ def chunk(first_seq: int, events: list[Event]) -> EventChunk:
 
 def save_events(lease: Lease, stored: EventChunk, *, again: bool = False) -> Tx[None]:
     """Store events of a step that is still going on. LeaseLost if the fence is void. `again`: it may have been done already."""
-    if again and (yield from last_seq(lease.run_id)) >= stored.last_seq:
-        return
     fence = {
         "conversation_id": lease.conversation_id,
         "run_id": lease.run_id,
@@ -30,6 +28,8 @@ def save_events(lease: Lease, stored: EventChunk, *, again: bool = False) -> Tx[
     }
     if not (yield Query("hold_fence", fence)):
         raise LeaseLost(f"Run {lease.run_id} is not ours any more: another worker took over its conversation.")
+    if again and (yield from last_seq(lease.run_id)) >= stored.last_seq:
+        return  # under this fence nobody else can have written them
     yield from insert_events(lease.run_id, stored)
 
 

@@ -7,6 +7,7 @@ import os
 from functools import partial
 from typing import Any
 
+import msgspec
 import pytest
 
 from perdure.agents.recompile import first_system_message
@@ -101,6 +102,7 @@ def writes(lease: Lease, agent: Agent, block: Block) -> dict[str, Any]:
         "a step": lambda: commit_step(common),
         "a step, again": lambda: commit_step(common, again=True),
         "events": lambda: events.save_events(lease, events.chunk(1, [delta])),
+        "events, again": lambda: events.save_events(lease, events.chunk(1, [delta]), again=True),
         "an intent": lambda: begun.keep_intent(lease, Begun(step=step)),
         "a receipt": lambda: begun.keep_receipt(lease, step.id, answer),
         "an answer that broke off": lambda: begun.keep_abandoned(lease, said(agent, lease.run_id, "assistant")),
@@ -130,3 +132,16 @@ async def test_a_zombie_changes_nothing(store: Store) -> None:
         await store.write(partial(runs.hand_over, lease))
         if before:
             assert await contents(store) == before
+
+
+async def test_events_of_another_worker_are_not_taken_for_a_zombies_own(store: Store) -> None:
+    """The answer to its write was lost, and meanwhile another worker has written as many."""
+    agent, _ = await new_agent(store)
+    lease = await taken_over(store, agent)
+    living = msgspec.structs.replace(lease, owner="living", fence=lease.fence + 1)
+    delta = TextDelta(message_id="message-1", step_id="step-1", at_us=1, part=0, text="x")
+    await store.write(lambda: events.save_events(living, events.chunk(1, [delta, delta])))
+    with pytest.raises(LeaseLost):
+        await store.write(lambda: events.save_events(lease, events.chunk(1, [delta]), again=True))
+    await store.write(lambda: events.save_events(living, events.chunk(1, [delta, delta]), again=True))
+    assert len(await store.scan(lambda: events.events_after(lease.run_id, 0))) == 2
