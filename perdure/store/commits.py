@@ -152,11 +152,15 @@ def commit_step(commit: StepCommit, *, again: bool = False) -> Tx[None]:
 
 
 def _was_committed(commit: StepCommit) -> Tx[bool]:
+    """Whoever took the run over may have stored either under the same id: what had been shown of the answer, or the step, whose
+    calls it has finished. Nobody else stores both."""
     lease = commit.lease
-    if commit.messages:  # the last one's id is this worker's own, while a step may have been finished by another
-        return bool((yield Query("message_by_id", {"id": commit.messages[-1].id})))
+    if commit.messages and not (yield Query("message_by_id", {"id": commit.messages[-1].id})):
+        return False
     if commit.step is not None:
         return bool((yield Query("step_by_id", {"id": commit.step.id})))
+    if commit.messages:
+        return True
     ended = {"conversation_id": lease.conversation_id, "fence": lease.fence, "run_id": lease.run_id}
     return bool((yield Query("ended_under_fence", ended)))
 

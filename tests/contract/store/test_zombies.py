@@ -74,7 +74,8 @@ async def taken_over(store: Store, agent: Agent) -> Lease:
     return accepted.lease
 
 
-def writes(lease: Lease, agent: Agent, block: Block) -> dict[str, Any]:
+def last_step(lease: Lease, agent: Agent, answer: Message, block: Block) -> StepCommit:
+    """What ends the run with an answer."""
     step = Step(
         id=new_id("step"),
         run_id=lease.run_id,
@@ -83,19 +84,25 @@ def writes(lease: Lease, agent: Agent, block: Block) -> dict[str, Any]:
         created_us=now_us(),
         status="success",
     )
-    common = StepCommit(
+    return StepCommit(
         lease=lease,
         agent_id=agent.id,
         now=now_us(),
         usage=Usage(1, 1, 2),
         step_count=1,
-        messages=(said(agent, lease.run_id, "assistant"),),
+        messages=(answer,),
         step=step,
         events=events.chunk(1, [RunStopped("end_turn"), LogEnded()]),
         blocks=(BlockWrite("update", block, block.version),),
         begun=True,
         end=RunEnd(status="completed", stop_reason="end_turn", completed_us=now_us(), total_duration_ns=1),
     )
+
+
+def writes(lease: Lease, agent: Agent, block: Block) -> dict[str, Any]:
+    common = last_step(lease, agent, said(agent, lease.run_id, "assistant"), block)
+    step = common.step
+    assert step is not None
     delta = TextDelta(message_id="message-1", step_id=step.id, at_us=1, part=0, text="x")
     answer = ToolReturn("call_1", "pay", "success", "paid")
     return {
@@ -145,3 +152,29 @@ async def test_events_of_another_worker_are_not_taken_for_a_zombies_own(store: S
         await store.write(lambda: events.save_events(lease, events.chunk(1, [delta]), again=True))
     await store.write(lambda: events.save_events(living, events.chunk(1, [delta, delta]), again=True))
     assert len(await store.scan(lambda: events.events_after(lease.run_id, 0))) == 2
+
+
+async def test_an_answer_kept_as_broken_off_is_not_taken_for_a_zombies_commit_of_it(store: Store) -> None:
+    """The answer to its commit was lost, and meanwhile another worker has kept what had been shown, under the same id."""
+    agent, block = await new_agent(store)
+    lease = await taken_over(store, agent)
+    living = msgspec.structs.replace(lease, owner="living", fence=lease.fence + 1)
+    answer = said(agent, lease.run_id, "assistant")
+    commit = last_step(lease, agent, answer, block)
+    part = msgspec.structs.replace(answer, content=(TextPart("hel"),), interrupted="retried")
+    await store.write(lambda: begun.keep_abandoned(living, part))
+    before = await contents(store)
+    with pytest.raises(LeaseLost):
+        await store.write(lambda: commit_step(commit, again=True))
+    assert await contents(store) == before
+
+
+async def test_a_step_that_was_committed_is_not_committed_again(store: Store) -> None:
+    agent, block = await new_agent(store)
+    lease = await taken_over(store, agent)
+    living = msgspec.structs.replace(lease, owner="living", fence=lease.fence + 1)
+    commit = last_step(living, agent, said(agent, lease.run_id, "assistant"), block)
+    await store.write(lambda: commit_step(commit))
+    before = await contents(store)
+    await store.write(lambda: commit_step(commit, again=True))
+    assert await contents(store) == before
