@@ -21,7 +21,7 @@ GIVE_UP_S = 120.0
 @dataclass
 class Transcript:
     """What one client knows of one run. `frames`: number -> the frame as it came. `at`: the number of the last one of this
-    connection. `ended`: [DONE] came."""
+    connection. `ended`: [DONE] came. `trail`: its connections, in words, for the report of a failure."""
 
     story: Story
     conversation_id: str
@@ -35,6 +35,7 @@ class Transcript:
     wrong: list[str] = field(default_factory=list)
     connections: int = 0
     at: int = 0
+    trail: list[str] = field(default_factory=list)
 
     @property
     def last(self) -> int:
@@ -46,8 +47,8 @@ class Transcript:
             return
         frame = json.loads(line)
         self.run_id = self.run_id or frame.get("run_id")
-        if frame["message_type"] == "ping" and frame.get("seq_id") is None:
-            return
+        if frame["message_type"] == "ping" and (frame.get("seq_id") or 0) <= self.at:
+            return  # nothing has happened since the last one
         seq = self.at = frame.get("seq_id") or self.at + 1  # the stop reason and the usage are sent without one
         if seq in self.frames:
             if self.frames[seq] != line:
@@ -77,7 +78,7 @@ class Client:
         self.transcripts: list[Transcript] = []
 
     async def play(self, stories: list[Story]) -> None:
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=3, sock_read=20)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=3, sock_read=8)
         async with aiohttp.ClientSession(timeout=timeout) as session:
             while stories:
                 together = [stories.pop(0) for _ in range(min(len(stories), self._rng.choice((1, 1, 1, 2))))]
@@ -106,6 +107,8 @@ class Client:
 
     async def _connect(self, session: aiohttp.ClientSession, transcript: Transcript) -> None:
         base = self._rng.choice(self._urls())
+        now = asyncio.get_running_loop().time()
+        transcript.trail.append(f"{now:.1f} {base.rsplit(':', 1)[1]} after {transcript.last}")
         if transcript.run_id is not None and transcript.kind != "sync":
             transcript.at = transcript.last
             body = {"starting_after": transcript.last}

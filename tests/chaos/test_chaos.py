@@ -18,6 +18,7 @@ from tests.chaos.nemesis import Nemesis
 from tests.chaos.story import story
 from tests.chaos.world import TOOL, World
 from tests.doubles.postgres import PostgresProcess, binaries
+from tests.doubles.redis import RedisProcess, redis_server
 
 RUNS = int(os.environ.get("PERDURE_CHAOS_RUNS", "40"))
 SEED = int(os.environ.get("PERDURE_CHAOS_SEED", str(random.SystemRandom().randrange(10**6))))
@@ -84,7 +85,8 @@ async def course(world: World, seed: int, runs: int) -> list[str]:
     kinds = [(transcript.kind, transcript.connections) for transcript in transcripts]
     tell(f"seed {seed}: {len(kinds)} runs, {sum(n for _, n in kinds)} connections, {len(nemesis.done)} blows")
     if found:
-        tell(*nemesis.done, *found)
+        wrong = [each for each in transcripts if any(each.story.marker in line for line in found)]
+        tell(*nemesis.done, *(f"{each.story.marker}: {'; '.join(each.trail)}" for each in wrong), *found)
     return found
 
 
@@ -101,3 +103,9 @@ async def test_one_server_on_sqlite(tmp_path: Path) -> None:
 async def test_two_servers_on_postgresql(tmp_path: Path, postgres: PostgresProcess) -> None:
     tell(f"PERDURE_CHAOS_SEED={SEED} PERDURE_CHAOS_RUNS={RUNS}")
     assert await course(World(tmp_path, postgres, 2), SEED, RUNS) == []
+
+
+@pytest.mark.skipif(binaries() is None or redis_server() is None, reason="no PostgreSQL, or no Redis, here")
+async def test_servers_and_workers_with_redis(tmp_path: Path, postgres: PostgresProcess, redis: RedisProcess) -> None:
+    tell(f"PERDURE_CHAOS_SEED={SEED} PERDURE_CHAOS_RUNS={RUNS}")
+    assert await course(World(tmp_path, postgres, 2, workers=2, redis=redis), SEED, RUNS) == []

@@ -75,8 +75,8 @@ async def test_r01_what_was_acknowledged_is_there(tmp_path: Path) -> None:
         submitting = [asyncio.ensure_future(submit(agent_id)) for agent_id in ids]
         while len(acknowledged) < wanted:
             await asyncio.sleep(rng.uniform(0.2, 1.5))
-            await asyncio.to_thread(world.members[0].server.kill)
-            await asyncio.to_thread(world.members[0].server.start)
+            await asyncio.to_thread(world.members[0].program.kill)
+            await asyncio.to_thread(world.members[0].program.start)
         killing = False
         await asyncio.gather(*submitting)
         kept = {row[0] for row in await world.rows("SELECT id FROM runs")}
@@ -121,7 +121,7 @@ async def test_r10_a_database_that_comes_and_goes_costs_no_run(tmp_path: Path, p
 async def test_r12_a_deploy_loses_nothing(tmp_path: Path, postgres: PostgresProcess) -> None:
     """Servers are stopped and started one after the other under load."""
     async with started(World(tmp_path, postgres, 2)) as world:
-        evidence = await under(world, ("stop_server",), 300 if LONG else 30)
+        evidence = await under(world, ("stop_member",), 300 if LONG else 30)
     assert findings(evidence) == []
     assert {run["status"] for run in evidence.runs.values()} == {"completed"}
     steps = sum(run["step_count"] for run in evidence.runs.values())

@@ -1,4 +1,5 @@
-"""What the chaos tests break: servers, a database, an engine, and the connections between them. All of them are real processes.
+"""What the chaos tests break: servers, workers, a database, Redis, an engine, and the connections between them. All
+are real processes.
 
 Tools tell the `Ledger` when they run: it lives in the test's process, which nothing here breaks.
 """
@@ -6,9 +7,11 @@ Tools tell the `Ledger` when they run: it lives in the test's process, which not
 import asyncio
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,8 @@ from aiohttp import web
 
 from tests.chaos.proxy import Proxy
 from tests.doubles.postgres import PostgresProcess
-from tests.e2e.conftest import ServerProcess, free_port
+from tests.doubles.redis import RedisProcess
+from tests.e2e.conftest import ServerProcess, WorkerProcess, free_port
 
 TOOL = '''
 def {name}(marker: str, step: int) -> str:
@@ -63,86 +67,117 @@ class Ledger:
 
 
 class EngineProcess:
+    """The model, which can be killed, paused and started again."""
+
     def __init__(self) -> None:
         self.port = free_port()
-        self.process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
 
-    async def start(self) -> None:
-        self.process = subprocess.Popen([sys.executable, "-m", "tests.chaos.engine", str(self.port)])
-        for _ in range(1500):
+    def start(self) -> None:
+        self._process = subprocess.Popen([sys.executable, "-m", "tests.chaos.engine", str(self.port)])
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
             try:
-                _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+                with socket.create_connection(("127.0.0.1", self.port), timeout=1):
+                    return
             except OSError:
-                await asyncio.sleep(0.02)
-                continue
-            writer.close()
-            return
+                time.sleep(0.02)
         raise RuntimeError("the engine did not start")
 
+    def _send(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
     def kill(self) -> None:
-        assert self.process is not None
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait(10)
+        assert self._process is not None
+        self._send(signal.SIGKILL)
+        self._process.wait(10)
+
+    def pause(self) -> None:
+        self._send(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._send(signal.SIGCONT)
 
 
 class Member:
-    """One server, and how it reaches the engine and the database."""
+    """One server, or worker, and how it reaches the engine, the database and Redis: link's name -> proxy. `url`: a server's."""
 
-    def __init__(self, server: ServerProcess, engine: Proxy, database: Proxy | None) -> None:
-        self.server = server
-        self.engine = engine
-        self.database = database
+    def __init__(self, program: ServerProcess | WorkerProcess, name: str, links: dict[str, Proxy]) -> None:
+        self.program = program
+        self.name = name
+        self.links = links
+        self.url = program.url if isinstance(program, ServerProcess) else None
         self.stopped = False
 
     def send(self, number: signal.Signals) -> None:
-        assert self.server.process is not None
-        self.server.process.send_signal(number)
+        assert self.program.process is not None
+        self.program.process.send_signal(number)
 
 
 class World:
-    """`postgres` None: one server on SQLite; else `servers` of them on one database."""
+    """`postgres` None: one server on SQLite; else `servers` and `workers` on one database, with news by `redis` if there is one.
+    Beside workers, only the first server drives runs itself."""
 
-    def __init__(self, folder: Path, postgres: PostgresProcess | None, servers: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        postgres: PostgresProcess | None,
+        servers: int,
+        *,
+        workers: int = 0,
+        redis: RedisProcess | None = None,
+    ) -> None:
         self._folder = folder
         self.postgres = postgres
-        self._count = servers
+        self.redis = redis
+        self._servers = servers
+        self._workers = workers
         self.engine = EngineProcess()
         self.ledger = Ledger()
         self.members: list[Member] = []
         self._database = ""
 
     async def start(self) -> None:
-        await asyncio.gather(self.ledger.start(), self.engine.start())
+        await asyncio.gather(self.ledger.start(), asyncio.to_thread(self.engine.start))
         if self.postgres is not None:
             self._database = (await asyncio.to_thread(self.postgres.fresh)).rsplit("/", 1)[1]
-        for number in range(self._count):
-            self.members.append(await self._member(number))
+        for number in range(self._servers):
+            self.members.append(await self._member(f"server-{number}", drives=not number or not self._workers))
+        for number in range(self._workers):
+            self.members.append(await self._member(f"worker-{number}"))
 
-    async def _member(self, number: int) -> Member:
-        engine, database = Proxy(self.engine.port), None
-        await engine.start()
+    async def _member(self, name: str, *, drives: bool = True) -> Member:
+        links = {"engine": Proxy(self.engine.port)}
+        if self.postgres is not None:
+            links["database"] = Proxy(self.postgres.port)
+        if self.redis is not None:
+            links["redis"] = Proxy(self.redis.port)
+        await asyncio.gather(*(link.start() for link in links.values()))
         env = {
-            "OPENAI_BASE_URL": f"http://127.0.0.1:{engine.port}/v1",
+            "OPENAI_BASE_URL": f"http://127.0.0.1:{links['engine'].port}/v1",
             "OPENAI_API_KEY": "sk-chaos",
             "PYTHONPATH": os.environ.get("PYTHONPATH", "."),
         }
         if self.postgres is not None:
-            database = Proxy(self.postgres.port)
-            await database.start()
-            env["PERDURE_DATABASE_URL"] = f"postgresql://postgres@127.0.0.1:{database.port}/{self._database}"
-        server = await asyncio.to_thread(ServerProcess, self._folder / f"server-{number}", env, within_s=90)
-        return Member(server, engine, database)
+            env["PERDURE_DATABASE_URL"] = f"postgresql://postgres@127.0.0.1:{links['database'].port}/{self._database}"
+        if self.redis is not None:
+            env["PERDURE_REDIS_URL"] = f"redis://127.0.0.1:{links['redis'].port}/0"
+        if not drives:
+            env["PERDURE_RUNS"] = "false"
+        kind = WorkerProcess if name.startswith("worker") else ServerProcess
+        program = await asyncio.to_thread(kind, self._folder / name, env, within_s=90)
+        return Member(program, name, links)
 
     def urls(self) -> list[str]:
-        return [member.server.url for member in self.members]
+        return [member.url for member in self.members if member.url is not None]
 
     async def stop(self) -> None:
         for member in self.members:
             member.send(signal.SIGCONT)
-            await asyncio.to_thread(member.server.stop)
-            await member.engine.stop()
-            if member.database is not None:
-                await member.database.stop()
+            await asyncio.to_thread(member.program.stop)
+            for link in member.links.values():
+                await link.stop()
         self.engine.kill()
         await self.ledger.stop()
 

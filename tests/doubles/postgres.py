@@ -11,6 +11,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import psutil
+
 
 def binaries() -> Path | None:
     """The folder with initdb and postgres; the wheel first, as it has pgvector too. None: there is none."""
@@ -109,7 +111,24 @@ class PostgresProcess:
         assert self._process is not None
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGQUIT)  # immediate shutdown: no checkpoint, recovery at the next start
+        self.resume()  # what is paused does not hear it
         self._process.wait(20)
+
+    def pause(self) -> None:
+        """Every process of it: connections stay open, and nothing comes back."""
+        self._send_all(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._send_all(signal.SIGCONT)
+
+    def _send_all(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+            first = psutil.Process(self._process.pid)
+            first.send_signal(number)  # it begins no other from now on
+            for each in first.children():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    each.send_signal(number)
 
     def close(self) -> None:
         if self._process is not None and self._process.poll() is None:

@@ -94,6 +94,48 @@ class ServerProcess:
         return self.process.wait(20)
 
 
+class WorkerProcess:
+    """`perdure worker` as a user runs it."""
+
+    def __init__(self, data_dir: Path, env: dict[str, str], *, within_s: float = 30) -> None:
+        data_dir.mkdir(parents=True)
+        self.log_path = data_dir / "worker.log"
+        self._data_dir = data_dir
+        self._env = clean_environment(env)
+        self._within_s = within_s
+        self.start()
+
+    def start(self) -> None:
+        with self.log_path.open("ab") as log:
+            before = log.tell()
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "perdure", "worker", "--data-dir", str(self._data_dir)],
+                env=self._env,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        deadline = time.monotonic() + self._within_s
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                raise RuntimeError(f"perdure worker ended with {self.process.returncode}:\n{self.log()}")
+            if b"(Ctrl-C stops it)" in self.log_path.read_bytes()[before:]:
+                return
+            time.sleep(0.05)
+        raise RuntimeError(f"perdure worker did not start:\n{self.log()}")
+
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace")
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(10)
+
+    def stop(self) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(20)
+
+
 @pytest.fixture(scope="session")
 def engine() -> Iterator[OpenAIDouble]:
     double = OpenAIDouble()

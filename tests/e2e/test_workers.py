@@ -1,6 +1,5 @@
 """Servers that only accept, and workers that drive, on one PostgreSQL."""
 
-import signal
 import subprocess
 import sys
 import threading
@@ -13,40 +12,11 @@ import pytest
 
 from tests.doubles.openai_chat import OpenAIDouble, call, text
 from tests.doubles.postgres import PostgresProcess, binaries
-from tests.e2e.conftest import ServerProcess, clean_environment
+from tests.e2e.conftest import ServerProcess, WorkerProcess, clean_environment
 from tests.e2e.test_messages import ROLL
 from tests.e2e.test_two_servers import new_agent, sdk, wait_for
 
 pytestmark = [pytest.mark.postgres, pytest.mark.skipif(binaries() is None, reason="no PostgreSQL here")]
-
-
-class WorkerProcess:
-    """`perdure worker` as a user runs it."""
-
-    def __init__(self, data_dir: Path, env: dict[str, str]) -> None:
-        data_dir.mkdir(parents=True)
-        self._log = data_dir / "worker.log"
-        with self._log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "perdure", "worker", "--data-dir", str(data_dir)],
-                env=clean_environment(env),
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-        wait_for(lambda: "(Ctrl-C stops it)" in self.log() or self.process.poll() is not None or None, 30)
-        assert self.process.poll() is None, self.log()
-
-    def log(self) -> str:
-        return self._log.read_text(errors="replace")
-
-    def kill(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait(10)
-
-    def stop(self) -> int:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(20)
 
 
 @pytest.fixture
