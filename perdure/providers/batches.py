@@ -17,7 +17,7 @@ class BatchProfile(Struct, frozen=True, kw_only=True):
     batch can be told to be ours, by its mark or its file.
     """
 
-    api: Literal["openai", "anthropic", "mistral"] = "openai"
+    api: Literal["openai", "anthropic"] = "openai"
     requests: int = 50_000
     size: int = 200 * 2**20
     upload: str = "/files"

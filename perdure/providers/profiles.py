@@ -130,6 +130,7 @@ PROFILES: dict[str, ProviderProfile] = {
             models="anthropic",
             messages_api="anthropic",
             small_models=("claude-haiku-5-5", "claude-haiku-4-5"),
+            batches=BatchProfile(api="anthropic", requests=100_000, size=250 * 2**20, metadata=False, marked=False),
         ),
         ProviderProfile(
             kind="bedrock",

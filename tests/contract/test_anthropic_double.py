@@ -1,5 +1,6 @@
 """The Anthropic double is good enough for the official SDK, and refuses what the API refuses, so what passes it counts."""
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -133,3 +134,41 @@ def test_its_usage_tells_what_the_cache_gave(double: AnthropicDouble, sdk: Anthr
     again = sdk.messages.create(model=MODEL, max_tokens=9, messages=HI, system=system).usage
     assert (first.cache_creation_input_tokens, first.cache_read_input_tokens, first.input_tokens) == (1, 0, 1)
     assert (again.cache_creation_input_tokens, again.cache_read_input_tokens, again.input_tokens) == (0, 1, 1)
+
+
+def test_a_batch_of_messages(double: AnthropicDouble, sdk: Anthropic) -> None:
+    def say(body: dict[str, Any]) -> dict[str, Any]:
+        said = body["messages"][0]["content"]
+        return failure(529, "overloaded_error") if said == "too much" else text(f"You said {said}.")
+
+    double.default = say
+    double.batches.expire = "late"
+    requests: Any = [
+        {
+            "custom_id": word[:3],
+            "params": {"model": MODEL, "max_tokens": 9, "messages": [{"role": "user", "content": word}]},
+        }
+        for word in ("good", "too much", "late")
+    ]
+    made = sdk.messages.batches.create(requests=requests)
+    assert (made.processing_status, made.request_counts.processing) == ("in_progress", 3)
+    assert sdk.messages.batches.retrieve(made.id).processing_status == "ended"
+    results = {each.custom_id: each.result for each in sdk.messages.batches.results(made.id)}
+    assert [results[id].type for id in ("goo", "too", "lat")] == ["succeeded", "errored", "expired"]
+    good, bad = results["goo"], results["too"]
+    assert good.type == "succeeded" and good.message.content[0].type == "text"
+    assert good.message.content[0].text == "You said good."
+    assert bad.type == "errored" and bad.error.error.type == "overloaded_error"
+    assert [batch.id for batch in sdk.messages.batches.list(limit=1)] == [made.id]
+
+
+def test_a_cancelled_batch_of_messages(double: AnthropicDouble, sdk: Anthropic) -> None:
+    double.batches.gate = threading.Event()
+    requests: Any = [{"custom_id": "a", "params": {"model": MODEL, "max_tokens": 9, "messages": HI}}]
+    made = sdk.messages.batches.create(requests=requests)
+    assert sdk.messages.batches.retrieve(made.id).processing_status == "in_progress"
+    assert sdk.messages.batches.cancel(made.id).processing_status == "canceling"
+    assert sdk.messages.batches.retrieve(made.id).request_counts.canceled == 1
+    assert [each.result.type for each in sdk.messages.batches.results(made.id)] == ["canceled"]
+    with pytest.raises(APIStatusError):
+        sdk.messages.batches.cancel(made.id)

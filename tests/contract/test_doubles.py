@@ -1,9 +1,12 @@
 """The OpenAI double is good enough for the official SDK, so what our translator makes of it counts."""
 
+import json
+import threading
 from collections.abc import Iterator
 
 import pytest
 from openai import APIStatusError, OpenAI
+from openai.types import Batch
 
 from tests.doubles.embeddings import EmbeddingDouble, vector_of
 from tests.doubles.openai_chat import OpenAIDouble, calls, failure, text
@@ -67,3 +70,53 @@ def test_embeddings() -> None:
     with pytest.raises(APIStatusError, match="no"):
         sdk.embeddings.create(model="text-embedding-test", input="x")
     double.close()
+
+
+def batch_of(sdk: OpenAI, words: list[str]) -> Batch:
+    lines = [
+        {
+            "custom_id": word,
+            "method": "POST",
+            "url": "/v1/chat/completions",
+            "body": {"model": "gpt-test", "messages": [{"role": "user", "content": word}]},
+        }
+        for word in words
+    ]
+    content = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    file = sdk.files.create(file=("calls.jsonl", content), purpose="batch")
+    return sdk.batches.create(
+        input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h", metadata={"mine": "yes"}
+    )
+
+
+def test_a_batch(double: OpenAIDouble, sdk: OpenAI) -> None:
+    double.default = lambda body: (
+        failure(400, {"error": {"message": "No."}})
+        if body["messages"][0]["content"] == "bad"
+        else text(f"You said {body['messages'][0]['content']}.")
+    )
+    double.batches.expire = "late"
+    made = batch_of(sdk, ["good", "bad", "late"])
+    assert (made.status, made.metadata) == ("validating", {"mine": "yes"})
+    assert [sdk.batches.retrieve(made.id).status for _ in range(2)] == ["in_progress", "expired"]
+    ended = sdk.batches.retrieve(made.id)
+    assert ended.output_file_id is not None and ended.error_file_id is not None
+    (good,) = map(json.loads, sdk.files.content(ended.output_file_id).text.splitlines())
+    assert good["response"]["body"]["choices"][0]["message"]["content"] == "You said good."
+    errors = {
+        line["custom_id"]: line for line in map(json.loads, sdk.files.content(ended.error_file_id).text.splitlines())
+    }
+    assert errors["bad"]["response"]["status_code"] == 400
+    assert errors["late"]["error"]["code"] == "batch_expired"
+    assert [batch.id for batch in sdk.batches.list(limit=1)] == [made.id]
+
+
+def test_a_batch_that_is_cancelled_or_wrong(double: OpenAIDouble, sdk: OpenAI) -> None:
+    double.batches.gate = threading.Event()
+    made = batch_of(sdk, ["a"])
+    assert sdk.batches.cancel(made.id).status == "cancelling"
+    assert sdk.batches.retrieve(made.id).status == "cancelled"
+    wrong = batch_of(sdk, ["a", "a"])
+    failed = sdk.batches.retrieve(wrong.id)
+    assert failed.status == "failed" and failed.errors is not None and failed.errors.data is not None
+    assert failed.errors.data[0].code == "duplicate_custom_id"

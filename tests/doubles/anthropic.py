@@ -12,6 +12,7 @@ from typing import Any
 
 from aiohttp import web
 
+from tests.doubles.anthropic_batches import AnthropicBatchRoutes
 from tests.doubles.serving import Turn, TurnsDouble
 
 MODEL = "claude-opus-4-5"
@@ -65,7 +66,12 @@ class AnthropicDouble(TurnsDouble):
         self.refused: list[str] = []
         self._cached: set[str] = set()
         self._given: list[dict[str, Any]] = []
+        self.batches = AnthropicBatchRoutes(self._batched)
         super().__init__(models, text("ok"))
+
+    def reset(self) -> None:
+        super().reset()
+        self.batches.clear()
 
     @property
     def base_url(self) -> str:
@@ -74,6 +80,7 @@ class AnthropicDouble(TurnsDouble):
     def _routes(self, app: web.Application) -> None:
         app.router.add_post("/v1/messages", self._messages)
         app.router.add_get("/v1/models", self._list)
+        self.batches.add(app)
 
     async def _list(self, request: web.Request) -> web.Response:
         data = [
@@ -88,6 +95,21 @@ class AnthropicDouble(TurnsDouble):
             for name in self.models
         ]
         return web.json_response({"data": data, "has_more": False, "first_id": None, "last_id": None})
+
+    async def _batched(self, body: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        """A call of a batch."""
+        self.requests.append(body)
+        try:
+            self._check(body, {"anthropic-version": "of the batch"})
+        except Refused as refused:
+            self.refused.append(str(refused))
+            return "errored", _error_body("invalid_request_error", str(refused))
+        turn = await self._next(body)
+        if "status" in turn:
+            return "errored", _error_body(turn["error"]["type"], turn["error"]["message"])
+        message = self._message(turn, body)
+        self._given += [block for block in message["content"] if "thinking" in block["type"]]
+        return "succeeded", message
 
     async def _messages(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
@@ -299,5 +321,8 @@ def _cut(value: str, pieces: int) -> list[str]:
 
 
 def _error(status: int, kind: str, message: str, headers: dict[str, str] | None = None) -> web.Response:
-    body = {"type": "error", "error": {"type": kind, "message": message}, "request_id": "req_1"}
-    return web.json_response(body, status=status, headers=headers)
+    return web.json_response(_error_body(kind, message), status=status, headers=headers)
+
+
+def _error_body(kind: str, message: str) -> dict[str, Any]:
+    return {"type": "error", "error": {"type": kind, "message": message}, "request_id": "req_1"}

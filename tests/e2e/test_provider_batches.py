@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 from letta_client import Letta
 
+from tests.doubles import anthropic as claude_double
+from tests.doubles.anthropic import AnthropicDouble
 from tests.doubles.openai_chat import OpenAIDouble, call, text
+from tests.doubles.openai_responses import ResponsesDouble
 from tests.e2e.conftest import ServerProcess
 from tests.e2e.test_batches import Batches, echoing
 from tests.e2e.test_durable_requests import Receiver, receiver, wait_for
@@ -247,3 +250,137 @@ def test_a_provider_without_a_batch_api_is_asked_through_the_queue(
     job = Batches(client).ended(Batches(client).create([(ids[0], "word")], via="provider")["id"])
     assert (job["status"], job["metadata"]["provider_batches"]) == ("completed", [])
     assert not echoing.batches.batches
+
+
+@pytest.fixture(scope="module")
+def claude() -> Iterator[AnthropicDouble]:
+    double = AnthropicDouble()
+    yield double
+    double.close()
+
+
+@pytest.fixture
+def on_claude(
+    own_server: Callable[..., ServerProcess], claude: AnthropicDouble
+) -> Iterator[tuple[ServerProcess, Letta, Batches]]:
+    """A server with agents on Claude, whose double gives what `claude_answers` says."""
+    server = own_server(ANTHROPIC_BASE_URL=claude.base_url, ANTHROPIC_API_KEY="sk-ant", **QUICK)
+    client = Letta(base_url=server.url, max_retries=0)
+    claude.default = claude_answers
+    yield server, client, Batches(client)
+    assert claude.refused == []
+    claude.reset()
+
+
+def claude_answers(body: dict[str, Any]) -> dict[str, Any]:
+    last = body["messages"][-1]["content"]
+    last = [{"type": "text", "text": last}] if isinstance(last, str) else last
+    if last[-1]["type"] == "tool_result":
+        return claude_double.text("Noted.")
+    word = last[-1]["text"]
+    if word == "refuse":
+        return claude_double.failure(400, "invalid_request_error", "Not this.")
+    if word.startswith("note"):
+        arguments = {"label": "human", "new_string": word}
+        return claude_double.blocks(claude_double.call("memory_insert", arguments, id=f"toolu_{word[4:]}"))
+    return claude_double.text(f"You said {word}.")
+
+
+def claude_agents(client: Letta, number: int) -> list[str]:
+    block: Any = [{"label": "human", "value": "Known:"}]
+    model = f"anthropic/{claude_double.MODEL}"
+    return [client.agents.create(model=model, include_base_tools=True, memory_blocks=block).id for _ in range(number)]
+
+
+def test_a_batch_over_anthropic_runs_tools_round_by_round_and_one_that_fails_fails_alone(
+    on_claude: tuple[ServerProcess, Letta, Batches], claude: AnthropicDouble
+) -> None:
+    _, client, batches = on_claude
+    claude.batches.expire = "too late"
+    ids = claude_agents(client, 4)
+    words = ["note0", "note1", "refuse", "too late"]
+    job = batches.ended(batches.create(list(zip(ids, words, strict=True)), via="provider")["id"])
+    requests = job["metadata"]["requests"]
+    assert [each["status"] for each in requests] == ["completed", "completed", "failed", "failed"]
+    assert "Not this." in requests[2]["error"]
+    assert "ended before it came to this request" in requests[3]["error"]
+    assert [each["requests"] for each in job["metadata"]["provider_batches"]] == [4, 2]
+    assert [said(client, id) for id in ids[:2]] == [["note0", "Noted."], ["note1", "Noted."]]
+    assert "note0" in client.agents.blocks.retrieve("human", agent_id=ids[0]).value
+    assert all("anthropic-version" in headers for headers in claude.batches.headers)
+    usage = client.runs.usage.retrieve(requests[0]["run_id"])
+    assert usage.completion_tokens == 10
+
+
+def test_a_batch_over_anthropic_survives_its_server(
+    on_claude: tuple[ServerProcess, Letta, Batches], claude: AnthropicDouble
+) -> None:
+    server, client, batches = on_claude
+    gate = claude.batches.gate = threading.Event()
+    ids = claude_agents(client, 2)
+    made = batches.create([(id, "word") for id in ids], via="provider")
+    wait_for(lambda: claude.batches.polls > 1 or None)
+    server.kill()
+    gate.set()
+    server.start()
+    assert batches.ended(made["id"])["metadata"]["request_counts"]["completed"] == 2
+    assert len(claude.batches.batches) == 1
+    assert len(claude.requests) == 2
+
+
+def test_a_batch_over_anthropic_that_only_looks_like_ours_is_not_taken_for_it(
+    on_claude: tuple[ServerProcess, Letta, Batches], claude: AnthropicDouble
+) -> None:
+    server, client, batches = on_claude
+    gate = claude.batches.gate = threading.Event()
+    claude.batches.lose_answers = 1
+    ids = claude_agents(client, 2)
+    made = batches.create([(id, "word") for id in ids], via="provider")
+    wait_for(lambda: len(claude.batches.batches) == 1 or None)
+    server.kill()
+    params = {"model": claude_double.MODEL, "max_tokens": 9, "messages": [{"role": "user", "content": "hers"}]}
+    claude.batches.make([{"custom_id": f"hers-{at}", "params": params} for at in range(2)])
+    server.start()
+    gate.set()
+    assert batches.ended(made["id"])["metadata"]["request_counts"]["completed"] == 2
+    assert len(claude.batches.batches) == 2  # ours, and hers
+    assert [said(client, id) for id in ids] == [["word", "You said word."]] * 2
+
+
+def test_cancelling_a_batch_over_anthropic_cancels_it_there(
+    on_claude: tuple[ServerProcess, Letta, Batches], claude: AnthropicDouble
+) -> None:
+    _, client, batches = on_claude
+    claude.batches.gate = threading.Event()
+    ids = claude_agents(client, 2)
+    made = batches.create([(id, "word") for id in ids], via="provider")
+    wait_for(lambda: claude.batches.polls > 1 or None)
+    batches.cancel(made["id"])
+    assert batches.ended(made["id"])["status"] == "cancelled"
+    (batch,) = claude.batches.batches.values()
+    wait_for(lambda: batch["cancel_initiated_at"])
+    assert client.agents.messages.create(ids[0], input="again").messages[0].content == "You said again."
+
+
+def test_a_batch_over_responses_takes_its_reasoning_along(
+    own_server: Callable[..., ServerProcess], tmp_path: Any
+) -> None:
+    double = ResponsesDouble()
+    server = own_server(OPENAI_BASE_URL=double.base_url, OPENAI_WIRE_API="responses", **QUICK)
+    client = Letta(base_url=server.url, max_retries=0)
+    block: Any = [{"label": "human", "value": "Known:"}]
+    agent = client.agents.create(model="openai/gpt-test", include_base_tools=True, memory_blocks=block)
+    noting = call("memory_insert", {"label": "human", "new_string": "fact"})
+    double.script({**noting, "reasoning": "To be noted."}, text("Noted."))
+    job = Batches(client).ended(Batches(client).create([(agent.id, "fact")], via="provider")["id"])
+    assert job["metadata"]["request_counts"]["completed"] == 1, job
+    assert [batch["endpoint"] for batch in double.batches.batches.values()] == ["/v1/responses"] * 2
+    kinds = [m.message_type for m in client.agents.messages.list(agent.id, order="asc").items][1:]
+    expected = ["user_message", "reasoning_message", "tool_call_message", "tool_return_message", "assistant_message"]
+    assert kinds == expected
+    assert [item["type"] for item in double.requests[1]["input"]][-3:] == [
+        "reasoning",
+        "function_call",
+        "function_call_output",
+    ]
+    double.close()
