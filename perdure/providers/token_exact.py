@@ -19,7 +19,7 @@ from perdure.core.ids import new_id, now_us
 from perdure.core.messages import TextPart
 from perdure.core.model import Chunk, CountedPrompt, ModelDone, Prompt, ProviderExchange, TokenCapture, TokenLogprob
 from perdure.core.runs import Usage
-from perdure.core.tokens import Finish, TokenCall, floats_to_bytes, ids_to_bytes
+from perdure.core.tokens import Finish, LogprobSemantics, TokenCall, floats_to_bytes, ids_to_bytes
 from perdure.parsing.output import OutputParser, ParsedOutput
 from perdure.providers.base import TokenDone, TokenEngine, TokenRequest, TokenStream
 from perdure.providers.resume import resumed
@@ -34,6 +34,8 @@ __all__ = ["TokenExactModel", "extend", "note_summary", "restore"]
 
 DEFAULT_MAX_TOKENS = 4096
 THREAD_FROM_CHARS = 20_000
+# what logprobs are under a grammar where they are raw without: vLLM takes away what it forbids before it computes them
+UNDER_A_GRAMMAR: dict[str, LogprobSemantics] = {"vllm": "processed"}
 
 
 class TokenExactModel:
@@ -219,7 +221,7 @@ class TokenExactModel:
             engine_base_url=done.base_url or self.engine.base_url,
             engine_request_id=done.engine_request_id,
             stop_token_included=bool(sampled.ids) and sampled.ids[-1] in self.renderer.stop_token_ids,
-            logprob_semantics=self.engine.logprob_semantics,
+            logprob_semantics=self._semantics(request),
             sampling=_sampling(request),
             bridge=plan.bridge,
             spans=plan.spans,
@@ -237,6 +239,10 @@ class TokenExactModel:
             trainable=done.finish.type != "abort",
             attempts=done.attempts,
         )
+
+    def _semantics(self, request: TokenRequest) -> LogprobSemantics:
+        own = self.engine.logprob_semantics
+        return own if request.grammar is None else UNDER_A_GRAMMAR.get(self.engine.kind, own)
 
     def _done(
         self,

@@ -23,6 +23,7 @@ from perdure.providers.base import TokenDone, TokenStream
 from perdure.providers.openai_chat import OpenAIChat
 from perdure.providers.sampled import Sampled
 from perdure.providers.served_plan import served_plan, served_renderer
+from perdure.providers.token_exact import UNDER_A_GRAMMAR
 from perdure.providers.vllm import VLLM
 from perdure.providers.vllm_frames import Generation
 
@@ -151,7 +152,7 @@ class VLLMChat:
             engine_base_url=self.engine.base_url,
             engine_request_id=told.engine_request_id,
             stop_token_included=isinstance(matched, int) and bool(sampled.ids) and sampled.ids[-1] == matched,
-            logprob_semantics=self.engine.logprob_semantics,
+            logprob_semantics=UNDER_A_GRAMMAR["vllm"] if _prescribed(prompt) else self.engine.logprob_semantics,
             sampling=_sampling(prompt),
             bridge=plan.bridge,
             spans=plan.spans,
@@ -221,6 +222,12 @@ def _asked_for(prompt: Prompt) -> dict[str, Any]:
     """Ids are asked for in place of token texts, unless the texts are wanted: texts do not tell tokens apart."""
     fields: dict[str, Any] = {"return_token_ids": True, "logprobs": True, "top_logprobs": _top_logprobs(prompt)}
     return fields if prompt.want_logprobs else fields | {"return_tokens_as_token_ids": True}
+
+
+def _prescribed(prompt: Prompt) -> bool:
+    """Whether the server may hold the answer, or a part of it, to a grammar of its own."""
+    forced = bool(prompt.tools) and prompt.tool_choice not in ("auto", "none")
+    return prompt.settings.response_format is not None or forced or any(tool.strict for tool in prompt.tools)
 
 
 def _sampling(prompt: Prompt) -> dict[str, Any]:

@@ -87,6 +87,7 @@ class VLLMDouble(Double):
     def _app(self) -> web.Application:
         app = web.Application(client_max_size=64 * 2**20)
         app.router.add_post("/v1/chat/completions", self._chat)
+        app.router.add_post("/inference/v1/generate", self._scored)
         app.router.add_get("/v1/models", self._models)
         app.router.add_get("/version", self._version)
         return app
@@ -97,6 +98,15 @@ class VLLMDouble(Double):
 
     async def _version(self, _: web.Request) -> web.Response:
         return web.json_response({"version": VERSION})
+
+    async def _scored(self, request: web.Request) -> web.Response:
+        """The logprobs of a prompt, which is all that is asked of it by ids. The first id has none."""
+        body = await request.json()
+        assert body["sampling_params"]["prompt_logprobs"] == 0
+        ids = array("i", body["token_ids"])
+        told: list[Any] = [None]
+        told += [{str(ids[at + 1]): {"logprob": logprob, "rank": 1}} for at, logprob in enumerate(self.score(ids, 1))]
+        return web.json_response({"prompt_logprobs": told, "choices": [{"index": 0, "token_ids": [ids[0]]}]})
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()

@@ -224,6 +224,26 @@ async def test_token_texts_are_told_where_they_are_wanted(http: Http, double: VL
     assert done.capture.call.top_logprobs is None  # their ids are not told
 
 
+@pytest.mark.parametrize(
+    ("more", "semantics"),
+    [
+        ({}, "raw"),
+        ({"tool_choice": "none"}, "raw"),
+        ({"tool_choice": "look"}, "processed"),
+        ({"tool_choice": "required"}, "processed"),
+        ({"tools": (msgspec.structs.replace(LOOK, strict=True),)}, "processed"),
+        ({"settings": ModelSettings(response_format={"type": "json_object"})}, "processed"),
+    ],
+)
+async def test_logprobs_under_a_form_of_the_servers_are_no_raw_ones(
+    http: Http, double: VLLMDouble, more: dict[str, Any], semantics: str
+) -> None:
+    double.script("Hi.")
+    asked = prompt([message("user", "Hi.")], **{"tools": (LOOK,), **more})
+    done, _ = await call(model_at(http, double.base_url), asked, TokenStream())  # type: ignore[arg-type]
+    assert done.capture is not None and done.capture.call.logprob_semantics == semantics
+
+
 async def test_a_cancelled_answer_is_on_record_and_not_to_be_trained(http: Http, double: VLLMDouble) -> None:
     double.script(Completion(text="One two three four five six seven eight.", batch=1, pause_s=0.05))
     held: list[ModelDone] = []

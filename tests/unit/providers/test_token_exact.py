@@ -371,3 +371,13 @@ async def test_the_settings_may_name_another_form_of_calls() -> None:
     assert done.capture is not None and done.capture.call.parse["tool_format"] == "qwen_xml"
     done, _ = await call(model_of(engine_of(written), QWEN3), prompt([message("user", "Hi.")], tools=TOOLS))
     assert done.tool_calls == () and done.unparsed[0][0] == written
+
+
+@pytest.mark.parametrize(("kind", "free", "held"), [("vllm", "raw", "processed"), ("llamacpp", "raw", "raw")])
+async def test_logprobs_of_what_a_grammar_left_are_declared_so(kind: str, free: str, held: str) -> None:
+    for form, semantics in ((None, free), ({"type": "json_object"}, held)):
+        settings = ModelSettings(enable_thinking=False, response_format=form)
+        done, _ = await call(
+            model_of(engine_of("{}", kind=kind), QWEN3), prompt([message("user", "Hi.")], settings=settings)
+        )
+        assert done.capture is not None and done.capture.call.logprob_semantics == semantics
