@@ -41,6 +41,7 @@ from perdure.runs.provider_batches import ProviderBatches
 from perdure.runs.runner import Runner
 from perdure.runs.schedules import Schedules
 from perdure.runs.search import Searcher
+from perdure.runs.shared_limits import SharedLimits
 from perdure.store.base import Store
 from perdure.store.migrate import migrate_postgres, migrate_sqlite
 from perdure.store.pgvector import PgVectors
@@ -69,6 +70,7 @@ class Server:
     exports: Exports
     schedules: Schedules
     janitor: Janitor
+    shared_limits: SharedLimits | None = None
     _checking: "asyncio.Task[None] | None" = None
 
     async def start(self) -> None:
@@ -80,6 +82,8 @@ class Server:
         await self.services.sandbox.start()
         if self.services.sandbox.warning is not None:
             log.warning("%s", self.services.sandbox.warning)
+        if self.shared_limits is not None:
+            await self.shared_limits.start()
         await self.services.runner.start()
         await self.services.rollouts.start()
         await self.schedules.start()
@@ -99,6 +103,8 @@ class Server:
         await self.schedules.stop()
         await self.services.rollouts.stop()
         await self.services.runner.stop()
+        if self.shared_limits is not None:
+            await self.shared_limits.stop()
         if self._checking is not None:
             await asyncio.wait([self._checking], timeout=5)
         await self.indexer.stop()
@@ -141,7 +147,14 @@ def build(settings: Settings) -> Server:
     store, private = open_store(settings)
     configs = [*providers_from_config(settings.config, settings.env), *providers_from_env(settings.env)]
     limits = limits_from(settings.config, settings.env)
-    registry = Registry(configs, tokenizers_dir=settings.tokenizers_dir, env=settings.env, limits=limits)
+    shared_limits = SharedLimits(store) if limits and store.signals.shared else None
+    registry = Registry(
+        configs,
+        tokenizers_dir=settings.tokenizers_dir,
+        env=settings.env,
+        limits=limits,
+        make_gate=None if shared_limits is None else shared_limits.gate,
+    )
     web = Web(allow_private=settings.allow_private_urls)
     sandbox = _sandbox(settings, [settings.data_dir, *private])
     embeddings = Embeddings(registry, default=settings.default_embedding)
@@ -211,6 +224,7 @@ def build(settings: Settings) -> Server:
         told,
         Schedules(store, runner),
         Janitor(store, runner.owner, kept),
+        shared_limits,
     )
 
 
@@ -262,6 +276,8 @@ async def rollout_parts(settings: Settings) -> AsyncGenerator[Parts]:
     services = server.services
     await services.providers.start()
     await services.sandbox.start()
+    if server.shared_limits is not None:
+        await server.shared_limits.start()
     await services.runner.start()
     try:
         yield Parts(services.store, services.runner, Scoring(services.sandbox, services.web))

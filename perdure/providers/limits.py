@@ -1,7 +1,8 @@
 """How much is asked of a provider at once and in a minute: calls wait their turn here instead of being refused there.
 
 Invariant: no more than the limits at any moment and in any 60 seconds, and agents take turns: one with a thousand calls waiting
-delays another's by one call. Counted in this process; a provider without limits is called directly.
+delays another's by one call. Counted in this process (`shared_gate.py` counts over several); a provider without limits is called
+directly.
 """
 
 import asyncio

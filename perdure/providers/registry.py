@@ -104,7 +104,7 @@ class Registry:
     `errors`: by name, what was wrong with those that could not be listed last time. `look_again`: called before an unknown
     provider is refused; it may call `set_added`. `changes`: goes up when a provider in use is changed or removed.
     `http`: for tests; otherwise the registry opens its own client. `limits`: what its models may be asked; `gates`: those of
-    the providers asked so far, by name.
+    the providers asked so far, by name, made by `make_gate` ("": for all together).
     """
 
     def __init__(
@@ -115,10 +115,12 @@ class Registry:
         env: Mapping[str, str] | None = None,
         http: Http | None = None,
         limits: Configured = Configured(),
+        make_gate: Callable[[str, Limits], Gate] | None = None,
     ) -> None:
         self.gates: dict[str, Gate] = {}
         self._limits = limits
-        self._together = Gate(limits.together) if limits.together else None
+        self._make_gate = make_gate or _own_gate
+        self._together = self._make_gate("", limits.together) if limits.together else None
         self.errors: dict[str, AgentError] = {}
         self.changes = 0
         self.look_again: Callable[[], Awaitable[None]] | None = None
@@ -312,7 +314,9 @@ class Registry:
             return model
         gate = self.gates.get(provider_name)
         if gate is None:
-            gate = self.gates[provider_name] = Gate(self._limits.each.get(provider_name, Limits()))
+            gate = self.gates[provider_name] = self._make_gate(
+                provider_name, self._limits.each.get(provider_name, Limits())
+            )
         return limited(model, gate, self._together)
 
     def _refused(self, provider_name: str, error: ProviderError) -> None:
@@ -323,6 +327,10 @@ class Registry:
         if not self._providers:
             return "No provider is configured: set OPENAI_API_KEY, SGLANG_BASE_URL or another provider's variable."
         return f"Configured providers: {', '.join(self._providers)}. `perdure models` lists their models."
+
+
+def _own_gate(_name: str, limits: Limits) -> Gate:
+    return Gate(limits)
 
 
 def _too_slow(provider: AnyProvider, timeout_s: float) -> ProviderError:

@@ -12,7 +12,7 @@ from typing import Any
 
 from perdure.core.errors import StoreError
 
-HEAD = "0013"
+HEAD = "0014"
 STARTING_S = 30.0
 
 

@@ -1,5 +1,5 @@
 """Short news between the server processes of one database: that a run has new events, is to be cancelled, or made room;
-that the providers users added have changed.
+that the providers users added have changed, or that somebody has or wants a share of their limits.
 
 News may be lost or come twice: whoever listens looks at the database for the truth, and also looks now and then without news.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Kind = Literal["events", "cancel", "freed", "queued", "providers", "resync"]
+Kind = Literal["events", "cancel", "freed", "queued", "providers", "limits", "resync"]
 Handler = Callable[[Kind, str], None]
 Feed = Callable[[str, "EventChunk"], None]
 CHANNEL = "perdure"

@@ -39,15 +39,18 @@ def failure(status: int, body: Any = None, headers: dict[str, str] | None = None
 class OpenAIDouble(TurnsDouble):
     """A turn may carry: reasoning, details (`reasoning_details`), pieces (how text is cut), delay_s, pause_s (between frames,
     from the `pause_after`th), die_after (frames before the connection drops), error_after and error (frames before an error, and
-    what it says), garbage, finish, status/body (an error answer)."""
+    what it says), garbage, finish, status/body (an error answer). `most_at_once`: of calls whose clients were still there."""
 
     def __init__(self, models: tuple[str, ...] = ("gpt-test",)) -> None:
         self.batches = OpenAIBatchRoutes(self._batched)
+        self.most_at_once = 0
+        self._answering: list[web.Request] = []
         super().__init__(models, text("ok"))
 
     def reset(self) -> None:
         super().reset()
         self.batches.clear()
+        self.most_at_once = 0
 
     @property
     def base_url(self) -> str:
@@ -74,6 +77,15 @@ class OpenAIDouble(TurnsDouble):
         return web.json_response({"object": "list", "data": data})
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
+        self._answering.append(request)
+        there = [each for each in self._answering if each.transport is not None and not each.transport.is_closing()]
+        self.most_at_once = max(self.most_at_once, len(there))
+        try:
+            return await self._answer(request)
+        finally:
+            self._answering.remove(request)
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         turn = await self._next(body)
         if (odd := scripted_failure(turn)) is not None:

@@ -20,11 +20,11 @@ pytestmark = [pytest.mark.postgres, pytest.mark.skipif(binaries() is None, reaso
 
 
 @pytest.fixture
-def start_worker(tmp_path: Path, engine: OpenAIDouble) -> Iterator[Callable[[str], WorkerProcess]]:
+def start_worker(tmp_path: Path, engine: OpenAIDouble) -> Iterator[Callable[..., WorkerProcess]]:
     started: list[WorkerProcess] = []
 
-    def start(url: str) -> WorkerProcess:
-        env = {"OPENAI_BASE_URL": engine.base_url, "OPENAI_API_KEY": "sk-test", "PERDURE_DATABASE_URL": url}
+    def start(url: str, **more: str) -> WorkerProcess:
+        env = {"OPENAI_BASE_URL": engine.base_url, "OPENAI_API_KEY": "sk-test", "PERDURE_DATABASE_URL": url, **more}
         started.append(WorkerProcess(tmp_path / f"worker-{len(started)}", env))
         return started[-1]
 
