@@ -51,6 +51,8 @@ class _Settings(Struct, kw_only=True):
     return_logprobs: bool | None = None
     top_logprobs: int | None = None
     return_token_ids: bool | None = None
+    return_routed_experts: bool | None = None
+    routed_experts_shape: tuple[int, int] | None = None
     tokenizer: str | None = None
 
 
@@ -75,6 +77,8 @@ _COPIED = (
     "return_logprobs",
     "top_logprobs",
     "return_token_ids",
+    "return_routed_experts",
+    "routed_experts_shape",
     "tokenizer",
 )
 _RANGES = {
@@ -107,6 +111,12 @@ def model_settings(raw: Mapping[str, Any], *, field: str = "model_settings") -> 
         raise Invalid(
             f"{field}.tool_call_parser: there is no parser {given.tool_call_parser!r}. Leave it out for the model's own form, "
             f"or give one of: {known}",
+            status=422,
+        )
+    if given.routed_experts_shape is not None and min(given.routed_experts_shape) < 1:
+        raise Invalid(
+            f"{field}.routed_experts_shape: must be [layers, experts an id], both at least 1, not "
+            f"{list(given.routed_experts_shape)}",
             status=422,
         )
     if given.stop is not None:

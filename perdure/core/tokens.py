@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from msgspec import Struct, field
 
+from perdure.core.experts import KeptExperts
 from perdure.core.runs import CallType
 
 Cause = Literal[
@@ -123,6 +124,7 @@ class TokenCall(Struct, frozen=True, kw_only=True):
     `completion_ids` [C], `logprobs` [C] float32, the engine's own; both include the end-of-turn token when it was sampled.
     `top_logprobs` [C] of [[logprob, id], ...] where asked for. `spans` cover the D ids in order.
     `text`: what the ids decode to, special tokens kept. `attempts`: where it took more than one request, each of them in order.
+    `experts`: where it was asked which ones each id went to.
     """
 
     id: str
@@ -161,6 +163,7 @@ class TokenCall(Struct, frozen=True, kw_only=True):
     trainable: bool = True
     call_type: CallType = "agent_step"
     attempts: tuple[GenerationAttempt, ...] = ()
+    experts: KeptExperts | None = None
 
 
 def ids_to_bytes(ids: "list[int] | array[int]") -> bytes:

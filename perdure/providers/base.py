@@ -10,8 +10,10 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from msgspec import Struct, field
 
+from perdure.core.experts import ExpertRows
 from perdure.core.model import Chunk, CountedPrompt, ModelDone, Prompt
 from perdure.core.tokens import Finish, GenerationAttempt, LogprobSemantics, Segment, VersionSpan
+from perdure.providers.experts import ExpertsAsked
 
 Category = Literal["base", "byok"]
 
@@ -42,10 +44,11 @@ class TokenStream:
     `ids` [T] grows in place as calls are committed (single writer: the conversation's run). `last_completion_start` is
     where the last completion begins. `covered` are the ids of the context messages in the stream, in order.
     `break_cause`: the next call must begin a new segment, and this is the recorded reason (cause, detail). `last_index`: the
-    highest index of any segment of the conversation, this one or a summary's.
+    highest index of any segment of the conversation, this one or a summary's. `routed`: of how many of the ids, from the first
+    on, the routed experts are on record.
     """
 
-    __slots__ = ("break_cause", "covered", "ids", "last_completion_start", "last_index", "segment")
+    __slots__ = ("break_cause", "covered", "ids", "last_completion_start", "last_index", "routed", "segment")
 
     def __init__(self) -> None:
         self.segment: Segment | None = None
@@ -54,6 +57,7 @@ class TokenStream:
         self.covered: list[str] = []
         self.break_cause: tuple[str, str] | None = None
         self.last_index = -1
+        self.routed = 0
 
 
 class Model(Protocol):
@@ -99,7 +103,7 @@ class TokenRequest(Struct, frozen=True, kw_only=True):
     """`ids` are the whole prompt. `grammar`: where wanted, {"kind": "json_schema", "schema"}, {"regex",
     "pattern"}, {"gbnf", "grammar"}, or {"gbnf_lazy", "grammar", "triggers", "rest"}: once one of the texts `triggers` is
     written, and `rest` is the grammar of what follows it. `affinity`: whose call it is, and which others are like it (see
-    `replicas.py`)."""
+    `replicas.py`). `experts`: where the routed experts are wanted."""
 
     model: str
     ids: "array[int]"
@@ -118,6 +122,7 @@ class TokenRequest(Struct, frozen=True, kw_only=True):
     top_logprobs: int = 0
     grammar: dict[str, Any] | None = None
     affinity: tuple[str, str] = ("", "")
+    experts: ExpertsAsked | None = None
 
 
 class TokenBatch(Struct, frozen=True, kw_only=True):
@@ -129,7 +134,8 @@ class TokenBatch(Struct, frozen=True, kw_only=True):
 
 
 class TokenDone(Struct, frozen=True, kw_only=True):
-    """`base_url`: who answered, where that is one of several. `attempts`: of an answer that was broken off and went on."""
+    """`base_url`: who answered, where that is one of several. `attempts`: of an answer that was broken off and went on.
+    `experts`: what was asked for of them; an answer that was broken off may lack rows at its end, or have none."""
 
     finish: Finish
     prompt_tokens: int | None = None
@@ -141,6 +147,7 @@ class TokenDone(Struct, frozen=True, kw_only=True):
     response: dict[str, Any] = field(default_factory=dict)
     base_url: str | None = None
     attempts: tuple[GenerationAttempt, ...] = ()
+    experts: ExpertRows | None = None
 
 
 class TokenEngine(Protocol):

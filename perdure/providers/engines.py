@@ -18,6 +18,7 @@ from perdure.providers.base import Model, ModelInfo, TokenEngine
 from perdure.providers.catalogue import auth_headers, list_models
 from perdure.providers.configs import ProviderConfig, with_version, without_version
 from perdure.providers.endpoint import ChatProvider
+from perdure.providers.experts import ExpertsAsked
 from perdure.providers.http import Endpoint, Http
 from perdure.providers.llamacpp import LlamaCpp
 from perdure.providers.local import LocalEngine, LocalModel, local_model
@@ -109,7 +110,7 @@ class EngineProvider(ChatProvider):
             return self.chat(name, not_exact=reason, wire_api=api), reason
         try:
             told = await self._tell(self)
-            renderer = await find_renderer(
+            renderer, experts = await find_model(
                 name, tokenizer or self.config.options.tokenizer, told.tokenizer_path, self._places
             )
         except (TokenizerNotFound, Invalid, ProviderError) as cause:
@@ -117,7 +118,16 @@ class EngineProvider(ChatProvider):
             if self._tells_ids:
                 return self._served(name, None), f"{reason} {OR_BY_CHAT}"
             return self.chat(name, not_exact=reason), reason
-        model = exact_model(self._engine, renderer, self.name, name, info, version=told.version, grammars=told.grammars)
+        model = exact_model(
+            self._engine,
+            renderer,
+            self.name,
+            name,
+            info,
+            version=told.version,
+            grammars=told.grammars,
+            experts=experts,
+        )
         return model, None
 
     @property
@@ -255,9 +265,17 @@ class LocalProvider:
 
 
 async def find_renderer(name: str, setting: str | None, engine_path: str | None, places: Places) -> Renderer:
-    """TokenizerNotFound, or Invalid for a chat template that cannot be used. Reading one takes about a second."""
+    """As `find_model`, the renderer alone."""
+    return (await find_model(name, setting, engine_path, places))[0]
 
-    def search() -> Renderer:
+
+async def find_model(
+    name: str, setting: str | None, engine_path: str | None, places: Places
+) -> tuple[Renderer, ExpertsAsked | None]:
+    """A model's renderer, and of a mixture of experts its size. TokenizerNotFound, or Invalid for a chat template that cannot be
+    used. Reading one takes about a second."""
+
+    def search() -> tuple[Renderer, ExpertsAsked | None]:
         found = find_tokenizer(
             name,
             setting=setting,
@@ -266,9 +284,13 @@ async def find_renderer(name: str, setting: str | None, engine_path: str | None,
             hf_cache=places.hf_cache,
             allow_hub=places.allow_hub,
         )
-        return renderer_for(
+        renderer = renderer_for(
             name, found.tokenizer, found.chat_template, special=found.special, stop_token_ids=found.stop_token_ids
         )
+        if found.experts is None:
+            return renderer, None
+        layers, top_k, experts = found.experts
+        return renderer, ExpertsAsked(layers=layers, top_k=top_k, num_experts=experts)
 
     try:
         async with asyncio.timeout(SEARCH_TIMEOUT_S):
@@ -289,6 +311,7 @@ def exact_model(
     *,
     version: str | None = None,
     grammars: Grammars = "any",
+    experts: ExpertsAsked | None = None,
 ) -> Model:
     return TokenExactModel(
         engine,
@@ -299,5 +322,6 @@ def exact_model(
         context_window=info.context_window if info is not None else None,
         engine_version=version,
         grammars=grammars,
+        experts=experts,
         default_max_tokens=LOCAL_MAX_TOKENS if provider == "local" else DEFAULT_MAX_TOKENS,
     )

@@ -74,6 +74,12 @@ class LlamaCpp:
         return attempts(self._http, self._endpoint.retries, lambda: self._once(request))
 
     async def _once(self, request: TokenRequest) -> AsyncGenerator[TokenBatch | TokenDone, None]:
+        if request.experts is not None:
+            raise ProviderError(
+                "llama.cpp does not tell which experts an id goes to. Leave model_settings.return_routed_experts out, or serve the "
+                "model with SGLang or vLLM.",
+                kind="llm_bad_request",
+            )
         check_ids(self._endpoint.name, request.ids, request.vocab_size)
         ids, fields, constraint = request.ids[:], _fields(request), Constraint(request.grammar)
         left, piece = request.max_tokens, FIRST_PIECE

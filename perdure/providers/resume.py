@@ -15,6 +15,7 @@ import msgspec
 from perdure.core.errors import ProviderError
 from perdure.core.tokens import Finish, GenerationAttempt, VersionSpan
 from perdure.providers.base import TokenBatch, TokenDone, TokenEngine, TokenRequest
+from perdure.providers.experts import ExpertsAsked, one_after_another
 
 MAX_RESUMES = 8
 WAIT_S = 0.05  # doubled with each attempt in a row that sampled nothing
@@ -64,6 +65,7 @@ async def resumed(engine: TokenEngine, request: TokenRequest) -> AsyncGenerator[
             max_tokens=request.max_tokens - len(sampled),
             # what the engine sampled are ids of its model, also where that has more rows than the tokenizer has ids
             vocab_size=max(request.vocab_size, max(sampled, default=0) + 1),
+            experts=_rest_of_experts(asked, done),
         )
 
 
@@ -83,6 +85,13 @@ def _finish(told: Finish, sampled: "array[int]", request: TokenRequest) -> Finis
     if sampled[-1] in request.stop_token_ids:
         return Finish("stop", sampled[-1], told.raw)
     return Finish("length", None, told.raw) if len(sampled) >= request.max_tokens else told
+
+
+def _rest_of_experts(asked: TokenRequest, done: TokenDone) -> ExpertsAsked | None:
+    """Rows are asked for from where the attempts so far have left off, whether the last one told any or not."""
+    if asked.experts is None or done.experts is None:
+        return asked.experts
+    return msgspec.structs.replace(asked.experts, start=done.experts.start + done.experts.count)
 
 
 def _check_resumable(engine: TokenEngine, request: TokenRequest, attempts: int, partial: bool) -> None:
@@ -114,6 +123,7 @@ def _whole(ends: Sequence[_End], finish: Finish) -> TokenDone:
         response={"attempts": [end.done.response for end in ends]},
         base_url=ends[-1].base_url,
         attempts=tuple(_attempt(end) for end in ends),
+        experts=one_after_another([end.done.experts for end in ends], ends[-1].base_url),
     )
 
 

@@ -17,11 +17,13 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from perdure.core.errors import ProviderError
+from perdure.core.experts import ExpertRows
 from perdure.core.messages import ReasoningPart, TextPart, ToolCall
 from perdure.core.model import Chunk, ModelDone, Prompt, ReasoningChunk, TextChunk, ToolCallChunk
 from perdure.core.runs import Usage
 from perdure.core.tokens import Finish, LogprobSemantics, VersionSpan
 from perdure.providers.base import TokenBatch, TokenDone, TokenRequest, TokenStream
+from perdure.providers.experts import ExpertsAsked
 from perdure.providers.token_ids import check_ids
 from perdure.tokens.base import Tokenizer
 
@@ -131,7 +133,8 @@ class Completion(Struct, frozen=True, kw_only=True):
 
 class ScriptedEngine:
     """Implements `base.TokenEngine`. `requests` are what it was asked; `aborted` the ids of requests closed before their end.
-    `answer`: says what each request is answered, instead of the next of `completions`."""
+    `answer`: says what each request is answered, instead of the next of `completions`. `tells_broken_off`: routed experts of answers
+    that end with an abort too."""
 
     kind = "scripted"
     base_url = "scripted:"
@@ -148,6 +151,7 @@ class ScriptedEngine:
         self.completions: deque[str | Completion] = deque(completions)
         self.default = default
         self.answer: Callable[[TokenRequest], str | Completion] | None = None
+        self.tells_broken_off = True
         self.requests: list[TokenRequest] = []
         self.aborted: list[str] = []
         self._tokenizer = tokenizer
@@ -186,7 +190,13 @@ class ScriptedEngine:
             prompt_tokens=len(request.ids),
             versions=_spans(completion.versions, len(ids)),
             engine_request_id=request.request_id,
+            experts=self._experts(context, request, finish),
         )
+
+    def _experts(self, ids: "array[int]", request: TokenRequest, finish: Finish) -> ExpertRows | None:
+        if request.experts is None or (finish.type == "abort" and not self.tells_broken_off):
+            return None
+        return scripted_experts(ids, request.experts)
 
     async def score(self, model: str, ids: "array[int]", start: int, vocab_size: int) -> list[float]:
         check_ids(self.kind, ids, vocab_size)
@@ -206,6 +216,21 @@ class ScriptedEngine:
         for piece in self._tokenizer.split(value):
             ids += [piece] if isinstance(piece, int) else self._tokenizer.encode(piece)
         return ids
+
+
+def scripted_experts(ids: "array[int]", asked: ExpertsAsked) -> ExpertRows:
+    """The experts of a mixture without weights, 2 of 8 in each of 2 layers unless asked for others: of each id but the last, a
+    hash of all ids up to it."""
+    layers, top_k, experts = asked.layers or 2, asked.top_k or 2, asked.num_experts or 8
+    rows = bytearray()
+    for at in range(asked.start, len(ids) - 1):
+        state = zlib.crc32(memoryview(ids)[: at + 1])
+        for layer in range(layers):
+            first = zlib.crc32(layer.to_bytes(4, "little"), state) % experts
+            rows += bytes((first + rank) % experts for rank in range(top_k))
+    return ExpertRows(
+        start=asked.start, layers=layers, top_k=top_k, dtype="uint8", data=bytes(rows), num_experts=experts
+    )
 
 
 class HashModel:

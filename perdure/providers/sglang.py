@@ -53,7 +53,9 @@ class SGLang:
         return asked(self._http, self._endpoint, request, self._once)
 
     def _once(self, request: TokenRequest) -> Ids:
-        generation = Generation(self._endpoint.name, request.request_id, want_top=request.top_logprobs > 0)
+        generation = Generation(
+            self._endpoint.name, request.request_id, want_top=request.top_logprobs > 0, experts=request.experts
+        )
         return read(lambda: self._open(request), generation, self._aborts.begin)
 
     async def _open(self, request: TokenRequest) -> tuple[Answer, bytes]:
@@ -106,6 +108,9 @@ class SGLang:
         }
         if request.top_logprobs:
             fields["top_logprobs_num"] = request.top_logprobs
+        if request.experts is not None:
+            fields["return_routed_experts"] = True
+            fields["routed_experts_start_len"] = request.experts.start
         return fields
 
     async def close(self) -> None:

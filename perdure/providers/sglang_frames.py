@@ -11,8 +11,10 @@ import msgspec
 from msgspec import Struct, field
 
 from perdure.core.errors import ProviderError
+from perdure.core.experts import ExpertRows
 from perdure.core.tokens import Finish, VersionSpan
 from perdure.providers.base import TokenBatch, TokenDone
+from perdure.providers.experts import ExpertsAsked, from_int32
 from perdure.providers.failures import DETAIL_CHARS, RETRYABLE_STATUSES, described, message_in, status_in
 
 _EMPTY = msgspec.Raw(b"[]")
@@ -39,6 +41,7 @@ class _Meta(Struct, frozen=True):
     output_token_logprobs: msgspec.Raw = _EMPTY
     output_top_logprobs: msgspec.Raw = _EMPTY
     e2e_latency: float | None = None
+    routed_experts: str | None = None
 
 
 _NO_META = _Meta()
@@ -70,10 +73,13 @@ _decode_tops = msgspec.json.Decoder(list[list[Row] | None]).decode
 class Generation:
     """One answer under way, `request_id` as it was sent."""
 
-    def __init__(self, provider: str, request_id: str, *, want_top: bool = False) -> None:
+    def __init__(
+        self, provider: str, request_id: str, *, want_top: bool = False, experts: ExpertsAsked | None = None
+    ) -> None:
         self.request_id: str | None = request_id
         self._provider = provider
         self._want_top = want_top
+        self._experts = experts
         self._ids: list[int] = []
         self._logprobs: list[float] = []
         self._repeats = False
@@ -129,7 +135,15 @@ class Generation:
                 "weight_version": meta.weight_version,
                 "e2e_latency": meta.e2e_latency,
             },
+            experts=self._routed(meta),
         )
+
+    def _routed(self, meta: _Meta) -> ExpertRows | None:
+        """The last sampled id has no row: nothing was computed of it yet."""
+        if self._experts is None or meta.routed_experts is None or meta.prompt_tokens is None:
+            return None
+        rows = max(0, meta.prompt_tokens + len(self._ids) - 1 - self._experts.start)
+        return from_int32(meta.routed_experts, self._experts, rows, self._provider)
 
     def _frame(self, data: bytes) -> _Frame:
         frame = _decode_frame(data)

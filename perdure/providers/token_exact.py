@@ -13,8 +13,10 @@ from typing import Any
 
 import msgspec
 
+from perdure.core.agents import ModelSettings
 from perdure.core.dialect import PARSER_NAMES, OutputDialect
-from perdure.core.errors import PromptTooLong
+from perdure.core.errors import PromptTooLong, ProviderError
+from perdure.core.experts import KeptExperts, keep
 from perdure.core.ids import new_id, now_us
 from perdure.core.messages import TextPart
 from perdure.core.model import Chunk, CountedPrompt, ModelDone, Prompt, ProviderExchange, TokenCapture, TokenLogprob
@@ -22,6 +24,7 @@ from perdure.core.runs import Usage
 from perdure.core.tokens import Finish, LogprobSemantics, TokenCall, floats_to_bytes, ids_to_bytes
 from perdure.parsing.output import OutputParser, ParsedOutput
 from perdure.providers.base import TokenDone, TokenEngine, TokenRequest, TokenStream
+from perdure.providers.experts import ExpertsAsked
 from perdure.providers.resume import resumed
 from perdure.providers.sampled import Sampled
 from perdure.providers.token_count import count_prompt
@@ -36,6 +39,7 @@ DEFAULT_MAX_TOKENS = 4096
 THREAD_FROM_CHARS = 20_000
 # what logprobs are under a grammar where they are raw without: vLLM takes away what it forbids before it computes them
 UNDER_A_GRAMMAR: dict[str, LogprobSemantics] = {"vllm": "processed"}
+THREAD_FROM_BYTES = 256 * 1024
 
 
 class TokenExactModel:
@@ -43,7 +47,7 @@ class TokenExactModel:
 
     `context_window`: the engine's own, in tokens, where known; a prompt may set a smaller one. `vocab_size`: the model's
     rows, where known to be more than the tokenizer's ids. `handle`: the model as agents name it. `grammars`: what the
-    engine's grammar backend keeps.
+    engine's grammar backend keeps. `experts`: the model's layers and experts, where they are known.
     """
 
     takes_images = False
@@ -61,6 +65,7 @@ class TokenExactModel:
         vocab_size: int | None = None,
         default_max_tokens: int = DEFAULT_MAX_TOKENS,
         grammars: Grammars = "any",
+        experts: ExpertsAsked | None = None,
     ) -> None:
         self.engine = engine
         self.renderer = renderer
@@ -72,13 +77,15 @@ class TokenExactModel:
         self._vocab_size = max(vocab_size or 0, renderer.tokenizer.info.vocab_size)
         self._default_max_tokens = default_max_tokens
         self._grammars: Grammars = grammars
+        self._experts = experts or ExpertsAsked()
 
     async def stream(
         self, prompt: Prompt, tokens: TokenStream | None = None
     ) -> AsyncIterator[Sequence[Chunk | ModelDone]]:
         created_us = now_us()
-        plan = await self._plan(prompt, tokens or TokenStream())
-        request = self._request(prompt, plan)
+        tokens = tokens or TokenStream()
+        plan = await self._plan(prompt, tokens)
+        request = self._request(prompt, plan, tokens.routed if plan.begins is None else 0)
         parser = OutputParser(
             self._dialect(prompt),
             self.renderer.tokenizer,
@@ -103,7 +110,8 @@ class TokenExactModel:
             raise
         assert done is not None
         output = parser.finish()
-        call = self._call(prompt, plan, request, sampled, done, output, created_us)
+        experts = await self._kept(request, done)
+        call = self._call(prompt, plan, request, sampled, done, output, created_us, experts)
         capture = TokenCapture(call=call, segment=plan.begins)
         yield [*output.chunks, self._done(prompt, plan, sampled, done, output, capture)]
 
@@ -142,7 +150,8 @@ class TokenExactModel:
     async def count_prompt(self, prompt: Prompt) -> CountedPrompt:
         return await asyncio.to_thread(count_prompt, self.renderer, prompt)
 
-    def _request(self, prompt: Prompt, plan: Plan) -> TokenRequest:
+    def _request(self, prompt: Prompt, plan: Plan, routed: int) -> TokenRequest:
+        """`routed`: of how many of the ids the experts are on record."""
         size = len(plan.ids)
         window = min(prompt.context_window, self.context_window or prompt.context_window)
         if size >= window:
@@ -178,6 +187,7 @@ class TokenExactModel:
             repetition_penalty=settings.repetition_penalty,
             top_logprobs=top or 0,
             affinity=(prompt.conversation_id or prompt.agent_id, prompt.affinity),
+            experts=self._asked_experts(settings, routed) if settings.return_routed_experts else None,
             grammar=answer_grammar(
                 self.engine.kind,
                 self._dialect(prompt),
@@ -191,6 +201,25 @@ class TokenExactModel:
             ),
         )
 
+    def _asked_experts(self, settings: ModelSettings, start: int) -> ExpertsAsked:
+        layers, top_k = settings.routed_experts_shape or (self._experts.layers, self._experts.top_k)
+        return ExpertsAsked(start=start, layers=layers, top_k=top_k, num_experts=self._experts.num_experts)
+
+    async def _kept(self, request: TokenRequest, done: TokenDone) -> KeptExperts | None:
+        """The routed experts, packed. ProviderError where they were asked for and did not come with a whole answer."""
+        rows = done.experts
+        if request.experts is None or (rows is None and (done.finish.type == "abort" or done.attempts)):
+            return None
+        if rows is None:
+            raise ProviderError(
+                f"{self.handle} told no routed experts, which model_settings.return_routed_experts asks for. The engine must run "
+                "with --enable-return-routed-experts (SGLang, vLLM) and serve a mixture of experts.",
+                kind="llm_bad_request",
+            )
+        if not rows.data:
+            return None
+        return await asyncio.to_thread(keep, rows) if len(rows.data) > THREAD_FROM_BYTES else keep(rows)
+
     def _call(
         self,
         prompt: Prompt,
@@ -200,6 +229,7 @@ class TokenExactModel:
         done: TokenDone,
         output: ParsedOutput,
         created_us: int,
+        experts: KeptExperts | None = None,
     ) -> TokenCall:
         text = self.renderer.tokenizer.decode(sampled.ids)
         return TokenCall(
@@ -238,6 +268,7 @@ class TokenExactModel:
             ended_us=now_us(),
             trainable=done.finish.type != "abort",
             attempts=done.attempts,
+            experts=experts,
         )
 
     def _semantics(self, request: TokenRequest) -> LogprobSemantics:

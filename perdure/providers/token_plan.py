@@ -185,6 +185,7 @@ def extend(tokens: TokenStream, capture: TokenCapture) -> None:
         tokens.last_index = max(tokens.last_index, capture.segment.index)
         tokens.ids = array("i")
         tokens.covered = []
+        tokens.routed = 0
         tokens.break_cause = None
     _append(tokens, capture.call)
 
@@ -222,6 +223,8 @@ def _append(tokens: TokenStream, call: TokenCall) -> None:
     tokens.last_completion_start = len(tokens.ids)
     tokens.ids.extend(bytes_to_ids(call.completion_ids))
     tokens.covered.extend((*call.message_ids, call.assistant_message_id))
+    if call.experts is not None:
+        tokens.routed = call.experts.end
 
 
 def common_prefix(a: "array[int]", b: "array[int]") -> int:

@@ -82,7 +82,12 @@ class VLLM:
         await self._aborts.finish()
 
     def _once(self, request: TokenRequest) -> Ids:
-        generation = Generation(self._endpoint.name, top_logprobs=request.top_logprobs)
+        generation = Generation(
+            self._endpoint.name,
+            top_logprobs=request.top_logprobs,
+            experts=request.experts,
+            prompt_tokens=len(request.ids),
+        )
         return read(lambda: self._open(request), generation, self._abort)
 
     async def _open(self, request: TokenRequest) -> tuple[Answer, bytes]:
@@ -111,6 +116,8 @@ class VLLM:
 
 def _sampling(request: TokenRequest) -> dict[str, Any]:
     fields = {name: value for name in _SAMPLING if (value := getattr(request, name)) is not None}
+    if request.experts is not None:
+        fields["routed_experts_prompt_start"] = request.experts.start
     if request.grammar is not None:
         fields["structured_outputs"] = _grammar(request.grammar)
     return fields | {

@@ -10,12 +10,15 @@ import msgspec
 from msgspec import Struct, field
 
 from perdure.core.errors import ProviderError
+from perdure.core.experts import ExpertRows
 from perdure.core.tokens import Finish, VersionSpan
 from perdure.providers.base import TokenBatch, TokenDone
+from perdure.providers.experts import ExpertsAsked, from_npy
 from perdure.providers.failures import DETAIL_CHARS, RETRYABLE_STATUSES, described, message_in, status_in
 
 CLAMPED = -9999.0  # stands for a logprob that is missing or was too small to tell
 TOKEN_ID = "token_id:"
+_NULL = msgspec.Raw(b"null")
 
 Top = list[tuple[float, int]]
 
@@ -54,6 +57,7 @@ class _Choice(Struct):
     stop_reason: int | str | None = None
     weight_versions: list[_Version] | None = None
     prompt_logprobs: list[dict[str, Any] | None] | None = None
+    routed_experts: msgspec.Raw = _NULL  # a server that tells them at all tells them in every answer: read if wanted
 
 
 class _Details(Struct):
@@ -92,6 +96,7 @@ class Scored(Struct):
 
 
 _decode = msgspec.json.Decoder(_Frame).decode
+_decode_text = msgspec.json.Decoder(str | None).decode
 
 
 class Generation:
@@ -99,12 +104,23 @@ class Generation:
     engine used it, where it wrote that itself. `token_texts`: logprobs name their tokens by text, so they are told by place.
     """
 
-    def __init__(self, provider: str, *, top_logprobs: int = 0, token_texts: bool = False) -> None:
+    def __init__(
+        self,
+        provider: str,
+        *,
+        top_logprobs: int = 0,
+        token_texts: bool = False,
+        experts: ExpertsAsked | None = None,
+        prompt_tokens: int = 0,
+    ) -> None:
         self.request_id: str | None = None
         self.prompt_ids: list[int] | None = None
         self._provider = provider
         self._top = top_logprobs
         self._texts = token_texts
+        self._experts = experts
+        self._prompt_tokens = prompt_tokens
+        self._routed: str | None = None
         self._ids: list[int] = []
         self._reason: tuple[str, int | str | None] | None = None
         self._usage: _Usage | None = None
@@ -146,15 +162,24 @@ class Generation:
         reason, matched = self._reason
         usage = self._usage or _Usage()
         details = usage.prompt_tokens_details
+        finish = self._finish(reason, matched)
         return TokenDone(
-            finish=self._finish(reason, matched),
+            finish=finish,
             prompt_tokens=usage.prompt_tokens,
             cached_tokens=details.cached_tokens if details is not None else None,
             versions=tuple(VersionSpan(each.version, each.start, each.end) for each in self._versions),
             engine_request_id=self.request_id,
             request=request,
             response={"token_ids": self._ids, "finish_reason": reason, "stop_reason": matched},
+            experts=self._rows(finish),
         )
+
+    def _rows(self, finish: Finish) -> ExpertRows | None:
+        """The last sampled id has no row: nothing was computed of it yet."""
+        if self._experts is None or self._routed is None:
+            return None
+        rows = max(0, self._prompt_tokens + len(self._ids) - 1 - self._experts.start)
+        return from_npy(self._routed, self._experts, rows, self._provider, partial=finish.type == "abort")
 
     def _take(self, choice: _Choice, ids: list[int], logprobs: list[float], tops: list[Top]) -> None:
         new = choice.token_ids or []
@@ -170,6 +195,8 @@ class Generation:
                 tops.append(top)
         if choice.finish_reason is not None:
             self._reason = (choice.finish_reason, choice.stop_reason)
+        if self._experts is not None:
+            self._routed = _decode_text(choice.routed_experts) or self._routed
         if choice.weight_versions:
             self._versions = choice.weight_versions
 

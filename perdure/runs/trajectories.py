@@ -139,7 +139,7 @@ def _conversations(agent_id: str | None, run_id: str | None, conversation_id: st
 
 def _ledger(conversation_id: str, run_id: str | None) -> Tx[Ledger]:
     segments = yield from ledger.segments_of_conversation(conversation_id)
-    calls = yield from ledger.calls_of_conversation(conversation_id)
+    calls = yield from _calls(conversation_id)
     said = yield from message_reads.list_messages(conversation_id=conversation_id, limit=None)
     if run_id is not None:
         run = yield from run_by_id(run_id)
@@ -150,10 +150,15 @@ def _ledger(conversation_id: str, run_id: str | None) -> Tx[Ledger]:
     given = yield from _given(conversation_id, None, said, segments)
     for other in given.subagents:
         segments = [*segments, *(yield from ledger.segments_of_conversation(other))]
-        calls = [*calls, *(yield from ledger.calls_of_conversation(other))]
+        calls = [*calls, *(yield from _calls(other))]
         said = [*said, *(yield from message_reads.list_messages(conversation_id=other, limit=None))]
     calls = sorted(calls, key=lambda call: call.created_us) if given.subagents else calls
     return segments, calls, _as_written(said), status_of(status, reason), reason, given
+
+
+def _calls(conversation_id: str) -> Tx[list[TokenCall]]:
+    calls = yield from ledger.calls_of_conversation(conversation_id)
+    return (yield from ledger.with_experts(conversation_id, calls))
 
 
 def _as_written(said: list[Message]) -> list[Message]:

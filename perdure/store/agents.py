@@ -187,6 +187,7 @@ _OF_AN_AGENT = (
     "delete_agent_otids",
     "delete_agent_request_keys",
     "delete_agent_calls",
+    "delete_agent_experts",
     "delete_agent_segments",
     "delete_agent_conversations",
     "delete_agent_events",

@@ -200,6 +200,12 @@ def _write_tokens(commit: StepCommit) -> Tx[None]:
             later=True,
         )
     if (call := commit.call) is not None:
+        if (experts := call.experts) is not None:  # beside the record, which is read with every restart
+            yield Query(
+                "insert_experts",
+                {"call_id": call.id, "conversation_id": call.conversation_id, "body": experts.data},
+            )
+            call = msgspec.structs.replace(call, experts=msgspec.structs.replace(experts, data=b""))
         yield Query(
             "insert_call",
             {

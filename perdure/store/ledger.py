@@ -1,6 +1,7 @@
 """The token ledger at rest: segments and the calls that extend them, as deltas."""
 
 import msgspec
+from msgspec.structs import replace
 
 from perdure.core.tokens import Segment, TokenCall
 from perdure.store.base import Query, Tx
@@ -31,6 +32,20 @@ def segments_of_conversation(conversation_id: str) -> Tx[list[Segment]]:
 def calls_of_conversation(conversation_id: str) -> Tx[list[TokenCall]]:
     rows = yield Query("calls_of_conversation", {"conversation_id": conversation_id})
     return [_call(row[0]) for row in rows]
+
+
+def with_experts(conversation_id: str, calls: list[TokenCall]) -> Tx[list[TokenCall]]:
+    """The conversation's calls with the routed experts that lie beside their records; the others as they are."""
+    if all(call.experts is None for call in calls):
+        return calls
+    rows = yield Query("experts_of_conversation", {"conversation_id": conversation_id})
+    found = dict(rows)
+    return [
+        call
+        if call.experts is None
+        else replace(call, experts=replace(call.experts, data=bytes(found.get(call.id, b""))))
+        for call in calls
+    ]
 
 
 def calls_of_run(run_id: str) -> Tx[list[TokenCall]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from perdure.core.errors import StoreError
 
-HEAD = "0014"
+HEAD = "0015"
 STARTING_S = 30.0
 
 

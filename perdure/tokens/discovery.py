@@ -19,17 +19,24 @@ from perdure.tokens.hf import HfTokenizer, from_json
 
 KEPT_TOKENIZERS = 16
 HUB_FILES = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json", "config.json"]
+_EXPERT_NAMES = (
+    ("num_hidden_layers",),
+    ("num_experts_per_tok", "moe_topk"),
+    ("num_experts", "n_routed_experts", "num_local_experts", "moe_num_experts"),
+)
 _SPECIAL_NAMES = ("bos_token", "eos_token", "pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
 
 
 class ModelTokens(Struct, frozen=True):
-    """A model's tokenizer and what stands beside it. `special`: token texts its chat template may name. `source`: the place."""
+    """A model's tokenizer and what stands beside it. `special`: token texts its chat template may name. `source`: the place.
+    `experts`: (layers, experts an id goes to, experts of a layer) of a mixture of experts."""
 
     tokenizer: HfTokenizer
     chat_template: str | None
     source: str
     special: dict[str, str] = field(default_factory=dict)
     stop_token_ids: tuple[int, ...] = ()
+    experts: tuple[int, int, int] | None = None
 
 
 def find_tokenizer(
@@ -165,7 +172,26 @@ def _read_folder(definition: Path, model_name: str) -> ModelTokens:
     ids = stops if isinstance(stops, list) else [] if stops is None else [stops]
     if (eos := tokenizer.special_id(special.get("eos_token", ""))) is not None:
         ids = [*ids, eos]
-    return ModelTokens(tokenizer, _chat_template(folder, config), str(folder), special, tuple(dict.fromkeys(ids)))
+    return ModelTokens(
+        tokenizer,
+        _chat_template(folder, config),
+        str(folder),
+        special,
+        tuple(dict.fromkeys(ids)),
+        experts=_experts(model),
+    )
+
+
+def _experts(model: Mapping[str, Any]) -> tuple[int, int, int] | None:
+    """By the several names that models' configurations have for them."""
+    text: Any = model.get("text_config")
+    model = {**model, **text} if isinstance(text, dict) else model
+    found = [
+        next((model[name] for name in names if type(model.get(name)) is int and model[name] > 0), None)
+        for names in _EXPERT_NAMES
+    ]
+    layers, top_k, experts = found
+    return None if layers is None or top_k is None or experts is None else (layers, top_k, experts)
 
 
 def _read_gguf(file: Path, model_name: str) -> ModelTokens:

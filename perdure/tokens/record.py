@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from msgspec import UNSET, Struct, UnsetType, field
 
+from perdure.core.experts import Dtype
 from perdure.core.runs import CallType
 from perdure.core.tokens import Cause, LogprobSemantics, RendererInfo, TokenizerInfo
 
@@ -78,6 +79,27 @@ class SynthesizedRef(Struct, frozen=True, kw_only=True):
     why: str
 
 
+class CallExperts(Struct, frozen=True, kw_only=True):
+    """Which rows of its segment's routed experts a call brought: of ids [start, start + count). `sha256` is of these rows as the
+    engine's numbers in `dtype`."""
+
+    start: int
+    count: int
+    dtype: Dtype
+    sha256: str
+
+
+class RoutedExperts(Struct, frozen=True, kw_only=True):
+    """Which experts ids [0, shape[0]) of a segment went to: `shape` [ids, layers, experts an id], `data` the numbers in C order,
+    little-endian, as base64. `num_experts`: of a layer, where known. `check`: one CRC-32 a row over it and its id's `check`."""
+
+    dtype: Dtype
+    shape: tuple[int, int, int]
+    num_experts: int | None = None
+    data: str
+    check: list[int]
+
+
 class Reward(Struct, frozen=True, kw_only=True):
     name: str
     value: float
@@ -95,7 +117,7 @@ class Call(Struct, frozen=True, kw_only=True):
     [length, message_index, role, is_content]. `token_ids` and `logprobs` repeat the completion, so that a damaged array can
     be told from a damaged call. `attempts` are there where it took more than one request. `digest` is the link of the
     rollout's chain that ends with this call. `call_type` is there where the call was no step of the agent's own:
-    "summarization" wrote the summary of a compaction.
+    "summarization" wrote the summary of a compaction. `routed_experts` is there where they were asked for and told.
     """
 
     call_id: str
@@ -135,6 +157,7 @@ class Call(Struct, frozen=True, kw_only=True):
     logprobs: list[float | None]
     digest: str = ""
     call_type: CallType | UnsetType = UNSET
+    routed_experts: CallExperts | UnsetType = UNSET
 
 
 class SegmentRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -142,7 +165,7 @@ class SegmentRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `check` is one CRC-32 a token over its entries in the other arrays and the check before it, so that a damaged entry
     shows at its own position. `model`, `tokenizer` and `renderer` are set where they differ from the rollout's.
-    The optional arrays are a trainer's own; no check covers them but the record's.
+    The optional arrays are a trainer's own; no check covers them but the record's. `routed_experts` has its own.
     """
 
     segment_id: str
@@ -177,7 +200,7 @@ class SegmentRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     kept_offsets: list[int] | None = None
     top_ids: list[list[int]] | None = None
     top_logprobs: list[list[float]] | None = None
-    routed_experts: dict[str, Any] | None = None
+    routed_experts: RoutedExperts | None = None
 
 
 class Rollout(Struct, frozen=True, kw_only=True):

@@ -12,7 +12,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
+from perdure.tokens.experts import decoded, row_checks
 from perdure.tokens.record import Call, Rollout, SegmentRecord
 
 _TOKEN = struct.Struct("<ifBiiBBi")
@@ -94,12 +96,12 @@ def chain_start(rollout_id: str) -> str:
 
 
 def call_digest(before: str, call: Call, segment: SegmentRecord) -> str:
-    """The link after `before`: what identifies the call, then the ids, logprob bits and mask from `delta_start` to its end."""
+    """The link after `before`: what identifies the call and its routed experts, then the ids, logprob bits and mask from `delta_start` to its end."""
     end = call.start + call.length
-    head = _LINK.encode(
-        [before, call.call_id, call.segment_id, call.delta_start, call.start, call.length, call.weight_versions]
-    )
-    link = hashlib.sha256(head)
+    head = [before, call.call_id, call.segment_id, call.delta_start, call.start, call.length, call.weight_versions]
+    if call.routed_experts is not UNSET:
+        head.append(call.routed_experts)
+    link = hashlib.sha256(_LINK.encode(head))
     link.update(array("q", segment.token_ids[call.delta_start : end]).tobytes())
     link.update(float32_bits(segment.logprobs[call.delta_start : end]))
     link.update(array("q", segment.loss_mask[call.delta_start : end]).tobytes())
@@ -112,12 +114,16 @@ def record_seal(record: dict[str, Any]) -> str:
     return hashlib.sha256(msgspec.json.encode(rest)).hexdigest()
 
 
+def _checked(segment: SegmentRecord) -> SegmentRecord:
+    checks, experts = token_checks(segment.segment_id, rows_of(segment)), segment.routed_experts
+    if experts is not None:
+        experts = msgspec.structs.replace(experts, check=row_checks(decoded(experts), checks))
+    return msgspec.structs.replace(segment, check=checks, routed_experts=experts)
+
+
 def seal(rollout: Rollout) -> dict[str, Any]:
     """The record ready to write: call digests chained, check values and seal filled in."""
-    segments = [
-        msgspec.structs.replace(segment, check=token_checks(segment.segment_id, rows_of(segment)))
-        for segment in rollout.segments
-    ]
+    segments = [_checked(segment) for segment in rollout.segments]
     link, calls = chain_start(rollout.rollout_id), list[Call]()
     for call in rollout.calls:
         link = call_digest(link, call, segments[call.segment_index])

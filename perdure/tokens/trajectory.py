@@ -16,8 +16,10 @@ import msgspec
 from msgspec import UNSET, Struct
 
 from perdure.core.errors import StoreError
+from perdure.core.experts import ExpertRows
 from perdure.core.messages import Message
 from perdure.core.tokens import Segment, TokenCall, bytes_to_floats, bytes_to_ids
+from perdure.tokens.experts import call_experts, segment_experts
 from perdure.tokens.record import (
     ASSISTANT,
     UNKNOWN_VERSION,
@@ -133,6 +135,7 @@ class _Stream:
     content: list[int] = field(default_factory=list)
     version: list[int] = field(default_factory=list)
     top: dict[int, list[Any]] = field(default_factory=dict)
+    experts: list[ExpertRows] = field(default_factory=list)
     owns_trainable: bool = False
 
 
@@ -231,11 +234,13 @@ class _Builder:
         if len(stream.version) != len(stream.ids):
             raise StoreError(f"The weight versions of call {call.id} do not cover its {len(completion)} ids.")
         stream.owns_trainable |= trainable
-        self._calls.append(
-            self._record(
-                call, at, begins, start, completion, logprobs, versions=versions, spans=spans, trainable=trainable
-            )
+        made = self._record(
+            call, at, begins, start, completion, logprobs, versions=versions, spans=spans, trainable=trainable
         )
+        if (told := call_experts(call)) is not None:
+            stream.experts.append(told[0])
+            made = msgspec.structs.replace(made, routed_experts=told[1])
+        self._calls.append(made)
 
     def _extend_by_delta(self, stream: _Stream, call: TokenCall, delta: list[int]) -> list[tuple[int, int, int, int]]:
         spans: list[tuple[int, int, int, int]] = []
@@ -373,6 +378,7 @@ class _Builder:
             renderer=segment.renderer if segment.renderer != first.renderer else None,
             top_ids=_tops(stream, 1),
             top_logprobs=_tops(stream, 0),
+            routed_experts=segment_experts(segment.id, stream.experts),
         )
 
 

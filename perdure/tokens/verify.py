@@ -11,6 +11,7 @@ from perdure.tokens.export import encode_line, first_difference, load_jsonl, loc
 from perdure.tokens.record import Rollout
 from perdure.tokens.verify_calls import check_calls
 from perdure.tokens.verify_damage import check_digests, check_lengths, check_seal, check_values, place_of, shaped
+from perdure.tokens.verify_experts import check_experts
 from perdure.tokens.verify_groups import check_groups
 from perdure.tokens.verify_logprobs import Differences, Score, judge, rescore
 from perdure.tokens.verify_report import Findings, Report
@@ -75,6 +76,7 @@ def _check_one(rollout: Rollout, record: dict[str, Any], found: Findings, tokeni
     check_digests(rollout, record, found)
     check_structure(rollout, found)
     check_calls(rollout, found, tokenizer)
+    check_experts(rollout, found)
 
 
 def _check_bytes(line: bytes, record: dict[str, Any], found: Findings) -> None:

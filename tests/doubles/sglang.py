@@ -2,10 +2,12 @@
 
 It answers scripted completions with the logprobs of a hash model, so a score request recomputes them exactly. Observed on
 SGLang 0.5.23 and kept: an id outside the vocabulary ends the whole server; an abort takes every running rid it is a prefix
-of; a rid used again is aborted; frames repeat everything unless `incremental`; unknown sampling parameters are refused.
+of; a rid used again is aborted; frames repeat everything unless `incremental`; unknown sampling parameters are refused; routed experts
+are told with the last frame (an aborted running one too), as int32 without a shape, and left out where `experts` is None.
 """
 
 import asyncio
+import base64
 import json
 from array import array
 from collections.abc import Iterable
@@ -15,8 +17,10 @@ from typing import Any
 from aiohttp import web
 
 from perdure.core.errors import ProviderError
+from perdure.core.experts import numbers
 from perdure.providers.base import TokenBatch, TokenDone, TokenRequest
-from perdure.providers.scripted import Completion, HashModel, ScriptedEngine
+from perdure.providers.experts import ExpertsAsked
+from perdure.providers.scripted import Completion, HashModel, ScriptedEngine, scripted_experts
 from perdure.tokens.base import Tokenizer
 from tests.doubles.serving import Double
 
@@ -42,6 +46,7 @@ class SGLangDouble(Double):
         incremental: bool = False,
         api_key: str | None = None,
         prefix: str = "",
+        experts: tuple[int, int] | None = None,
     ) -> None:
         stop_id = tokenizer.special_id(stop)
         assert stop_id is not None
@@ -53,6 +58,7 @@ class SGLangDouble(Double):
         self.incremental = incremental
         self.api_key = api_key
         self.prefix = prefix
+        self.experts = experts
         self.grammar_backend = "xgrammar"
         self.requests: list[dict[str, Any]] = []
         self.aborts: list[str] = []
@@ -176,7 +182,11 @@ class SGLangDouble(Double):
         )
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
         await response.prepare(request)
-        sampled = _Sampled(body["rid"], len(asked.ids), top > 0, self.incremental)
+        sampled = _Sampled(body["rid"], asked.ids, top > 0, self.incremental)
+        if self.experts is not None and body.get("return_routed_experts"):
+            layers, top_k = self.experts
+            start = body.get("routed_experts_start_len", 0)
+            sampled.experts = ExpertsAsked(start=start, layers=layers, top_k=top_k)
         try:
             async for item in self.engine.generate(asked):
                 if isinstance(item, TokenBatch) and not stopped.is_set():
@@ -196,8 +206,9 @@ class SGLangDouble(Double):
 
 
 class _Sampled:
-    def __init__(self, rid: str, prompt: int, want_top: bool, incremental: bool) -> None:
+    def __init__(self, rid: str, prompt: "array[int]", want_top: bool, incremental: bool) -> None:
         self.rid, self.prompt, self.want_top, self.incremental = rid, prompt, want_top, incremental
+        self.experts: ExpertsAsked | None = None
         self.ids: list[int] = []
         self.rows: list[Any] = []
         self.tops: list[Any] = []
@@ -210,18 +221,22 @@ class _Sampled:
         meta: dict[str, Any] = {
             "id": self.rid,
             "finish_reason": finish,
-            "prompt_tokens": self.prompt,
+            "prompt_tokens": len(self.prompt),
             "weight_version": "default",
             "num_retractions": 0,
             "output_token_logprobs": self.rows[at:],
             "output_token_logprobs_length": len(self.rows),
             "completion_tokens": len(self.ids),
-            "cached_tokens": max(0, self.prompt - 1),
+            "cached_tokens": max(0, len(self.prompt) - 1),
         }
         if self.want_top:
             meta["output_top_logprobs"] = self.tops[at:]
         if versions is not None:
             meta["weight_versions"] = versions
+        if self.experts is not None and finish is not None:
+            rows = numbers(scripted_experts(self.prompt + array("i", self.ids), self.experts))
+            flat = array("i", (expert for row in rows for layer in row for expert in layer))
+            meta["routed_experts"] = base64.b64encode(flat.tobytes()).decode()
         frame = {"text": "never to be read", "output_ids": self.ids[at:], "meta_info": meta}
         return b"data: " + json.dumps(frame).encode() + b"\n\n"
 

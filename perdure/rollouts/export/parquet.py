@@ -4,6 +4,7 @@ Nothing is lost: what is no column is in `segment` and, on a rollout's first row
 back the very record that was written, its seal included. The footer names the schema, the tokenizers and every record's seal.
 """
 
+import base64
 import io
 import json
 from collections.abc import Iterable
@@ -18,6 +19,7 @@ from perdure.tokens.record import ARRAYS, SCHEMA
 
 MAGIC = b"PAR1"
 SMALL = {"loss_mask", "role", "is_content"}
+EXPERTS = "routed_experts"
 PLAIN = ("segment_id", "index", "parent_segment_id", "parent_offset", "cause", "trainable")
 _encode, _decode = msgspec.json.encode, msgspec.json.decode
 
@@ -44,7 +46,7 @@ def _schema(arrow: Any) -> Any:
     fields = [("rollout_id", text), ("group_id", text), ("group_index", whole), ("status", text)]
     fields += [("reward", arrow.float64()), *((name, kinds.get(name, text)) for name in PLAIN)]
     fields += [(name, arrow.list_(array(name))) for name in ARRAYS]
-    fields += [("segment", text), ("rollout", text)]
+    fields += [("segment", text), ("rollout", text), (EXPERTS, arrow.binary())]
     return arrow.schema(fields)
 
 
@@ -116,11 +118,17 @@ def _rows(record: dict[str, Any]) -> list[dict[str, Any]]:
         {
             **{name: record.get(name) for name in ("rollout_id", "group_id", "group_index", "status", "reward")},
             **{name: segment[name] for name in (*PLAIN, *ARRAYS)},
-            "segment": _encode({k: [] if k in ARRAYS else v for k, v in segment.items()}).decode(),
+            "segment": _encode({k: [] if k in ARRAYS else v for k, v in _without_rows(segment).items()}).decode(),
+            EXPERTS: base64.b64decode(segment[EXPERTS]["data"]) if EXPERTS in segment else None,
             "rollout": None if at else _encode(head).decode(),
         }
         for at, segment in enumerate(record["segments"])
     ]
+
+
+def _without_rows(segment: dict[str, Any]) -> dict[str, Any]:
+    """The rows of routed experts are a column of their own, as bytes."""
+    return {**segment, EXPERTS: {**segment[EXPERTS], "data": ""}} if EXPERTS in segment else segment
 
 
 def load_parquet(data: bytes) -> list[dict[str, Any]]:
@@ -132,7 +140,7 @@ def load_parquet(data: bytes) -> list[dict[str, Any]]:
         told = footer.get(b"schema")
         if told != SCHEMA.encode():
             raise Unreadable(f"The Parquet file's schema is {told!r}; this reads {SCHEMA!r}.")
-        if lost := sorted(set(_schema(arrow).names) - set(file.schema_arrow.names)):
+        if lost := sorted(set(_schema(arrow).names) - {EXPERTS} - set(file.schema_arrow.names)):
             raise Unreadable(f"The Parquet file has no column {lost[0]}.")
         digests: dict[str, str] = json.loads(footer[b"digests"])
         rows = file.read().to_pylist()
@@ -163,6 +171,8 @@ def _records(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         told = [name for name in PLAIN if segment.get(name) != row[name]]
         if told:
             raise Unreadable(f"Row {number}: the columns {', '.join(told)} are not what its segment says.")
+        if EXPERTS in segment:
+            segment[EXPERTS] |= {"data": base64.b64encode(row.get(EXPERTS) or b"").decode()}
         records[-1]["segments"].append({**segment, **{name: row[name] for name in ARRAYS}})
     for record in records:
         try:

@@ -67,5 +67,8 @@ DELETE FROM runs WHERE agent_id = :id
 -- name: delete_agent_calls
 DELETE FROM calls WHERE conversation_id IN (SELECT id FROM conversations WHERE agent_id = :id)
 
+-- name: delete_agent_experts
+DELETE FROM routed_experts WHERE conversation_id IN (SELECT id FROM conversations WHERE agent_id = :id)
+
 -- name: delete_agent_segments
 DELETE FROM segments WHERE agent_id = :id

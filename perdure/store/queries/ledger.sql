@@ -5,6 +5,12 @@ INSERT INTO segments (id, conversation_id, agent_id, idx, body) VALUES (:id, :co
 INSERT INTO calls (id, segment_id, conversation_id, run_id, step_id, body)
 VALUES (:id, :segment_id, :conversation_id, :run_id, :step_id, :body)
 
+-- name: insert_experts
+INSERT INTO routed_experts (call_id, conversation_id, body) VALUES (:call_id, :conversation_id, :body)
+
+-- name: experts_of_conversation
+SELECT call_id, body FROM routed_experts WHERE conversation_id = :conversation_id
+
 -- name: segment_by_id
 SELECT body FROM segments WHERE id = :id
 
