@@ -43,7 +43,7 @@ def segment_experts(segment_id: str, parts: Sequence[ExpertRows]) -> RoutedExper
 def encoded(rows: ExpertRows) -> RoutedExperts:
     return RoutedExperts(
         dtype=rows.dtype,
-        shape=(rows.count, rows.layers, rows.top_k),
+        shape=[rows.count, rows.layers, rows.top_k],
         num_experts=rows.num_experts,
         data=base64.b64encode(rows.data).decode(),
         check=[],
@@ -52,14 +52,16 @@ def encoded(rows: ExpertRows) -> RoutedExperts:
 
 def decoded(record: RoutedExperts) -> ExpertRows:
     """ValueError if the data is no base64 or has not the shape's size."""
+    if len(record.shape) != 3 or min(record.shape) < 1:
+        raise ValueError(f"shape is {record.shape}, not [ids, layers, experts an id]")
     count, layers, top_k = record.shape
     try:
         data = binascii.a2b_base64(record.data, strict_mode=True)
     except (binascii.Error, ValueError) as cause:
         raise ValueError(f"data is no base64: {cause}") from cause
     wanted = count * layers * top_k * SIZES[record.dtype]
-    if min(record.shape) < 1 or len(data) != wanted:
-        raise ValueError(f"data has {len(data)} bytes; shape {list(record.shape)} of {record.dtype} takes {wanted}")
+    if len(data) != wanted:
+        raise ValueError(f"data has {len(data)} bytes; shape {record.shape} of {record.dtype} takes {wanted}")
     return ExpertRows(
         start=0, layers=layers, top_k=top_k, dtype=record.dtype, data=data, num_experts=record.num_experts
     )

@@ -94,7 +94,7 @@ class RoutedExperts(Struct, frozen=True, kw_only=True):
     little-endian, as base64. `num_experts`: of a layer, where known. `check`: one CRC-32 a row over it and its id's `check`."""
 
     dtype: Dtype
-    shape: tuple[int, int, int]
+    shape: list[int]
     num_experts: int | None = None
     data: str
     check: list[int]

@@ -24,13 +24,12 @@ def check_experts(rollout: Rollout, found: Findings) -> None:
                 message = "says it brought routed experts, its segment has none"
                 found.expect("R3", call.routed_experts is UNSET, message, segment=segment.index, call_id=call.call_id)
             continue
-        model = (segment.model or rollout.model).path
-        own = (record.shape[1], record.shape[2])
-        message = f"has {own[0]} layers and {own[1]} experts an id, another segment of {model} {shapes.get(model)}"
-        found.expect("R1", shapes.setdefault(model, own) == own, message, segment=segment.index, position=0)
         rows = _check_shape(segment, record, found)
         if rows is None:
             continue
+        model, own = (segment.model or rollout.model).path, (rows.layers, rows.top_k)
+        message = f"has {own[0]} layers and {own[1]} experts an id, another segment of {model} {shapes.get(model)}"
+        found.expect("R1", shapes.setdefault(model, own) == own, message, segment=segment.index, position=0)
         damaged = _check_rows(segment, record, rows, found)
         _check_numbers(segment, rows, found)
         _check_parts(segment, rows, calls, damaged, found)
@@ -107,5 +106,5 @@ def _check_parts(
             message = "its routed experts are not those its engine told"
             found.expect("R3", same, message, segment=segment.index, call_id=call.call_id)
     message = f"{rows.count} rows of routed experts, the calls brought {end}"
-    position = None if end == rows.count else min(end, rows.count) - (end > rows.count)
+    position = None if end == rows.count else min(end, rows.count, len(segment.token_ids) - 1)
     found.expect("R3", end == rows.count, message, segment=segment.index, position=position)

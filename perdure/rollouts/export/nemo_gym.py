@@ -1,13 +1,15 @@
 """NeMo Gym's `TokenEntry` (record schema 3): one row a call, linked to the call it goes on from.
 
 `digest` is over the call's whole sequence, so Gym's builder proves each link; `parent_call_id` is the last call whose whole
-sequence this prompt begins with, in the same segment or in the one it was forked from.
+sequence this prompt begins with, in the same segment or in the one it was forked from. `routed_experts` are
+there where the record has them: an array in base64, of the whole sequence but its last id.
 """
 
 import hashlib
 import struct
 from collections.abc import Sequence
 
+from perdure.rollouts.export.experts import array_notes, as_array, experts_before
 from perdure.rollouts.export.samples import Row, Sample, Shape, call_logprobs, floats, ints, training_calls, whence
 from perdure.tokens.record import Call, Rollout
 
@@ -21,7 +23,9 @@ def rows(rollout: Rollout) -> list[Row]:
     before: list[Call] = []
     for call, prompt in training_calls(rollout):
         parent = _parent(rollout, call, before)
-        model = rollout.segments[call.segment_index].model or rollout.model
+        segment = rollout.segments[call.segment_index]
+        model = segment.model or rollout.model
+        experts = experts_before(segment, call.start + call.length)
         made.append(
             {
                 "schema_version": SCHEMA_VERSION,
@@ -39,7 +43,8 @@ def rows(rollout: Rollout) -> list[Row]:
                 "cum_len": len(prompt) + call.length,
                 "digest": digest([*prompt, *call.token_ids]),
                 "reward": rollout.reward,
-                "source": whence(rollout, rollout.segments[call.segment_index]),
+                "source": whence(rollout, segment),
+                **({} if experts is None else {"routed_experts": as_array(experts)}),
             }
         )
         before.append(call)
@@ -78,6 +83,8 @@ def read(row: Row) -> list[Sample]:
     told = row.get("digest")
     if told is not None and min([*prompt, *made], default=0) >= 0 and told != digest([*prompt, *made]):
         notes.append(("D1", "digest is not that of its ids"))
+    size = len(prompt) + len(made)
+    notes += array_notes(row.get("routed_experts"), size - 1, size, "routed_experts")
     return [
         Sample(
             name=str(row.get("rollout_id", "")),

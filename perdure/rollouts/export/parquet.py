@@ -186,6 +186,5 @@ def _records(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _give_back(record: dict[str, Any], call: dict[str, Any]) -> None:
     segment = record["segments"][call["segment_index"]]
     begin, end = call["start"], call["start"] + call["length"]
-    digest = call.pop("digest")
-    call |= {name: segment[name][begin:end] for name in ("token_ids", "logprobs")}
-    call["digest"] = digest
+    after = {name: call.pop(name) for name in ("digest", "call_type", "routed_experts") if name in call}
+    call |= {name: segment[name][begin:end] for name in ("token_ids", "logprobs")} | after

@@ -1,8 +1,11 @@
 """SkyRL's step-wise `GeneratorOutput`: one row a call, each field one entry of the list of that name.
 
-The rows of a rollout stand together; `is_last_step` marks the last, which carries the reward.
+The rows of a rollout stand together; `is_last_step` marks the last, which carries the reward. `rollout_expert_indices` are
+there where the record has them, of the whole sequence of the call but its last id.
 """
 
+from perdure.core.experts import numbers
+from perdure.rollouts.export.experts import experts_before, nested_notes
 from perdure.rollouts.export.samples import (
     NotThisShape,
     Row,
@@ -23,6 +26,7 @@ def rows(rollout: Rollout) -> list[Row]:
     made: list[Row] = []
     for at, (call, prompt) in enumerate(calls):
         is_last = at == len(calls) - 1
+        experts = experts_before(rollout.segments[call.segment_index], call.start + call.length)
         made.append(
             {
                 "prompt_token_ids": prompt,
@@ -37,6 +41,7 @@ def rows(rollout: Rollout) -> list[Row]:
                 },
                 "is_last_step": is_last,
                 "env_extras": {**whence(rollout), "call_id": call.call_id, "segment_id": call.segment_id},
+                **({} if experts is None else {"rollout_expert_indices": numbers(experts)}),
             }
         )
     return made
@@ -44,6 +49,7 @@ def rows(rollout: Rollout) -> list[Row]:
 
 def read(row: Row) -> list[Sample]:
     prompt, response = ints(row, "prompt_token_ids"), ints(row, "response_ids")
+    size = len(prompt) + len(response)
     trajectory = row.get("trajectory_ids")
     if not isinstance(trajectory, dict) or {"instance_id", "repetition_id"} - trajectory.keys():
         raise NotThisShape("trajectory_ids has no instance_id and repetition_id")
@@ -55,6 +61,7 @@ def read(row: Row) -> list[Sample]:
             ids=prompt + response,
             mask=[0] * len(prompt) + flags(row, "loss_masks"),
             logprobs=[0.0] * len(prompt) + floats(row, "rollout_logprobs"),
+            notes=tuple(nested_notes(row.get("rollout_expert_indices"), size - 1, size, "rollout_expert_indices")),
         )
     ]
 

@@ -1,9 +1,12 @@
 """slime's `Sample.from_dict`: one row a segment; mask and logprobs cover its last `response_length` ids.
 
 slime counts a group of attempts by `group_index` and an attempt by `index`: here the group's number and its `group_index`.
-`weight_versions` has one entry a call, as slime's own rollouts have.
+`weight_versions` has one entry a call, as slime's own rollouts have. `rollout_routed_experts` are there where the record has them:
+lists of all ids' rows but the last's, which slime wants as an int32 array.
 """
 
+from perdure.core.experts import numbers
+from perdure.rollouts.export.experts import experts_of, nested_notes
 from perdure.rollouts.export.samples import (
     Row,
     Sample,
@@ -15,7 +18,7 @@ from perdure.rollouts.export.samples import (
     training_segments,
     whence,
 )
-from perdure.tokens.record import Rollout
+from perdure.tokens.record import Rollout, SegmentRecord
 
 STATUS = {"completed": "completed", "truncated": "truncated", "aborted": "aborted"}
 
@@ -36,9 +39,15 @@ def rows(rollout: Rollout) -> list[Row]:
             "weight_versions": [call.weight_versions[-1].version for call in split.calls if call.weight_versions],
             "status": STATUS.get(rollout.status, "failed"),
             "metadata": whence(rollout, split.segment),
+            **_experts(split.segment),
         }
         for split in training_segments(rollout)
     ]
+
+
+def _experts(segment: SegmentRecord) -> Row:
+    experts = experts_of(segment)
+    return {} if experts is None else {"rollout_routed_experts": numbers(experts)}
 
 
 def read(row: Row) -> list[Sample]:
@@ -47,6 +56,9 @@ def read(row: Row) -> list[Sample]:
     notes: tuple[tuple[str, str], ...] = ()
     if length != len(mask) or len(mask) > len(ids):
         notes = (("T1", f"response_length is {length}; the mask has {len(mask)} entries, the sample {len(ids)} ids"),)
+    notes += tuple(
+        nested_notes(row.get("rollout_routed_experts"), len(ids) - 1, len(ids) - 1, "rollout_routed_experts")
+    )
     prompt = max(len(ids) - len(mask), 0)
     return [
         Sample(

@@ -2,10 +2,13 @@
 
 Paths share no nodes: a prefix that two segments have in common can end within a message. Where an id stands in two paths it
 trains in one, and the other has it with mask false. A node holds the template's ids before its message, as verifiers' own do.
+Nodes have `routed_experts` where the record has them, the last id of a path the row before it again. They are verifiers' own form of
+an array, but that its bytes are base64, which JSON has no other form for: decode them before the trace is built.
 """
 
 from typing import Any
 
+from perdure.rollouts.export.experts import array_notes, as_array, experts_of, for_every_id
 from perdure.rollouts.export.samples import NotThisShape, Row, Sample, Shape, flags, floats, ints, training_segments
 from perdure.tokens.record import ASSISTANT, SYSTEM, TOOL, MessageRef, Rollout, SegmentRecord
 
@@ -56,6 +59,8 @@ def _rewards(rollout: Rollout) -> list[tuple[str, float, float]]:
 def _path(rollout: Rollout, segment: SegmentRecord, first: int) -> list[Row]:
     nodes: list[Row] = []
     unanswered: list[list[str]] = []
+    told = experts_of(segment)
+    experts = None if told is None else for_every_id(told)
     for begin, end, message in _pieces(segment):
         ref = rollout.messages[message] if message >= 0 else None
         if ref is not None and ref.role == ASSISTANT:
@@ -72,6 +77,7 @@ def _path(rollout: Rollout, segment: SegmentRecord, first: int) -> list[Row]:
                 "mask": mask,
                 "is_content": [bool(value) for value in segment.is_content[begin:end]],
                 "logprobs": [value or 0.0 for value, sampled in zip(logprobs, mask, strict=True) if sampled],
+                **({} if experts is None else {"routed_experts": {"__nd__": True, **as_array(experts.cut(begin, end))}}),
             }
         )
     return nodes
@@ -138,6 +144,8 @@ def _branch(name: str, nodes: list[Row], leaf: int) -> Sample:
         own_mask, own = flags(node, "mask"), floats(node, "logprobs")
         if sum(own_mask) != len(own):
             notes.append(("L1", f"nodes[{number}] has {len(own)} logprobs for {sum(own_mask)} sampled ids"))
+        size = len(own_mask)
+        notes += array_notes(node.get("routed_experts"), size, size, f"nodes[{number}].routed_experts")
         given = iter(own)
         ids += ints(node, "token_ids")
         mask += own_mask

@@ -4,6 +4,7 @@ Run by the Python of an environment that has the libraries and nothing of ours: 
 the library is not there.
 """
 
+import base64
 import importlib
 import json
 import sys
@@ -40,9 +41,17 @@ def trl(row: Row) -> Row:
 
 
 def verifiers(row: Row) -> Row:
-    """With every decimal: what it has read is compared, and its own files keep four."""
+    """With every decimal: what it has read is compared, and its own files keep four. Arrays stand in base64 where the library has
+    bytes; they come back as each path of nodes has them, joined."""
+    for node in row["nodes"]:
+        if (experts := node.get("routed_experts")) is not None:
+            experts["data"] = base64.b64decode(experts["data"])
     trace = importlib.import_module("verifiers.v1.trace").Trace.model_validate(row)
-    return trace.model_dump(mode="json", context={"float_decimals": None})
+    experts = [branch.routed_experts for branch in trace.branches]
+    for node in trace.nodes:
+        node.routed_experts = None
+    dumped = trace.model_dump(mode="json", context={"float_decimals": None})
+    return {**dumped, "experts": [each if each is None else each.tolist() for each in experts]}
 
 
 LOADERS: dict[str, Callable[[Row], Row]] = {

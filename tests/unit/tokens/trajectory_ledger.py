@@ -4,6 +4,9 @@ import hashlib
 from array import array
 from collections.abc import Sequence
 
+import msgspec
+
+from perdure.core.experts import ExpertRows, keep
 from perdure.core.messages import Message, TextPart, ToolCall, ToolReturn
 from perdure.core.tokens import (
     ROLES,
@@ -16,6 +19,7 @@ from perdure.core.tokens import (
     TokenCall,
     TokenizerInfo,
     VersionSpan,
+    bytes_to_ids,
     floats_to_bytes,
     ids_to_bytes,
 )
@@ -240,3 +244,32 @@ ASK: list[tuple[Message | None, str, bool]] = [(None, "<|im_start|>assistant\n",
 
 def turn(message: Message, speaker: str, text: str) -> list[tuple[Message | None, str, bool]]:
     return [(message, f"<|im_start|>{speaker}\n", False), (message, text, True), (message, "<|im_end|>\n", False)]
+
+
+LAYERS, TOP_K, EXPERTS = 3, 2, 16
+
+
+def routed(ledger: Ledger, *, upto: int = 2**31) -> Ledger:
+    """The same ledger with the routed experts of its first `upto` calls, each row a function of its segment's ids up to its own."""
+    seen: dict[str, list[int]] = {}
+    held: dict[str, int] = {}
+    for at, call in enumerate(ledger.calls[:upto]):
+        ids = seen.setdefault(call.segment_id, [])
+        ids += [*bytes_to_ids(call.delta_ids), *bytes_to_ids(call.completion_ids)]
+        start = held.get(call.segment_id, 0)
+        rows = ExpertRows(
+            start=start,
+            layers=LAYERS,
+            top_k=TOP_K,
+            dtype="uint8",
+            data=b"".join(expert_row(ids, p) for p in range(start, len(ids) - 1)),
+            num_experts=EXPERTS,
+        )
+        held[call.segment_id] = start + rows.count
+        ledger.calls[at] = msgspec.structs.replace(call, experts=keep(rows))
+    return ledger
+
+
+def expert_row(ids: Sequence[int], at: int) -> bytes:
+    drawn = hashlib.sha256(ids_to_bytes(list(ids[: at + 1]))).digest()
+    return bytes(value % EXPERTS for value in drawn[: LAYERS * TOP_K])
