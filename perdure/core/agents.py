@@ -76,9 +76,9 @@ class ModelSettings(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How a model is called. None: the provider's own default, except where a profile says otherwise.
 
     `put_inner_thoughts_in_kwargs`: older agent types think in an argument of their calls (None: yes). `wire_api`: which API to
-    call it through, where its provider has several. `return_routed_experts`: put on record which experts of a mixture each id went to;
-    `routed_experts_shape`: [layers, experts an id], where the model's own configuration is not at hand. `raw` keeps the caller's own settings object, so that it comes back as it
-    was sent.
+    call it through, where its provider has several. `return_routed_experts`: put on record which experts of a mixture each id
+    went to; `routed_experts_shape`: [layers, experts an id], where the model's own configuration is not at hand. `raw` keeps the
+    caller's own settings object, so that it comes back as it was sent.
     """
 
     temperature: float | None = None

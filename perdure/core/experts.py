@@ -96,7 +96,9 @@ def unpack(kept: KeptExperts) -> ExpertRows:
     except zlib.error as cause:
         raise ValueError(f"cannot be unpacked: {cause}") from cause
     if len(data) != kept.count * kept.layers * kept.top_k * SIZES[kept.dtype]:
-        raise ValueError(f"has {len(data)} bytes for {kept.count} rows of {kept.layers} times {kept.top_k} {kept.dtype}")
+        raise ValueError(
+            f"has {len(data)} bytes for {kept.count} rows of {kept.layers} times {kept.top_k} {kept.dtype}"
+        )
     if hashlib.sha256(data).hexdigest() != kept.sha256:
         raise ValueError("is not what was kept: its SHA-256 is another")
     return ExpertRows(
@@ -140,7 +142,8 @@ def joined(first: ExpertRows, *others: ExpertRows) -> ExpertRows:
     for rows in others:
         if (rows.layers, rows.top_k) != (first.layers, first.top_k):
             raise ValueError(
-                f"a model of {first.layers} layers and {first.top_k} experts an id goes on as one of {rows.layers} and {rows.top_k}"
+                f"a model of {first.layers} layers and {first.top_k} experts an id goes on as one of {rows.layers} and "
+                f"{rows.top_k}"
             )
         if rows.start != end:
             raise ValueError(f"rows end at id {end} and go on at {rows.start}")

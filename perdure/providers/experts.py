@@ -38,8 +38,8 @@ def from_int32(told: str, asked: ExpertsAsked, rows: int, provider: str) -> Expe
     data = _decoded(told, provider)
     if len(data) != rows * asked.layers * asked.top_k * 4:
         raise ProviderError(
-            f"{provider} told {len(data)} bytes of routed experts; {rows} rows of {asked.layers} layers and {asked.top_k} experts an "
-            f"id are {rows * asked.layers * asked.top_k * 4}. Does the model have another shape? Correct "
+            f"{provider} told {len(data)} bytes of routed experts; {rows} rows of {asked.layers} layers and {asked.top_k} "
+            f"experts an id are {rows * asked.layers * asked.top_k * 4}. Does the model have another shape? Correct "
             "model_settings.routed_experts_shape or the config.json beside the tokenizer."
         )
     try:
@@ -71,8 +71,8 @@ def from_npy(told: str, asked: ExpertsAsked, rows: int, provider: str, *, partia
         raise ProviderError(f"{provider} told the routed experts of {shape[0]} ids where there are {rows}.")
     if (asked.layers or shape[1], asked.top_k or shape[2]) != shape[1:]:
         raise ProviderError(
-            f"{provider} told {shape[1]} layers and {shape[2]} routed experts an id; the model is said to have {asked.layers} and "
-            f"{asked.top_k}. Correct model_settings.routed_experts_shape or the config.json beside the tokenizer."
+            f"{provider} told {shape[1]} layers and {shape[2]} routed experts an id; the model is said to have {asked.layers} "
+            f"and {asked.top_k}. Correct model_settings.routed_experts_shape or the config.json beside the tokenizer."
         )
     return ExpertRows(
         start=asked.start,

@@ -76,8 +76,8 @@ class LlamaCpp:
     async def _once(self, request: TokenRequest) -> AsyncGenerator[TokenBatch | TokenDone, None]:
         if request.experts is not None:
             raise ProviderError(
-                "llama.cpp does not tell which experts an id goes to. Leave model_settings.return_routed_experts out, or serve the "
-                "model with SGLang or vLLM.",
+                "llama.cpp does not tell which experts an id goes to. Leave model_settings.return_routed_experts out, or serve "
+                "the model with SGLang or vLLM.",
                 kind="llm_bad_request",
             )
         check_ids(self._endpoint.name, request.ids, request.vocab_size)

@@ -133,8 +133,8 @@ class Completion(Struct, frozen=True, kw_only=True):
 
 class ScriptedEngine:
     """Implements `base.TokenEngine`. `requests` are what it was asked; `aborted` the ids of requests closed before their end.
-    `answer`: says what each request is answered, instead of the next of `completions`. `tells_broken_off`: routed experts of answers
-    that end with an abort too."""
+    `answer`: says what each request is answered, instead of the next of `completions`. `tells_broken_off`: routed experts of
+    answers that end with an abort too."""
 
     kind = "scripted"
     base_url = "scripted:"

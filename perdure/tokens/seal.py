@@ -96,9 +96,18 @@ def chain_start(rollout_id: str) -> str:
 
 
 def call_digest(before: str, call: Call, segment: SegmentRecord) -> str:
-    """The link after `before`: what identifies the call and its routed experts, then the ids, logprob bits and mask from `delta_start` to its end."""
+    """The link after `before`: what identifies the call and its routed experts, then the ids, logprob bits and mask from
+    `delta_start` to its end."""
     end = call.start + call.length
-    head = [before, call.call_id, call.segment_id, call.delta_start, call.start, call.length, call.weight_versions]
+    head: list[Any] = [
+        before,
+        call.call_id,
+        call.segment_id,
+        call.delta_start,
+        call.start,
+        call.length,
+        call.weight_versions,
+    ]
     if call.routed_experts is not UNSET:
         head.append(call.routed_experts)
     link = hashlib.sha256(_LINK.encode(head))

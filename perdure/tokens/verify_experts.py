@@ -94,9 +94,7 @@ def _check_parts(
         whole = call.finish.type != "abort" and not call.attempts
         here = min(end, rows.count - 1)
         message = f"its rows of routed experts begin at id {part.start}, those before end at {end}"
-        found.expect(
-            "R3", part.start == end, message, segment=segment.index, position=here, call_id=call.call_id
-        )
+        found.expect("R3", part.start == end, message, segment=segment.index, position=here, call_id=call.call_id)
         end = part.start + part.count
         message = f"its rows of routed experts end at id {end}, its ids at {most + 1}: the last has none"
         fits = end == most if whole else end <= most

@@ -2,8 +2,8 @@
 
 It answers scripted completions with the logprobs of a hash model, so a score request recomputes them exactly. Observed on
 SGLang 0.5.23 and kept: an id outside the vocabulary ends the whole server; an abort takes every running rid it is a prefix
-of; a rid used again is aborted; frames repeat everything unless `incremental`; unknown sampling parameters are refused; routed experts
-are told with the last frame (an aborted running one too), as int32 without a shape, and left out where `experts` is None.
+of; a rid used again is aborted; frames repeat everything unless `incremental`; unknown sampling parameters are refused; routed
+experts are told with the last frame (an aborted running one too), as int32 without a shape, and left out where `experts` is None.
 """
 
 import asyncio

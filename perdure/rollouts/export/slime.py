@@ -1,8 +1,8 @@
 """slime's `Sample.from_dict`: one row a segment; mask and logprobs cover its last `response_length` ids.
 
 slime counts a group of attempts by `group_index` and an attempt by `index`: here the group's number and its `group_index`.
-`weight_versions` has one entry a call, as slime's own rollouts have. `rollout_routed_experts` are there where the record has them:
-lists of all ids' rows but the last's, which slime wants as an int32 array.
+`weight_versions` has one entry a call, as slime's own rollouts have. `rollout_routed_experts` are there where the record has
+them: lists of all ids' rows but the last's, which slime wants as an int32 array.
 """
 
 from perdure.core.experts import numbers

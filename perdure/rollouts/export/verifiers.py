@@ -2,8 +2,8 @@
 
 Paths share no nodes: a prefix that two segments have in common can end within a message. Where an id stands in two paths it
 trains in one, and the other has it with mask false. A node holds the template's ids before its message, as verifiers' own do.
-Nodes have `routed_experts` where the record has them, the last id of a path the row before it again. They are verifiers' own form of
-an array, but that its bytes are base64, which JSON has no other form for: decode them before the trace is built.
+Nodes have `routed_experts` where the record has them, the last id of a path the row before it again. They are verifiers' own form
+of an array, but that its bytes are base64, which JSON has no other form for: decode them before the trace is built.
 """
 
 from typing import Any
@@ -77,7 +77,9 @@ def _path(rollout: Rollout, segment: SegmentRecord, first: int) -> list[Row]:
                 "mask": mask,
                 "is_content": [bool(value) for value in segment.is_content[begin:end]],
                 "logprobs": [value or 0.0 for value, sampled in zip(logprobs, mask, strict=True) if sampled],
-                **({} if experts is None else {"routed_experts": {"__nd__": True, **as_array(experts.cut(begin, end))}}),
+                **(
+                    {} if experts is None else {"routed_experts": {"__nd__": True, **as_array(experts.cut(begin, end))}}
+                ),
             }
         )
     return nodes

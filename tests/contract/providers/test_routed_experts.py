@@ -69,18 +69,22 @@ async def test_sglang_is_not_asked_for_what_nobody_wants(http: Http, wire: Wire)
         (ExpertsAsked(start=1, layers=2, top_k=2), "Does the model have another shape"),
     ],
 )
-async def test_sglang_rows_of_another_shape_are_refused(
-    http: Http, wire: Wire, wanted: ExpertsAsked, why: str
-) -> None:
+async def test_sglang_rows_of_another_shape_are_refused(http: Http, wire: Wire, wanted: ExpertsAsked, why: str) -> None:
     wire.answers = [streamed(sample("sglang-routed-experts")["frames"])]
     with pytest.raises(ProviderError, match=why):
         await collect(SGLang(http, Endpoint("sglang", wire.url)), request(experts=wanted))
 
 
-@pytest.mark.parametrize("damage", [lambda told: told[:-4] + "!!!!", lambda told: "//8=" + told[4:]])
-async def test_sglang_rows_that_cannot_be_are_refused(
-    http: Http, wire: Wire, damage: Callable[[str], str]
-) -> None:
+def no_base64(told: str) -> str:
+    return told[:-4] + "!!!!"
+
+
+def below_zero(told: str) -> str:
+    return base64.b64encode(struct.pack("<i", -1) + base64.b64decode(told)[4:]).decode()
+
+
+@pytest.mark.parametrize("damage", [no_base64, below_zero])
+async def test_sglang_rows_that_cannot_be_are_refused(http: Http, wire: Wire, damage: Callable[[str], str]) -> None:
     frames = sample("sglang-routed-experts")["frames"]
     frames[-2]["meta_info"]["routed_experts"] = damage(frames[-2]["meta_info"]["routed_experts"])
     wire.answers = [streamed(frames)]

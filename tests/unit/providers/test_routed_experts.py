@@ -103,9 +103,10 @@ async def test_rows_nobody_asked_for_in_time_come_with_the_next_call() -> None:
     await talk.say("Again.")
     assert rows(talk.calls[1]) == true_rows(talk.tokens.ids)
     await talk.say("Once more.", ModelSettings())
-    assert talk.calls[2].experts is None and talk.tokens.routed == talk.calls[2].prompt_len - len(
-        bytes_to_ids(talk.calls[2].delta_ids)
-    ) - 1
+    assert (
+        talk.calls[2].experts is None
+        and talk.tokens.routed == talk.calls[2].prompt_len - len(bytes_to_ids(talk.calls[2].delta_ids)) - 1
+    )
 
 
 async def test_a_new_segment_begins_with_its_first_id() -> None:

@@ -21,7 +21,6 @@ from tests.unit.tokens.trajectory_ledger import (
     EXPERTS,
     LAYERS,
     TOP_K,
-    TOKENIZER,
     Ledger,
     conversation,
     expert_row,
@@ -68,7 +67,7 @@ def test_a_segment_has_a_row_for_every_id_but_the_last(record: Record) -> None:
 
 
 def test_a_sound_record_passes_in_either_form(record: Record) -> None:
-    report = verify_bytes(dump_jsonl([record]), tokenizer=TOKENIZER, score=score)
+    report = verify_bytes(dump_jsonl([record]), score=score)
     assert report.ok, report.violations
     count = sum(segment["routed_experts"]["shape"][0] for segment in record["segments"])
     assert report.checked["R2"] == report.checked["R4"] == count and report.checked["R1"] and report.checked["R3"]
@@ -143,7 +142,10 @@ def shift(record: Record) -> Hit:
 def swap(record: Record) -> Hit:
     data = rows(record["segments"][0])
     at = 40 * WIDTH
-    put(record["segments"][0], data[:at] + data[at + WIDTH : at + 2 * WIDTH] + data[at : at + WIDTH] + data[at + 2 * WIDTH :])
+    put(
+        record["segments"][0],
+        data[:at] + data[at + WIDTH : at + 2 * WIDTH] + data[at : at + WIDTH] + data[at + 2 * WIDTH :],
+    )
     return 0, 40
 
 
@@ -209,7 +211,10 @@ RESEALED: dict[str, tuple[Callable[[Record], Any], str]] = {
     "rows of a call that brought none": (lambda r: r["calls"][1].pop("routed_experts"), "R3"),
     "a call that begins elsewhere": (lambda r: r["calls"][1]["routed_experts"].__setitem__("start", 3), "R3"),
     "rows taken away altogether": (lambda r: r["segments"][0].pop("routed_experts"), "R3"),
-    "a model of another size": (lambda r: r["segments"][1]["routed_experts"].__setitem__("shape", other_shape(r)), "R1"),
+    "a model of another size": (
+        lambda r: r["segments"][1]["routed_experts"].__setitem__("shape", other_shape(r)),
+        "R1",
+    ),
 }
 
 

@@ -250,7 +250,7 @@ LAYERS, TOP_K, EXPERTS = 3, 2, 16
 
 
 def routed(ledger: Ledger, *, upto: int = 2**31) -> Ledger:
-    """The same ledger with the routed experts of its first `upto` calls, each row a function of its segment's ids up to its own."""
+    """The same ledger with the routed experts of its first `upto` calls, each row a function of the ids up to its own."""
     seen: dict[str, list[int]] = {}
     held: dict[str, int] = {}
     for at, call in enumerate(ledger.calls[:upto]):
