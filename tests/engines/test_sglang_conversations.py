@@ -1,7 +1,7 @@
 """Conversations on a real SGLang server through everything that happens to them, and a record that stands up to its forward pass.
 
 Tools, parallel calls, answers cut short, cancelled runs, compactions, memory edits, and weights that change in mid-answer.
-PERDURE_CONVERSATIONS says how many (make test-all: three, which took four minutes on two busy cores).
+PERDURE_CONVERSATIONS says how many (make test-all: three, four minutes on two busy cores; fifty took eighteen).
 """
 
 import asyncio
