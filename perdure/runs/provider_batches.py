@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable
 import msgspec
 
 from perdure.core.batches import CallGroup, ProviderBatch
-from perdure.core.errors import AgentError, ProviderError
+from perdure.core.errors import AgentError, ProviderError, boundary
 from perdure.core.ids import new_id, now_us
 from perdure.providers.batches import Ask, BatchApi, Handed, Look
 from perdure.providers.registry import Registry
@@ -90,7 +90,8 @@ class ProviderBatches:
                 if batch is None:
                     return
                 try:
-                    await self._advance(batch)
+                    with boundary(ProviderError, f"the batches of {batch.group.provider}"):
+                        await self._advance(batch)
                 except ProviderError as error:
                     await self._later(batch_id, error)
         except AgentError:
