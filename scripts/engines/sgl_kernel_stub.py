@@ -1,12 +1,15 @@
 """Stand-in for SGLang's compiled kernel package `sgl_kernel`, for CPU-only functional tests.
 
 On a CPU without AMX kernels SGLang computes everything with plain torch and needs one real function from
-`sgl_kernel`; every other name only has to be importable. Calling one of those raises NotImplementedError.
+`sgl_kernel`; every other name only has to be importable. Calling one of those raises NotImplementedError. Where torch has no
+CUDA, memory for it is said to be pinned without being so: SGLang pins the buffer of routed experts on every device.
 """
 
 import importlib.machinery
 import sys
 import types
+
+import torch
 
 __version__ = "0.4.10"  # the release SGLang 0.5.23 asks for
 
@@ -21,6 +24,16 @@ def assign_req_to_token_pool_cpu(req_pool_indices, req_to_token, start_offset, e
     rows = zip(req_pool_indices.tolist(), start_offset.tolist(), out_cache_loc.split(lengths), strict=True)
     for row, start, slots in rows:
         req_to_token[row, start : start + len(slots)] = slots.to(req_to_token.dtype)
+
+
+class _NoCuda:
+    """What SGLang asks of the CUDA runtime to pin host memory, where there is none to pin it for: 0 is success."""
+
+    cudaHostRegister = cudaHostUnregister = staticmethod(lambda *_args: 0)  # noqa: N815
+
+
+if not torch.backends.cuda.is_built():
+    torch.cuda.cudart = _NoCuda
 
 
 def _missing(name):

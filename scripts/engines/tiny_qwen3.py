@@ -1,6 +1,8 @@
 """A small model for engine tests: random 2-layer Qwen3 weights under the real Qwen3 tokenizer and chat template.
 
-    VENV/bin/python tiny_qwen3.py TOKENIZER_DIR DIR
+    VENV/bin/python tiny_qwen3.py TOKENIZER_DIR DIR [moe]
+
+With `moe` each layer is a mixture of 8 experts, of which an id goes to 2.
 
 VENV has torch and transformers (sglang-cpu.sh makes one). TOKENIZER_DIR comes from scripts/fetch_tokenizers.sh. The same
 command always makes the same weights. The model writes nonsense, but its logprobs are those of a real forward pass.
@@ -14,12 +16,13 @@ SEED = 20240607
 END_OF_TURN, END_OF_TEXT = 151_645, 151_643
 
 
-def make(tokenizer: pathlib.Path, folder: pathlib.Path) -> None:
+def make(tokenizer: pathlib.Path, folder: pathlib.Path, *, moe: bool) -> None:
     import torch
-    from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
+    from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
     folder.mkdir(parents=True, exist_ok=True)
-    config = Qwen3Config(
+    mixture = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "norm_topk_prob": True}
+    config = (Qwen3MoeConfig if moe else Qwen3Config)(
         vocab_size=151_936,
         hidden_size=32,
         intermediate_size=64,
@@ -31,8 +34,9 @@ def make(tokenizer: pathlib.Path, folder: pathlib.Path) -> None:
         tie_word_embeddings=False,
         bos_token_id=END_OF_TEXT,
         eos_token_id=END_OF_TURN,
+        **(mixture if moe else {}),
     )
-    model = Qwen3ForCausalLM(config).to(torch.float32)
+    model = (Qwen3MoeForCausalLM if moe else Qwen3ForCausalLM)(config).to(torch.float32)
     draw = torch.Generator().manual_seed(SEED)
     for name, weight in sorted(model.named_parameters()):
         if weight.dim() > 1:  # a wide head: some tokens are clearly likelier than others
@@ -44,6 +48,6 @@ def make(tokenizer: pathlib.Path, folder: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
+    if len(sys.argv) not in (3, 4) or sys.argv[3:] not in ([], ["moe"]):
         sys.exit(__doc__)
-    make(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]))
+    make(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), moe=len(sys.argv) == 4)

@@ -18,8 +18,9 @@ async def http() -> AsyncIterator[Http]:
 def _url(engine: str) -> str:
     url = os.environ.get(f"PERDURE_TEST_{engine.upper()}")
     if not url:
+        script = engine.partition("_")[0]
         pytest.skip(
-            f"no {engine} server: scripts/engines/test_{engine}.sh installs one, starts it and runs these tests"
+            f"no {engine} server: scripts/engines/test_{script}.sh installs one, starts it and runs these tests"
         )
     return url
 
@@ -27,6 +28,12 @@ def _url(engine: str) -> str:
 @pytest.fixture(scope="session")
 def sglang_url() -> str:
     return _url("sglang")
+
+
+@pytest.fixture(scope="session")
+def sglang_moe_url() -> str:
+    """One whose model is a mixture of experts, and that tells them."""
+    return _url("sglang_moe")
 
 
 @pytest.fixture(scope="session")
