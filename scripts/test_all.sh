@@ -35,7 +35,7 @@ fi
 part "everything else on PostgreSQL" 480 bash scripts/test_postgres.sh
 part "llama.cpp" 60 .venv/bin/python -m pytest tests/engines -m engine -k llamacpp
 part "a long conversation in a small window" 900 .venv/bin/python -m pytest tests/engines/test_long_conversation.py
-part "SGLang on CPU (installs about 3 GB on the first run)" 900 bash scripts/engines/test_sglang.sh
+part "SGLang on CPU (installs about 3 GB on the first run)" 1080 bash scripts/engines/test_sglang.sh
 part "vLLM on CPU (installs about 3 GB on the first run)" 900 bash scripts/engines/test_vllm.sh
 
 for name in "${skipped[@]:-}"; do

@@ -29,7 +29,7 @@ def assign_req_to_token_pool_cpu(req_pool_indices, req_to_token, start_offset, e
 class _NoCuda:
     """What SGLang asks of the CUDA runtime to pin host memory, where there is none to pin it for: 0 is success."""
 
-    cudaHostRegister = cudaHostUnregister = staticmethod(lambda *_args: 0)  # noqa: N815
+    cudaHostRegister = cudaHostUnregister = staticmethod(lambda *_args: 0)
 
 
 if not torch.backends.cuda.is_built():

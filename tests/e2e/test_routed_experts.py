@@ -4,6 +4,7 @@ import json
 import urllib.request
 from array import array
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from perdure.core.tokens import ids_to_bytes
 from perdure.providers.experts import ExpertsAsked
 from perdure.providers.scripted import Completion, scripted_experts
 from perdure.rollouts.export.parquet import load_parquet
-from perdure.tokens.export import dump_jsonl
 from perdure.tokens.experts import decoded
+from perdure.tokens.export import dump_jsonl
 from perdure.tokens.record import RoutedExperts
 from perdure.tokens.verify import verify_bytes
 from tests.doubles.sglang import SGLangDouble
@@ -82,7 +83,7 @@ def test_they_go_from_the_engine_into_the_files(server: ServerProcess, moe: SGLa
     for said in ("Hi", "And?", "More?"):
         client.agents.messages.create(agent_id=agent, input=said)
     starts = [body["routed_experts_start_len"] for body in moe.requests]
-    assert starts[0] == 0 and all(b > a for a, b in zip(starts, starts[1:], strict=False))
+    assert starts[0] == 0 and all(b > a for a, b in pairwise(starts))
     data = exported(server, f"agent_id={agent}")
     [segment] = json.loads(data)["segments"]
     assert rows_of(segment) == true_rows(segment)
@@ -137,6 +138,6 @@ def test_an_engine_without_the_flag_ends_the_run_with_what_to_do(server: ServerP
 
 @pytest.mark.parametrize("shape", [[0, 2], [2], "2x2"])
 def test_a_shape_that_cannot_be_is_refused_by_name(server: ServerProcess, shape: Any) -> None:
-    with pytest.raises(APIStatusError, match="model_settings.routed_experts_shape") as refused:
+    with pytest.raises(APIStatusError, match=r"model_settings\.routed_experts_shape") as refused:
         new_agent(server, {**WANTED, "routed_experts_shape": shape})
     assert refused.value.status_code == 422
