@@ -43,6 +43,17 @@ class HeldEvents:
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._keep_saving())
 
+    async def flush(self) -> None:
+        """Store what was added so far without waiting for more. Returns when it is stored, or cannot be for now."""
+        if self._task is not None and not self._saving:
+            self._task.cancel()
+            self._task = None
+        self._last_s = 0.0
+        if self._events and self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._keep_saving())
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
     async def take(self) -> list[Event]:
         """What is not stored yet, for the commit of the step: it shows it."""
         task, self._task = self._task, None

@@ -4,6 +4,7 @@ Invariant: what is kept here is kept under the run's lease; `open` says whether 
 """
 
 import contextlib
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
@@ -19,7 +20,10 @@ MOST_EXCHANGE = 65_536  # bytes; a larger trace is not worth keeping twice
 
 
 class StepJournal:
-    def __init__(self, store: Store, lease: Lease) -> None:
+    """`before`: what is to be stored first. Whoever finishes the step shows only what the calls return."""
+
+    def __init__(self, store: Store, lease: Lease, *, before: Callable[[], Awaitable[None]]) -> None:
+        self._before = before
         self._store = store
         self._lease = lease
         self.open = False
@@ -27,6 +31,7 @@ class StepJournal:
 
     async def begin(self, begun: Begun) -> None:
         kept = _without_large_trace(begun)
+        await self._before()
         self.open = True
         await shielded(self._store.write(lambda: keep_intent(self._lease, kept), repeatable=True))
 

@@ -28,6 +28,11 @@ class Outgoing:
         else:
             self._log.append(events)
 
+    async def flush(self) -> None:
+        """Before the calls of a step are on record: what was said to come before them is not lost with this worker then."""
+        if self._held is not None:
+            await self._held.flush()
+
     async def take_held(self) -> None:
         """Before a step is committed: what waits to be stored goes with it."""
         if self._held is not None:

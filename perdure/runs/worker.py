@@ -89,7 +89,7 @@ class Worker:
         self._tally = Tally(run)
         held = HeldEvents(store, lease, runlog, on_saved=on_commit) if run.background else None
         self._out = Outgoing(runlog, held)
-        self.journal = StepJournal(store, lease)
+        self.journal = StepJournal(store, lease, before=self._out.flush)
         self._begun: Begun | None = None
         self._turn: Turn | None = None
 

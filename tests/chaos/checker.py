@@ -112,6 +112,8 @@ def _histories(evidence: Evidence) -> Iterable[str]:
     steps = Counter(step["run_id"] for step in evidence.steps)
     seen = Counter(message["id"] for message in evidence.messages)
     yield from (f"doubled: message {id} is there {count} times" for id, count in seen.items() if count > 1)
+    asked = Counter(_text(message) for message in evidence.messages if message["role"] == "user")
+    yield from (f"doubled: {text!r} was taken for {count} requests" for text, count in asked.items() if count > 1)
     for messages in by_conversation.values():
         order = [
             run_id for at, m in enumerate(messages) if (run_id := m["run_id"]) != messages[at - 1]["run_id"] or not at

@@ -48,12 +48,12 @@ async def chat(request: web.Request) -> web.StreamResponse:
         choice["finish_reason"] = finish  # type: ignore[assignment]
         return web.json_response({**common, "object": "chat.completion", "choices": [choice], "usage": usage})
     response = web.StreamResponse(headers={"content-type": "text/event-stream"})
-    await response.prepare(request)
     deltas: list[tuple[dict[str, Any], str | None]] = [({"role": "assistant", "content": ""}, None)]
     deltas += [({"content": said[at : at + 12]}, None) for at in range(0, len(said), 12)]
     deltas += [({"tool_calls": calls}, None)] if calls else []
     deltas.append(({}, finish))
     with contextlib.suppress(ConnectionError):  # it was called off
+        await response.prepare(request)
         await play(response, deltas, common, usage)
     return response
 

@@ -130,6 +130,15 @@ def shown_twice_differently(evidence: Evidence) -> None:
     evidence.transcripts[0].add(line.replace(FIRST.marker, "other"))
 
 
+def asked_again(evidence: Evidence) -> None:
+    """The second request of a client became another run."""
+    again = [message | {"run_id": "run-2", "id": f"{message['id']}-again"} for message in evidence.messages[-2:]]
+    evidence.messages += again
+    evidence.runs["run-2"] = evidence.runs["run-1"] | {"id": "run-2"}
+    evidence.steps.append({"id": "step-again", "run_id": "run-2"})
+    evidence.events["run-2"] = evidence.events["run-1"]
+
+
 def broken_off(evidence: Evidence) -> None:
     last = evidence.messages[-1]
     last |= {"interrupted": "cancelled", "content": [{"type": "text", "text": SECOND.answer[:5]}]}
@@ -160,6 +169,7 @@ DAMAGE: dict[str, tuple[Callable[[Evidence], Any], str]] = {
     "a return that is lost": (lambda e: e.messages.pop(2), "order"),
     "a step that is stored twice": (repeat_answer, "doubled"),
     "a message that is stored twice": (lambda e: e.messages.append(e.messages[-1]), "doubled"),
+    "a request that became two runs": (asked_again, "doubled"),
     "messages out of order": (lambda e: swap(e.messages, 1, 3), "order"),
     "two runs at once in one conversation": (lambda e: swap(e.messages, 7, 8), "order"),
     "a text that is another": (

@@ -1,7 +1,11 @@
 """Approvals as a state machine over the real loop and store: whatever is answered, repeated, cancelled, left alone or cut off by
-a restart, every call is answered exactly once, no prompt is ill-formed, and the agent takes messages again."""
+a restart, every call is answered exactly once, no prompt is ill-formed, and the agent takes messages again.
+
+PERDURE_PROMISES=long: a thousand courses instead of forty.
+"""
 
 import asyncio
+import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -401,7 +405,7 @@ class ApprovalMachine(RuleBasedStateMachine):
 
 
 ApprovalMachine.TestCase.settings = settings(
-    max_examples=40,
+    max_examples=1000 if os.environ.get("PERDURE_PROMISES") == "long" else 40,
     stateful_step_count=25,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

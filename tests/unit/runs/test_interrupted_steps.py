@@ -9,10 +9,11 @@ import pytest
 from perdure.agents.builtin_tools import ensure_builtin_tools
 from perdure.agents.recompile import first_system_message
 from perdure.core.agents import Agent, AgentBundle, Block, Tool
-from perdure.core.events import Event, RunStopped, ToolsReturned
+from perdure.core.events import Event, RunStopped, TextDelta, ToolCallDelta, ToolsReturned
 from perdure.core.ids import new_id, now_us
 from perdure.core.messages import Message, TextPart, ToolCall
-from perdure.core.model import ModelDone, TextChunk
+from perdure.core.model import ModelDone, TextChunk, ToolCallChunk
+from perdure.runs import held
 from perdure.runs.runner import Runner
 from perdure.store import agents, message_reads
 from perdure.store.base import Built, Tx
@@ -199,6 +200,35 @@ async def test_a_receipt_is_used_and_the_call_is_not_run_again(world: World, sto
     assert told["pay"] == "pay did it" and "not known" in told["log"]
     assert told["memory_insert"] == "Ada\npaid" and (await world.block()).value == "Ada\npaid"
     assert (await other.run(run_id)).step_count == 2
+    await other.stop()
+
+
+async def test_what_was_said_before_a_call_is_shown_in_full_though_its_worker_is_lost_in_the_call(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(held, "APART_S", 0.2)
+    sandbox = world.sandbox  # type: ignore[attr-defined]
+    sandbox.hang = {"pay"}
+    (call,) = calling("pay")
+
+    async def talking(prompt: Any, tokens: Any = None) -> AsyncIterator[Any]:
+        if any(message.role == "tool" for message in prompt.messages):
+            yield [ModelDone(finish="stop", content=(TextPart("done"),))]
+            return
+        yield [TextChunk("I ")]
+        await asyncio.sleep(0.05)  # the first words are stored, the others would wait
+        yield [TextChunk("pay "), TextChunk("now"), ToolCallChunk(0, call.id, call.name, call.arguments)]
+        yield [ModelDone(finish="tool_calls", content=(TextPart("I pay now"),), tool_calls=(call,))]
+
+    world.model.stream = talking  # type: ignore[method-assign]
+    run_id = await world.submit("pay", streaming=True, stream_tokens=True, background=True)
+    await sandbox.begun.wait()
+    other = await crash(world)
+    events = await finished(other, run_id)
+    said = (await messages(world))[1]
+    shown = [event.text for event in events if isinstance(event, TextDelta) and event.message_id == said.id]
+    assert (said.text, "".join(shown)) == ("I pay now", "I pay now")
+    assert sum(isinstance(event, ToolCallDelta) for event in events) == 1
     await other.stop()
 
 

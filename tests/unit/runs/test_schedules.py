@@ -1,14 +1,27 @@
-"""What becomes of the moments of a schedule: fired, missed, made up for."""
+"""What becomes of the moments of a schedule: fired, missed, made up for.
 
+PERDURE_PROMISES=long: ten thousand lives of a schedule instead of a hundred.
+"""
+
+import os
 from datetime import UTC, datetime
+from itertools import takewhile
 from zoneinfo import ZoneInfo
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from perdure.core.errors import Invalid
 from perdure.core.runs import RunConfig
 from perdure.core.schedules import CatchUp, Schedule
 from perdure.runs.schedules import due, next_time, times
+
+LIVES = 10_000 if os.environ.get("PERDURE_PROMISES") == "long" else 100
+CRONS = ("* * * * *", "*/7 * * * *", "0 * * * *", "30 9 * * 1-5", "15 2 * * *")
+ZONES = ("UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata")
+SECOND = 1_000_000
 
 
 def at(text: str, zone: str = "UTC") -> int:
@@ -55,6 +68,37 @@ def test_moments_nobody_was_there_for(catch_up: CatchUp, expected: list[tuple[st
 def test_a_moment_that_has_just_come_makes_up_for_those_before_it() -> None:
     _, ticks = told(hourly(at("2026-03-01T10:00:00")), at("2026-03-01T12:00:01"))
     assert ticks == [(at("2026-03-01T11:00:00"), "missed", 2), (at("2026-03-01T12:00:00"), "firing", 1)]
+
+
+@settings(max_examples=LIVES, deadline=None)
+@given(
+    cron=st.sampled_from(CRONS),
+    zone=st.sampled_from(ZONES),
+    catch_up=st.sampled_from(("none", "one", "all")),
+    looks_s=st.lists(st.one_of(st.integers(1, 90), st.integers(90, 40_000)), min_size=1, max_size=12),
+)
+def test_every_moment_is_fired_or_counted_as_missed_whenever_somebody_looks(
+    cron: str, zone: str, catch_up: CatchUp, looks_s: list[int]
+) -> None:
+    """Somebody looks now and then, with pauses of seconds or of most of a day, over a change of the clocks."""
+    now = at("2026-03-28T20:00:00")
+    first = next_time(cron, zone, now)
+    schedule = replace(hourly(first, catch_up), cron=cron, timezone=zone)
+    fired: list[int] = []
+    missed = 0
+    for pause_s in looks_s:
+        now += pause_s * SECOND
+        if schedule.next_us is None or schedule.next_us > now:
+            continue
+        following, ticks = due(schedule, now)
+        fired += [tick.due_us for tick in ticks if tick.status == "firing"]
+        missed += sum(tick.count for tick in ticks if tick.status == "missed")
+        assert all(tick.reason for tick in ticks if tick.status == "missed")
+        schedule = replace(schedule, next_us=following)
+    moments = [first, *takewhile(lambda moment: moment <= now, times(cron, zone, first))] if first <= now else []
+    assert len(fired) + missed == len(moments)
+    assert fired == sorted(set(fired)) and set(fired) <= set(moments)
+    assert schedule.next_us is not None and schedule.next_us > now
 
 
 def test_years_of_moments_are_not_counted_one_by_one() -> None:

@@ -1,5 +1,9 @@
-"""What a step costs in SQL: at most ten statements, however long the conversation is."""
+"""What a step costs in SQL: at most ten statements, however long the conversation is.
 
+PERDURE_PROMISES=long: of a thousand messages instead of sixty.
+"""
+
+import os
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -12,6 +16,9 @@ from tests.unit.runs.test_runner import World, insert, world
 __all__ = ["world"]
 
 BUDGET = 10
+LOOKING = {"orphaned_runs", "lease_owners", "count_waiting", "renew_lease", "cancel_requests", "due_callbacks"}
+"""What is asked now and then beside any run."""
+LENGTH = 1000 if os.environ.get("PERDURE_PROMISES") == "long" else 60
 
 
 @pytest.fixture
@@ -62,8 +69,9 @@ async def test_a_step_costs_the_same_in_a_long_conversation(world: World, statem
     statements.clear()
     await world.send("early")
     early = list(statements)
-    for number in range(60):
+    for number in range(LENGTH):
         await world.send(f"message {number}")
     statements.clear()
     await world.send("late")
-    assert statements == early
+    late = list(statements)
+    assert [name for name in late if name not in LOOKING] == [name for name in early if name not in LOOKING]
