@@ -28,6 +28,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     before no more are accepted. `redis_url`: where news travels between servers besides PostgreSQL.
     `batch_via`: how the model calls of batches are made (`core/batches.py`) unless a batch says it; `batch_poll_s`: how often a
     provider's batch is looked at, `batch_gather_s`: the longest a call waits for others to go with it.
+    `shutdown_grace_s`: how long runs may go on after SIGTERM before they are handed over.
     `max_agent_depth`: how many agents may stand in a row, each asked or told by the one before, after the first.
     """
 
@@ -66,6 +67,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     keep_callbacks_s: float | None = 30 * 86_400.0
     keep_ticks_s: float | None = 90 * 86_400.0
     keep_batches_s: float | None = 30 * 86_400.0
+    shutdown_grace_s: float = 5.0
     config_file: Path | None = None
     config: dict[str, Any] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
@@ -146,6 +148,7 @@ def load_settings(env: Mapping[str, str] = os.environ, **overrides: Any) -> Sett
     take("PERDURE_KEEP_CALLBACKS", "keep_callbacks_s", _seconds_or_never)
     take("PERDURE_KEEP_TICKS", "keep_ticks_s", _seconds_or_never)
     take("PERDURE_KEEP_BATCHES", "keep_batches_s", _seconds_or_never)
+    take("PERDURE_SHUTDOWN_GRACE", "shutdown_grace_s", _grace)
     take("PERDURE_AGENT_DEPTH", "max_agent_depth", _positive)
     take("PERDURE_CONFIG", "config_file", _path)
     take("PERDURE_SQLITE_SYNCHRONOUS", "synchronous", _synchronous)
@@ -175,6 +178,12 @@ def _via(text: str) -> str:
 def _seconds(text: str) -> float:
     if not 0 < (seconds := float(text)) < 86_400:
         raise ValueError("use a number of seconds, more than 0 and less than a day")
+    return seconds
+
+
+def _grace(text: str) -> float:
+    if not 0 <= (seconds := float(text)) <= 3600:
+        raise ValueError("use a number of seconds from 0 to 3600")
     return seconds
 
 

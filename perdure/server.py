@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import importlib
 import logging
+import math
 import signal
 import socket
 from collections.abc import AsyncGenerator, Callable, Coroutine
@@ -38,7 +39,7 @@ from perdure.runs.batches import Batches
 from perdure.runs.indexer import Indexer
 from perdure.runs.janitor import Janitor, Kept
 from perdure.runs.provider_batches import ProviderBatches
-from perdure.runs.runner import Runner
+from perdure.runs.runner import HAND_OVER_S, Runner
 from perdure.runs.schedules import Schedules
 from perdure.runs.search import Searcher
 from perdure.runs.shared_limits import SharedLimits
@@ -57,6 +58,7 @@ from perdure.tools.sandbox.on_ray import RaySandbox
 log = logging.getLogger(__name__)
 
 RAY_ANSWERS_S = 5.0
+CLOSING_S = 2  # for answers that are on their way when the last run has ended or is handed over
 
 
 @dataclass(slots=True)
@@ -72,6 +74,7 @@ class Server:
     janitor: Janitor
     shared_limits: SharedLimits | None = None
     _checking: "asyncio.Task[None] | None" = None
+    _draining: "asyncio.Task[None] | None" = None
 
     async def start(self) -> None:
         if isinstance(self.services.store, PostgresStore):
@@ -96,13 +99,23 @@ class Server:
         if (reason := self.services.search.why_words_only) is not None:
             log.info("Archives and conversations are searched by words only. %s", reason)
 
-    async def stop(self) -> None:
-        """Let running runs end or hand them over, then close everything in the order it depends on each other."""
+    def drain(self) -> "asyncio.Task[None]":
+        """Take up nothing more, and let running runs end for a while or hand them over. Requests are still answered."""
+        if self._draining is None:
+            self.services.runner.refuse()
+            self._draining = asyncio.create_task(self._drain())
+        return self._draining
+
+    async def _drain(self) -> None:
+        await self.schedules.stop()
         await self.janitor.stop()
         await self.services.batches.stop()
-        await self.schedules.stop()
         await self.services.rollouts.stop()
-        await self.services.runner.stop()
+        await self.services.runner.stop(self.settings.shutdown_grace_s)
+
+    async def stop(self) -> None:
+        """Drain, then close everything in the order it depends on each other."""
+        await self.drain()
         if self.shared_limits is not None:
             await self.shared_limits.stop()
         if self._checking is not None:
@@ -313,14 +326,20 @@ def serve(settings: Settings, *, on_ready: Callable[[Server], None] | None = Non
             access_log=False,
             lifespan="off",
             timeout_keep_alive=75,
-            timeout_graceful_shutdown=10,
+            timeout_graceful_shutdown=math.ceil(settings.shutdown_grace_s + HAND_OVER_S) + CLOSING_S,
         )
         http = uvicorn.Server(config)
         http.install_signal_handlers = lambda: None  # type: ignore[attr-defined,method-assign]
         loop = asyncio.get_running_loop()
+
+        def leave() -> None:
+            """No new connections, and at once what those that are open wait for comes to its end."""
+            http.should_exit = True
+            server.drain()
+
         for number in (signal.SIGTERM, signal.SIGINT):
             with contextlib.suppress(NotImplementedError):
-                loop.add_signal_handler(number, lambda: setattr(http, "should_exit", True))
+                loop.add_signal_handler(number, leave)
         serving = asyncio.create_task(http.serve(sockets=[listener]))
         while not http.started and not serving.done():  # noqa: ASYNC110 (uvicorn has no event for this)
             await asyncio.sleep(0.01)

@@ -23,6 +23,7 @@ from perdure.core.errors import (
     NotFound,
     ProviderError,
     StaleBlock,
+    Stopping,
     StoreError,
     ToolError,
     Unavailable,
@@ -77,6 +78,8 @@ def error_response(error: Exception) -> Response:
             return _detail(error, 500, _NO_RETRY)
         case StaleBlock():
             return _detail(error, 409, {"Retry-After": "1"})
+        case Stopping():
+            return _detail(error, 503, {"Retry-After": "1"})
         case StoreError():
             log.error("The database failed", exc_info=error)
             return json_response({"detail": "The database is not available. Try again."}, 503, {"Retry-After": "1"})

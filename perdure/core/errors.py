@@ -128,6 +128,10 @@ class LeaseLost(StoreError):
     """This worker's lease on the conversation is gone: nothing of it may be written."""
 
 
+class Stopping(StoreError):
+    """This process takes nothing more: another one, or the next, will."""
+
+
 class StaleBlock(StoreError):
     """A block changed since the edit was computed: compute it again on the new value."""
 

@@ -38,6 +38,7 @@ class Mirrors:
         self._look_s = LOOK_WITH_NEWS_S if store.signals.shared else LOOK_S
         self._driven = driven
         self._mirrors: dict[str, _Mirror] = {}
+        self._closed = False
 
     async def follow(
         self, run_id: str, after: int, *, idle_s: float | None = None
@@ -88,6 +89,8 @@ class Mirrors:
             mirror.news.set()
 
     def close(self) -> None:
+        """Let all followers go; those that come now are told what is stored, and no more."""
+        self._closed = True
         for mirror in list(self._mirrors.values()):
             self._give_up(mirror)
             mirror.runlog.abandon()
@@ -106,7 +109,7 @@ class Mirrors:
                 mirror.news.clear()
                 run = await self._store.read(lambda: run_store.run_by_id(run_id))
                 _append(runlog, await self._store.scan(lambda: event_store.events_after(run_id, runlog.last_seq)))
-                if run.ended or runlog.ended:
+                if run.ended or runlog.ended or self._closed:
                     return
                 try:
                     async with asyncio.timeout(self._look_s):

@@ -13,7 +13,7 @@ from typing import Any
 from msgspec import Struct
 
 from perdure.core.approvals import still_waiting
-from perdure.core.errors import AgentError, LeaseLost, ProviderError, StoreError
+from perdure.core.errors import AgentError, LeaseLost, ProviderError, Stopping, StoreError
 from perdure.core.events import Event
 from perdure.core.history import open_calls
 from perdure.core.ids import now_us
@@ -54,6 +54,7 @@ from perdure.tools.sandbox import Sandbox
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 5
+GRACE_S = 5.0
 HAND_OVER_S = 5.0
 
 
@@ -149,10 +150,18 @@ class Runner:
         self._spawn(self._claiming.look(SWEEP_S))
         self._spawn(self.callbacks.deliver())
 
-    async def stop(self, grace_s: float = 5.0) -> None:
-        """Let running runs end for a while, then leave the rest to whoever starts next: their steps are committed."""
+    def refuse(self) -> None:
+        """Accept and take up nothing more."""
         self._stopping = True
+
+    async def stop(self, grace_s: float = GRACE_S) -> None:
+        """Let running runs end for a while, then leave the rest to whoever starts next: their steps are committed.
+
+        Whoever follows a run is let go once it is not driven here (any more).
+        """
+        self.refuse()
         self._mirrors.close()
+        self._let_followers_go()
         tasks = [job.task for job in self._jobs.values() if job.task is not None]
         if tasks:
             _, pending = await asyncio.wait(tasks, timeout=grace_s)
@@ -160,9 +169,15 @@ class Runner:
                 task.cancel()
             if pending:  # a database that is away is not waited for: the leases expire
                 await asyncio.wait(pending, timeout=HAND_OVER_S)
+        self._let_followers_go()
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
+
+    def _let_followers_go(self) -> None:
+        for run_id, runlog in list(self._logs.items()):
+            if run_id not in self._jobs and not runlog.ended:
+                runlog.abandon()
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.create_task(work)
@@ -187,7 +202,7 @@ class Runner:
         is told before the run ends, so its acceptance may share a commit with its first step.
         """
         if self._stopping:
-            raise StoreError("The server is shutting down.")
+            raise Stopping("The server is shutting down. Send again, to another server or in a moment.")
         self.capacity.check()
         start = not self.capacity.full
         write = self._store.begin_write(

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from perdure.core.errors import AgentError, Invalid
+from perdure.core.errors import AgentError, Invalid, Stopping
 from perdure.core.ids import new_id, now_us
 from perdure.core.runs import Run
 from perdure.core.schedules import Schedule, Tick
@@ -153,6 +153,8 @@ class Schedules:
             submitted = await self._runner.submit(run, inputs, (otid,), wait=True)
             await submitted.durable
             ended = msgspec.structs.replace(tick, status="fired", run_id=submitted.run_id)
+        except Stopping:
+            return  # another process sends it, or this one when it is back
         except AgentError as error:
             log.warning("a scheduled message of %s was skipped: %s", schedule.agent_id, error.message)
             ended = msgspec.structs.replace(tick, status="skipped", reason=error.message)

@@ -169,3 +169,15 @@ async def test_a_mirror_ends_when_the_run_is_driven_here_and_with_its_last_follo
     gone.cancel()
     await asyncio.gather(gone, return_exceptions=True)
     assert not mirrors._mirrors
+
+
+async def test_who_comes_after_the_end_of_the_process_is_told_what_is_stored_and_let_go() -> None:
+    database = Database()
+    database.store(delta("a"), delta("b"))
+    mirrors = mirrors_of(database)
+    waiting = asyncio.create_task(collect(mirrors, 2))
+    await eventually(lambda: database.asked >= 2)
+    mirrors.close()
+    async with asyncio.timeout(5):
+        assert await waiting == []
+        assert [seq for seq, _ in await collect(mirrors)] == [1, 2]
