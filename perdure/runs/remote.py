@@ -96,7 +96,7 @@ class Remote:
             case "queued":
                 if self._claims is not None:
                     self._claims.told(id)
-            case "providers":
+            case "providers" | "limits":
                 pass  # not about runs
             case "resync":
                 for run_id in list(self._waiting):
