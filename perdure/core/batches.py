@@ -63,13 +63,14 @@ class CallGroup(Struct, frozen=True, kw_only=True):
 
 
 class BatchCall(Struct, frozen=True, kw_only=True):
-    """A model call of a run, parked until a provider's batch brings its answer. `at`, `number`: which of the run's calls it is.
-    `body`: the request."""
+    """A model call of a run, parked until a provider's batch brings its answer. `step`: after how many steps of the run it is
+    made; `at`, `number`: which of the calls there. `body`: the request."""
 
     id: str
     run_id: str
     conversation_id: str
     group: CallGroup
+    step: int
     at: str
     number: int
     created_us: int

@@ -56,7 +56,7 @@ LoopItem = Sequence[Event] | StepResult | CompactionDue | RunEnding
 
 async def run_compacting(turn: Turn) -> AsyncGenerator[LoopItem]:
     """`run_loop`, with compactions before a step that does not fit and after one that filled the window."""
-    attempt, begun, again = 0, False, True
+    attempt, begun, again = turn.attempts, False, True
     turn.compact_at = compact_at(turn)
     while again:
         again = False

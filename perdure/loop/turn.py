@@ -66,7 +66,8 @@ class Turn:
     `window`: the context window in tokens, where anybody has told it; `compact_at`: as in `Prompt`.
     `legacy`: how agents of the older types do it. `journal`: where calls that act outside of their step are put on record first.
     `begun`: the step whose calls are under way. `cut_off`: the model call that was called off. `interrupted`: the step that an
-    earlier worker of the run was in the middle of.
+    earlier worker of the run was in the middle of. `attempts`: how often the next step was tried already and compacted after.
+    `at_once`: the model for calls on the side, where those of `model` may have to wait for a batch.
     """
 
     run: Run
@@ -98,6 +99,8 @@ class Turn:
     begun: Begun | None = None
     cut_off: CutOff | None = None
     interrupted: Begun | None = None
+    attempts: int = 0
+    at_once: Model | None = None
 
 
 class StepResult(Struct, frozen=True, kw_only=True):

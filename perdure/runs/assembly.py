@@ -101,6 +101,8 @@ class Turns:
             client_tools=client_tools,
             answer=context.answer,
             legacy=legacy,
+            at_once=resolved.model,
+            attempts=max(0, len({answer.at for answer in kept}) - 1),
         )
         return turn, executor
 

@@ -41,6 +41,7 @@ def call_of(worker: Worker, call: ParkedCall) -> BatchCall:
             headers=tuple(sorted(call.headers.items())),
             strict=run.metadata.get("via") == "provider",
         ),
+        step=worker.step_count,
         at=call.at,
         number=call.number,
         created_us=now_us(),

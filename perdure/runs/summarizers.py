@@ -41,7 +41,7 @@ async def summarizers(
 
 def _own(turn: Turn, settings: CompactionSettings) -> Summarizer:
     return Summarizer(
-        model=turn.model,
+        model=turn.at_once or turn.model,
         handle=turn.model_handle,
         name=turn.model_name,
         provider_name=turn.provider_name,

@@ -98,6 +98,11 @@ class Worker:
         """(provider, model's name there) that the run is driven with."""
         return (self._turn.provider_name, self._turn.model_name) if self._turn is not None else None
 
+    @property
+    def step_count(self) -> int:
+        """How many steps of the run are committed."""
+        return self._tally.step_count
+
     def begin(self) -> None:
         """The first event; a resumed run has it already."""
         if self.log.last_seq == 0 and self.run.config.include_pings:

@@ -64,7 +64,7 @@ def park_call(lease: Lease, call: BatchCall) -> Tx[bool]:
         return False
     if not (yield Query("park_conversation", {**fence, "parked": PARKED, "until": FOR_EVER_US})):
         raise _lost(lease)
-    yield Query("drop_calls_elsewhere", {"run_id": lease.run_id, "place": call.at})
+    yield Query("drop_calls_of_other_steps", {"run_id": lease.run_id, "step": f"{call.step} %"})
     yield Query(
         "insert_batch_call",
         {
@@ -73,7 +73,7 @@ def park_call(lease: Lease, call: BatchCall) -> Tx[bool]:
             "run_id": call.run_id,
             "conversation_id": call.conversation_id,
             "grp": _json(call.group).decode(),
-            "place": call.at,
+            "place": f"{call.step} {call.at}",
             "number": call.number,
             "created_us": call.created_us,
             "size": len(call.body),
@@ -93,9 +93,9 @@ def unpark(run_id: str) -> Tx[bool]:
 
 
 def answers_of_run(run_id: str) -> Tx[list[StoredAnswer]]:
-    """In the order the calls were made."""
+    """In the order the calls were made, all of one step."""
     rows = yield Query("answers_of_run", {"run_id": run_id})
-    return [StoredAnswer(row[0], row[1], bytes(row[2]), _answered(row[3])) for row in rows]
+    return [StoredAnswer(row[0].partition(" ")[2], row[1], bytes(row[2]), _answered(row[3])) for row in rows]
 
 
 def wake_answered(most: int) -> Tx[list[Woken]]:

@@ -19,15 +19,15 @@ INSERT INTO batch_calls (id, batch_id, run_id, conversation_id, status, grp, pla
 VALUES (:id, :batch_id, :run_id, :conversation_id, 'waiting', :grp, :place, :number, :created_us, :created_us, :size,
         :request)
 
--- name: drop_calls_elsewhere
-DELETE FROM batch_calls WHERE run_id = :run_id AND place <> :place
+-- name: drop_calls_of_other_steps
+DELETE FROM batch_calls WHERE run_id = :run_id AND place NOT LIKE :step
 
 -- name: drop_calls_of_run
 DELETE FROM batch_calls WHERE run_id = :run_id AND status <> 'sent'
 
 -- name: answers_of_run
 SELECT place, number, request, answer FROM batch_calls
-WHERE run_id = :run_id AND status IN ('answered', 'taken') ORDER BY number
+WHERE run_id = :run_id AND status IN ('answered', 'taken') ORDER BY created_us, number
 
 -- name: answered_calls
 SELECT c.id, c.run_id, c.conversation_id, CASE WHEN r.status = 'running' THEN 1 ELSE 0 END

@@ -54,13 +54,14 @@ def group_of(batch_id: str) -> CallGroup:
     return CallGroup(batch_id=batch_id, provider="openai", model="m", path="/chat/completions", headers=(("a", "b"),))
 
 
-def call_of(lease: Lease, batch_id: str, *, at: str = "a/b", body: bytes = b'{"model":"m"}') -> BatchCall:
+def call_of(lease: Lease, batch_id: str, *, step: int = 0, body: bytes = b'{"model":"m"}') -> BatchCall:
     return BatchCall(
         id=new_id("call"),
         run_id=lease.run_id,
         conversation_id=lease.conversation_id,
         group=group_of(batch_id),
-        at=at,
+        step=step,
+        at="a/b",
         number=0,
         created_us=now_us(),
         body=body,
@@ -117,7 +118,7 @@ async def test_the_calls_of_an_earlier_step_are_forgotten_with_the_next_ones(sto
     await store.write(lambda: batch_calls.wake_answered(1))
     lease = await claim(store, lease.conversation_id)
     assert lease is not None
-    assert await park(store, lease, call_of(lease, batch_id, at="a/c"))
+    assert await park(store, lease, call_of(lease, batch_id, step=1))
     assert await store.read(lambda: batch_calls.answers_of_run(lease.run_id)) == []
     assert (await store.read(lambda: run_store.run_by_id(lease.run_id))).attempts == 1
 

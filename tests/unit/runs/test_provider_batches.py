@@ -268,6 +268,44 @@ async def test_a_batch_that_only_looks_like_it_is_put_aside(store: SqliteStore) 
     await runner.stop()
 
 
+def too_long_with(word: str) -> Callable[[dict[str, Any]], tuple[int, dict[str, Any]]]:
+    def answer(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        if word in str(body["messages"]):
+            return 400, {"error": {"message": "Too long.", "code": "context_length_exceeded"}}
+        return 200, completion("Yes.")
+
+    return answer
+
+
+async def test_a_prompt_that_is_too_long_is_compacted_once_and_goes_with_the_next_batch(store: SqliteStore) -> None:
+    world = await provided(store, PlayedBatches(lambda body: (200, completion("Yes."))), agents=1)
+    runner, batches = await world.start()
+    await world.ended(batches, await world.hand_in(["alpha", "beta", "gamma"]))
+    world.api._answer = too_long_with("alpha")
+    world.registry.model.default = "They talked."
+    (item,) = await world.ended(batches, await world.hand_in(["omega"]))
+    assert item.status == "completed", item.error
+    assert len(world.registry.model.prompts) == 1  # the summary was asked for once
+    assert world.api.asked == 3 + 2
+    assert (await world.history(world.agents[0]))[-1] == "assistant: Yes."
+    await batches.stop()
+    await runner.stop()
+
+
+async def test_a_prompt_that_stays_too_long_ends_its_run(store: SqliteStore) -> None:
+    world = await provided(store, PlayedBatches(lambda body: (200, completion("Yes."))), agents=1)
+    runner, batches = await world.start()
+    await world.ended(batches, await world.hand_in(["alpha", "beta", "gamma"]))
+    world.api._answer = too_long_with("role")
+    world.registry.model.default = "They talked."
+    (item,) = await world.ended(batches, await world.hand_in(["omega"]))
+    assert item.status == "failed"
+    assert "Too long." in (item.error or "")
+    assert world.api.asked <= 3 + 4
+    await batches.stop()
+    await runner.stop()
+
+
 async def test_an_answer_that_nobody_can_read_is_asked_for_again(world: Provided) -> None:
     spoiled = [ValueError("not what was agreed on")]
 
