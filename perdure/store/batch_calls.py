@@ -144,9 +144,9 @@ def due_provider_batches(now: int) -> Tx[list[ProviderBatch]]:
 
 
 def provider_batches_of(batch_id: str) -> Tx[list[tuple[str, ProviderBatch]]]:
-    """("going" or "ended", the batch) of all that were made for a batch of ours."""
+    """("going" or "ended", the batch) of all that were made for a batch of ours, the first made first."""
     rows = yield Query("provider_batches_of", {"batch_id": batch_id})
-    return [(row[0], _provider_batch(row[1])) for row in rows]
+    return sorted(((row[0], _provider_batch(row[1])) for row in rows), key=lambda each: each[1].created_us)
 
 
 def provider_batch(provider_batch_id: str) -> Tx[ProviderBatch | None]:

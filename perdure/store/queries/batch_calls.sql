@@ -102,7 +102,7 @@ WHERE provider_batch_id = :id AND status = 'sent'
 DELETE FROM batch_calls WHERE provider_batch_id = :id AND status = 'sent'
 
 -- name: provider_batches_of
-SELECT status, body FROM provider_batches WHERE batch_id = :batch_id ORDER BY id
+SELECT status, body FROM provider_batches WHERE batch_id = :batch_id
 
 -- name: delete_provider_batches
 DELETE FROM provider_batches WHERE batch_id = :id
