@@ -34,7 +34,7 @@ class Nemesis:
         blows = [
             Blow("kill_member", 4, self._kill_member),
             Blow("pause_member", 1, self._pause_member),
-            *self._against("engine", world.engine, rest_s=(0.5, 3.0)),
+            *self._against("engine", world.engine, rest_s=(3.0, 10.0)),
         ]
         if world.postgres is not None:
             blows.append(Blow("stop_member", 1, self._stop_member))
@@ -44,12 +44,12 @@ class Nemesis:
         self._blows = [blow for blow in blows if not only or blow.name in only]
 
     def _against(self, what: str, process: Any, *, rest_s: tuple[float, float]) -> list[Blow]:
-        """What is killed and paused, and what everybody is cut off from. `rest_s`: after it was down."""
+        """What is killed and paused, and what everybody is cut off from. `rest_s`: how long each of these then rests."""
         return [
             Blow(f"kill_{what}", 2, partial(self._kill, what, process), rest_s),
             Blow(f"pause_{what}", 1, partial(self._pause, what, process), rest_s),
-            Blow(f"cut_{what}", 2, partial(self._cut, what)),
-            Blow(f"silence_{what}", 1, partial(self._silence, what)),
+            Blow(f"cut_{what}", 2, partial(self._cut, what), rest_s),
+            Blow(f"silence_{what}", 1, partial(self._silence, what), rest_s),
         ]
 
     async def rage(self, over: asyncio.Event) -> None:

@@ -88,7 +88,7 @@ async def test_r01_what_was_acknowledged_is_there(tmp_path: Path) -> None:
 @on_postgres
 async def test_r02_what_a_dead_process_left_is_taken_up(tmp_path: Path, postgres: PostgresProcess) -> None:
     """Servers are killed in the middle of their runs; how long it takes until nothing is theirs any more."""
-    rng, wanted, took_s = random.Random(SEED), 100 if LONG else 6, list[float]()
+    rng, wanted, took_s = random.Random(SEED), 100 if LONG else 4, list[float]()
     clock = asyncio.get_running_loop().time
     async with started(World(tmp_path, postgres, 2)) as world:
         ids = await agents(world, 6)
