@@ -58,6 +58,10 @@ MEANING = {
     "S1": "no control token inside what users, tools or system wrote",
     "S2": "ids are in the vocabulary, and the tokenizer is the recorded one",
     "S4": "nothing synthesized or unsampled is trained",
+    "R1": "routed experts have one shape, and no more rows than there are ids",
+    "R2": "the numbers of experts are those a layer has",
+    "R3": "the rows of routed experts are those the calls brought, one after the other",
+    "R4": "every row of routed experts has its check value",
 }
 
 
