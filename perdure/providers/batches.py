@@ -13,16 +13,12 @@ from msgspec import Struct
 class BatchProfile(Struct, frozen=True, kw_only=True):
     """A provider's batch API as data. `api`: whose shape it has. `requests` and `size` (bytes): the most of one batch.
 
-    `upload`: where files go; `purpose`: what they are said to be for. `metadata`: a batch can carry a mark of ours. `marked`: a
-    batch can be told to be ours, by its mark or its file.
+    `marked`: a batch can be told to be ours before it has ended, by a mark it carries or by its file.
     """
 
-    api: Literal["openai", "anthropic"] = "openai"
+    api: Literal["openai", "mistral", "anthropic"] = "openai"
     requests: int = 50_000
     size: int = 200 * 2**20
-    upload: str = "/files"
-    purpose: str = "batch"
-    metadata: bool = True
     marked: bool = True
 
 

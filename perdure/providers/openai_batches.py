@@ -48,8 +48,8 @@ class OpenAIBatches:
         self.profile = profile
 
     async def upload(self, handed: Handed, asks: Sequence[Ask]) -> str:
-        body, kind = multipart({"purpose": self.profile.purpose}, f"{handed.id}.jsonl", self._file(handed, asks))
-        made = await call_json(self._http, self._endpoint, self.profile.upload, body, headers={"Content-Type": kind})
+        body, kind = multipart({"purpose": "batch"}, f"{handed.id}.jsonl", self._file(handed, asks))
+        made = await call_json(self._http, self._endpoint, "/files", body, headers={"Content-Type": kind})
         return str(made["id"])
 
     def _file(self, handed: Handed, asks: Sequence[Ask]) -> bytes:
@@ -61,37 +61,36 @@ class OpenAIBatches:
             "input_file_id": handed.file,
             "endpoint": f"/v1{handed.path}",
             "completion_window": "24h",
+            "metadata": {MARK: handed.id},
         }
-        if self.profile.metadata:
-            fields["metadata"] = {MARK: handed.id}
         made = await call_json(
             self._http, self._endpoint, "/batches", msgspec.json.encode(fields), headers=handed.headers, retry=False
         )
-        return str(_batch(made)["id"])
+        return str(made["id"])
 
     async def find(self, handed: Handed) -> str | None:
         after = ""
         for _ in range(MOST_PAGES):
             path = f"/batches?limit={PAGE}{after}"
             listed = await call_json(self._http, self._endpoint, path)
-            found: list[Any] = listed if isinstance(listed, list) else listed.get("data") or []
+            found: list[Any] = listed.get("data") or []
             for batch in found:
                 mark = (batch.get("metadata") or {}).get(MARK)
                 if mark == handed.id or (handed.file is not None and batch.get("input_file_id") == handed.file):
                     return str(batch["id"])
-            if isinstance(listed, list) or not listed.get("has_more") or not found:
+            if not listed.get("has_more") or not found:
                 return None
             after = f"&after={found[-1]['id']}"
         return None
 
     async def look(self, remote_id: str) -> Look:
-        batch = _batch(await call_json(self._http, self._endpoint, f"/batches/{remote_id}"))
-        status = str(batch.get("status")).lower()
+        batch = await call_json(self._http, self._endpoint, f"/batches/{remote_id}")
+        status = batch["status"]
         if status in ENDED:
             files = (batch.get("output_file_id"), batch.get("error_file_id"))
             return Look(state="ended", files=tuple(file for file in files if file))
         if status == "failed":
-            errors = (batch.get("errors") or {}).get("data") or [batch.get("error")]
+            errors = (batch.get("errors") or {}).get("data") or []
             said = next((text for error in errors if (text := message_in(error))), "it does not say why")
             busy = any(isinstance(error, dict) and error.get("code") in BUSY for error in errors)
             return Look(state="failed", error=said, busy=busy)
@@ -108,11 +107,6 @@ class OpenAIBatches:
         except ProviderError as error:
             if error.status not in (400, 404, 409):
                 raise
-
-
-def _batch(answer: dict[str, Any]) -> dict[str, Any]:
-    """Together puts what it makes into a `job`."""
-    return answer.get("job") or answer
 
 
 def result_of(line: bytes) -> Result:

@@ -130,7 +130,7 @@ PROFILES: dict[str, ProviderProfile] = {
             models="anthropic",
             messages_api="anthropic",
             small_models=("claude-haiku-5-5", "claude-haiku-4-5"),
-            batches=BatchProfile(api="anthropic", requests=100_000, size=250 * 2**20, metadata=False, marked=False),
+            batches=BatchProfile(api="anthropic", requests=100_000, size=250 * 2**20, marked=False),
         ),
         ProviderProfile(
             kind="bedrock",
@@ -234,6 +234,7 @@ PROFILES: dict[str, ProviderProfile] = {
             url_env=("MISTRAL_BASE_URL",),
             key_env=("MISTRAL_API_KEY",),
             chat=CHAT["mistral"],
+            batches=BatchProfile(api="mistral"),
         ),
         ProviderProfile(
             kind="fireworks",

@@ -72,7 +72,7 @@ class OpenAIBatchRoutes:
     async def _content(self, request: web.Request) -> web.Response:
         if request.match_info["id"] not in self.files:
             return _error(404, "No such File object")
-        return web.Response(body=self.files[request.match_info["id"]][1], content_type="application/jsonl")
+        return web.Response(body=self.files[request.match_info["id"]][1], content_type="application/octet-stream")
 
     async def _create(self, request: web.Request) -> web.Response:
         body = await request.json()
