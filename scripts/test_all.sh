@@ -24,6 +24,7 @@ part "real tokenizers" 60 bash scripts/fetch_tokenizers.sh
 part "renderers beside the models' own templates" 120 .venv/bin/python -m pytest tests/contract/renderers
 part "letta-evals" 60 .venv/bin/python -m pip install --quiet --disable-pip-version-check "letta-evals>=0.26"
 part "exports loaded by the libraries they are for" 180 bash scripts/test_exports.sh
+part "exports loaded by trainers on torch (installs 1.7 GB on the first run)" 420 bash scripts/test_exports.sh torch
 part "Ray (installs about 300 MB on the first run)" 120 .venv/bin/python -m pip install --quiet --disable-pip-version-check "ray[serve]>=2.40,<3"
 part "slow tests" 120 .venv/bin/python -m pytest tests -m "slow and not engine" --ignore tests/chaos
 part "chaos (the long form: PERDURE_CHAOS_RUNS=200 PERDURE_PROMISES=long)" 600 .venv/bin/python -m pytest tests/chaos -s

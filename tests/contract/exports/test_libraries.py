@@ -41,7 +41,7 @@ def test_a_library_reads_the_ids_masks_and_logprobs_of_the_record(name: str) -> 
     assert found == of_record(made)
 
 
-@pytest.mark.parametrize("name", LOADERS.keys() & READ_EXPERTS.keys())
+@pytest.mark.parametrize("name", sorted(LOADERS.keys() & READ_EXPERTS.keys()))
 def test_a_library_reads_the_routed_experts_of_the_record(name: str) -> None:
     (made,) = routed_records()
     if name == "verifiers":
