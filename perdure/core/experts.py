@@ -13,7 +13,8 @@ from msgspec import Struct
 
 Dtype = Literal["uint8", "uint16"]
 SIZES: dict[str, int] = {"uint8": 1, "uint16": 2}
-WORTH = 0.95  # compressed data has to be smaller than this share to be kept
+WORTH = 0.8  # compressed data has to be smaller than this share to be kept
+TRIED = 64 * 1024  # bytes that tell whether compressing the rest will pay
 
 
 class ExpertRows(Struct, frozen=True, kw_only=True):
@@ -73,9 +74,9 @@ class KeptExperts(Struct, frozen=True, kw_only=True):
 
 
 def keep(rows: ExpertRows) -> KeptExperts:
-    """Packed to be put on record. Compresses some 50 MB a second: larger ones belong in a thread."""
-    packed = zlib.compress(rows.data, 1)
-    pays = len(packed) < WORTH * len(rows.data)
+    """Packed to be put on record. Reads some 50 MB a second: larger ones belong in a thread."""
+    pays = _pays(rows.data[:TRIED])
+    packed = zlib.compress(rows.data, 1) if pays else b""
     return KeptExperts(
         start=rows.start,
         count=rows.count,
@@ -87,6 +88,10 @@ def keep(rows: ExpertRows) -> KeptExperts:
         num_experts=rows.num_experts,
         data=packed if pays else rows.data,
     )
+
+
+def _pays(data: bytes) -> bool:
+    return len(zlib.compress(data, 1)) < WORTH * len(data)
 
 
 def unpack(kept: KeptExperts) -> ExpertRows:

@@ -12,7 +12,10 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from perdure.core.errors import ProviderError
-from perdure.core.experts import ExpertRows, joined, narrowed
+from perdure.core.experts import Dtype, ExpertRows, as_dtype, joined, narrowed
+
+PIECE = 1 << 20  # characters of base64: whole numbers
+HEAVY = 512 * 1024  # characters that take a while to read
 
 _NPY = b"\x93NUMPY"
 _WIDTHS = {"|u1": "uint8", "<u2": "uint16"}
@@ -35,17 +38,20 @@ def from_int32(told: str, asked: ExpertsAsked, rows: int, provider: str) -> Expe
             "layers and experts it has. Set model_settings.routed_experts_shape to [layers, experts an id].",
             kind="llm_bad_request",
         )
-    data = _decoded(told, provider)
-    if len(data) != rows * asked.layers * asked.top_k * 4:
+    size = rows * asked.layers * asked.top_k * 4
+    if len(told) != (size + 2) // 3 * 4:
         raise ProviderError(
-            f"{provider} told {len(data)} bytes of routed experts; {rows} rows of {asked.layers} layers and {asked.top_k} "
-            f"experts an id are {rows * asked.layers * asked.top_k * 4}. Does the model have another shape? Correct "
+            f"{provider} told {len(told) * 3 // 4} bytes of routed experts; {rows} rows of {asked.layers} layers and "
+            f"{asked.top_k} experts an id are {size}. Does the model have another shape? Correct "
             "model_settings.routed_experts_shape or the config.json beside the tokenizer."
         )
     try:
-        dtype, data = narrowed(data)
+        # piece by piece, so that a thread that does this lets others run in between
+        pieces = [narrowed(_decoded(told[at : at + PIECE], provider)) for at in range(0, len(told), PIECE)]
     except ValueError as cause:
         raise ProviderError(f"{provider} told routed experts that cannot be: {cause}.") from cause
+    dtype: Dtype = "uint16" if any(found == "uint16" for found, _ in pieces) else "uint8"
+    data = b"".join(as_dtype(piece, found, dtype) for found, piece in pieces)
     return ExpertRows(
         start=asked.start,
         layers=asked.layers,

@@ -14,7 +14,7 @@ from perdure.core.errors import ProviderError
 from perdure.core.experts import ExpertRows
 from perdure.core.tokens import Finish, VersionSpan
 from perdure.providers.base import TokenBatch, TokenDone
-from perdure.providers.experts import ExpertsAsked, from_int32
+from perdure.providers.experts import HEAVY, ExpertsAsked, from_int32
 from perdure.providers.failures import DETAIL_CHARS, RETRYABLE_STATUSES, described, message_in, status_in
 
 _EMPTY = msgspec.Raw(b"[]")
@@ -84,6 +84,11 @@ class Generation:
         self._logprobs: list[float] = []
         self._repeats = False
         self._last: _Meta | None = None
+
+    @property
+    def heavy(self) -> bool:
+        """`done` takes a while: many routed experts are to be read."""
+        return self._experts is not None and self._last is not None and len(self._last.routed_experts or "") > HEAVY
 
     def take(self, frames: list[bytes]) -> TokenBatch | None:
         """What the frames add. Where the last one repeats all the others, only it is read."""

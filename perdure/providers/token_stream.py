@@ -25,9 +25,13 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Generation(Protocol):
-    """One answer under way. `request_id`: what the engine calls it; None where that is not known (yet)."""
+    """One answer under way. `request_id`: what the engine calls it; None where that is not known (yet).
+    `heavy`: its end takes a while to read."""
 
     request_id: str | None
+
+    @property
+    def heavy(self) -> bool: ...
 
     def take(self, frames: list[bytes]) -> TokenBatch | None: ...
 
@@ -89,7 +93,7 @@ async def read(
             if batch := generation.take(parser.finish()):
                 yield batch
             response.leave()
-            done = generation.done(body)
+            done = await asyncio.to_thread(generation.done, body) if generation.heavy else generation.done(body)
         over = True
         yield done
     except ProviderError as error:

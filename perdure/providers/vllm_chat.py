@@ -73,6 +73,12 @@ class VLLMChat:
         return attempts(self._chat.http, self._chat.retries, lambda: self._once(prompt, tokens or TokenStream(), body))
 
     async def _once(self, prompt: Prompt, tokens: TokenStream, body: bytes) -> Batches:
+        if prompt.settings.return_routed_experts:
+            raise ProviderError(
+                "model_settings.return_routed_experts is for models whose tokenizer is here, so that ids are sent: this one is "
+                "asked in messages. Give its tokenizer, or leave the setting out.",
+                kind="llm_bad_request",
+            )
         answer = _Answer(self._provider, prompt)
         try:
             async with aclosing(self._chat.once(body, answer.watch)) as batches:

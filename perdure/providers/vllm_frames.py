@@ -13,7 +13,7 @@ from perdure.core.errors import ProviderError
 from perdure.core.experts import ExpertRows
 from perdure.core.tokens import Finish, VersionSpan
 from perdure.providers.base import TokenBatch, TokenDone
-from perdure.providers.experts import ExpertsAsked, from_npy
+from perdure.providers.experts import HEAVY, ExpertsAsked, from_npy
 from perdure.providers.failures import DETAIL_CHARS, RETRYABLE_STATUSES, described, message_in, status_in
 
 CLAMPED = -9999.0  # stands for a logprob that is missing or was too small to tell
@@ -130,6 +130,11 @@ class Generation:
     def completion_tokens(self) -> int | None:
         """How many it sampled by its own count, once it has told it."""
         return self._usage.completion_tokens if self._usage is not None else None
+
+    @property
+    def heavy(self) -> bool:
+        """`done` takes a while: many routed experts are to be read."""
+        return len(self._routed or "") > HEAVY
 
     def take(self, frames: list[bytes]) -> TokenBatch | None:
         ids: list[int] = []

@@ -213,6 +213,13 @@ async def test_an_answer_cut_by_its_limit_goes_on(http: Http, double: VLLMDouble
     assert talk.record()["calls"][0]["finish"]["type"] == "length"
 
 
+async def test_routed_experts_are_refused(http: Http, double: VLLMDouble) -> None:
+    talk = Talk(model_at(http, double.base_url), double)
+    with pytest.raises(ProviderError, match="return_routed_experts"):
+        await talk.say("Hi.", settings=ModelSettings(return_routed_experts=True))
+    assert not double.requests
+
+
 async def test_token_texts_are_told_where_they_are_wanted(http: Http, double: VLLMDouble) -> None:
     double.script("Hi.")
     asked = prompt([message("user", "Hi.")], want_logprobs=True, top_logprobs=1)

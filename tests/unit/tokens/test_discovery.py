@@ -114,6 +114,25 @@ def test_what_stands_beside_the_tokenizer(tmp_path: Path) -> None:
     assert again is not None and again.chat_template == "from file"
 
 
+@pytest.mark.parametrize(
+    ("config", "experts"),
+    [
+        ({"num_hidden_layers": 48, "num_experts_per_tok": 8, "num_experts": 128}, (48, 8, 128)),
+        ({"num_hidden_layers": 61, "num_experts_per_tok": 8, "n_routed_experts": 256}, (61, 8, 256)),
+        ({"num_hidden_layers": 32, "num_experts_per_tok": 2, "num_local_experts": 8}, (32, 2, 8)),
+        ({"text_config": {"num_hidden_layers": 40, "num_experts_per_tok": 8, "num_experts": 512}}, (40, 8, 512)),
+        ({"num_hidden_layers": 28}, None),
+        ({"num_hidden_layers": 28, "num_experts_per_tok": 0, "num_experts": 0}, None),
+        ({"num_hidden_layers": 28, "num_experts_per_tok": True, "num_experts": 4}, None),
+    ],
+)
+def test_the_size_of_a_mixture_of_experts(
+    tmp_path: Path, config: dict[str, Any], experts: tuple[int, int, int] | None
+) -> None:
+    (_folder(tmp_path / "tiny") / "config.json").write_text(json.dumps(config))
+    assert find_tokenizer("tiny", tokenizers_dir=tmp_path).experts == experts
+
+
 def test_several_templates_in_a_config(tmp_path: Path) -> None:
     several = [{"name": "tool_use", "template": "b"}, {"name": "default", "template": "a"}]
     found = load(_folder(tmp_path / "m", chat_template=several), "m")
