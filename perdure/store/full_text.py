@@ -1,8 +1,8 @@
 """Search by words: any of the query's words counts; on SQLite rarer ones more (BM25).
 
-What the databases do each in their own way is in `queries/full_text.sql`. On SQLite the time of a search does not grow with
-how common its words are: common words are left out where the rarer ones find enough, or else past `MOST_RANKED` matches, and
-the newest matches are ranked.
+What the databases do each in their own way is in `queries/full_text.sql`. The time of a search does not grow with how common its
+words are: common words are left out where the rarer ones find enough, or else past `MOST_RANKED` matches, and the newest matches
+are ranked.
 """
 
 import re

@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 MAX_RETRIES = 20
 LISTENING = 1  # connections besides the pool's
+# What a larger read is best done by depends on what is asked for: it is planned each time.
+BEGIN_SCAN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL plan_cache_mode = force_custom_plan"
 PREPARED = 500  # statements kept ready by each connection: all that there are, and their usual combinations
 SETTINGS = {"application_name": "perdure", "idle_in_transaction_session_timeout": "60000", "jit": "off"}
 
@@ -67,8 +69,12 @@ class PostgresStore:
 
     async def scan(self, tx: TxFactory[T]) -> T:
         async def run(connection: Any) -> T:
-            async with connection.transaction(isolation="repeatable_read", readonly=True):
+            await connection.execute(BEGIN_SCAN)
+            try:
                 return await self._drive(connection, tx())
+            finally:
+                with contextlib.suppress(Exception):  # the connection may be gone; the pool drops it then
+                    await connection.execute("ROLLBACK")
 
         return await self._until_done(run)
 

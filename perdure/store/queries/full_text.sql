@@ -1,5 +1,5 @@
 -- Full-text search, which SQLite (FTS5) and PostgreSQL (tsvector) have each in their own way. `words` and `owners` are as
--- `full_text.py` spells them: quoted and joined by OR. FTS5 knows whom a text belongs to by a word of the index, and ranks only
+-- `full_text.py` spells them: quoted and joined by OR. FTS5 knows whom a text belongs to by a word of the index. Both rank only
 -- the newest `most` matches.
 
 -- name: passages_by_words
@@ -9,8 +9,10 @@ SELECT rowid FROM (
     ORDER BY rowid DESC LIMIT :most)
 ORDER BY score LIMIT :limit
 -- postgres:
-SELECT p.pos FROM passages p, websearch_to_tsquery('simple', :words) q WHERE p.words @@ q
-ORDER BY ts_rank(p.words, q, 1) DESC, p.pos LIMIT :limit
+SELECT pos FROM (
+    SELECT p.pos, p.words, q FROM passages p, websearch_to_tsquery('simple', :words) q
+    WHERE p.words @@ q ORDER BY p.pos DESC LIMIT :most) newest
+ORDER BY ts_rank(words, q, 1) DESC, pos LIMIT :limit
 
 -- name: passages_of_archives_by_words
 -- sqlite:
@@ -20,22 +22,27 @@ SELECT rowid FROM (
     ORDER BY rowid DESC LIMIT :most)
 ORDER BY score LIMIT :limit
 -- postgres:
-SELECT p.pos FROM passages p, websearch_to_tsquery('simple', :words) q
-WHERE p.words @@ q AND '"' || p.archive_id || '"' = ANY (string_to_array(:owners, ' OR '))
-ORDER BY ts_rank(p.words, q, 1) DESC, p.pos LIMIT :limit
+SELECT pos FROM (
+    SELECT p.pos, p.words, q FROM passages p, websearch_to_tsquery('simple', :words) q
+    WHERE p.words @@ q AND p.archive_id = ANY (string_to_array(REPLACE(:owners, '"', ''), ' OR '))
+    ORDER BY p.pos DESC LIMIT :most) newest
+ORDER BY ts_rank(words, q, 1) DESC, pos LIMIT :limit
 
 -- name: passages_with_word
 -- sqlite:
 SELECT COUNT(*) FROM (SELECT 1 FROM passages_fts WHERE passages_fts MATCH :word LIMIT :most)
 -- postgres:
-SELECT 0
+SELECT COUNT(*) FROM (
+    SELECT 1 FROM passages p WHERE p.words @@ websearch_to_tsquery('simple', :word) LIMIT :most) found
 
 -- name: passages_of_archives_with_word
 -- sqlite:
 SELECT COUNT(*) FROM (
     SELECT 1 FROM passages_fts WHERE passages_fts MATCH '(' || REPLACE(:owners, '-', '') || ') AND ' || :word LIMIT :most)
 -- postgres:
-SELECT 0
+SELECT COUNT(*) FROM (
+    SELECT 1 FROM passages p WHERE p.words @@ websearch_to_tsquery('simple', :word)
+    AND p.archive_id = ANY (string_to_array(REPLACE(:owners, '"', ''), ' OR ')) LIMIT :most) found
 
 -- name: messages_by_words
 -- sqlite:
@@ -44,8 +51,10 @@ SELECT rowid FROM (
     ORDER BY rowid DESC LIMIT :most)
 ORDER BY score LIMIT :limit
 -- postgres:
-SELECT m.pos FROM message_words m, websearch_to_tsquery('simple', :words) q WHERE m.words @@ q
-ORDER BY ts_rank(m.words, q, 1) DESC, m.pos LIMIT :limit
+SELECT pos FROM (
+    SELECT m.pos, m.words, q FROM message_words m, websearch_to_tsquery('simple', :words) q
+    WHERE m.words @@ q ORDER BY m.pos DESC LIMIT :most) newest
+ORDER BY ts_rank(words, q, 1) DESC, pos LIMIT :limit
 
 -- name: messages_of_agents_by_words
 -- sqlite:
@@ -55,22 +64,27 @@ SELECT rowid FROM (
     ORDER BY rowid DESC LIMIT :most)
 ORDER BY score LIMIT :limit
 -- postgres:
-SELECT m.pos FROM message_words m, websearch_to_tsquery('simple', :words) q
-WHERE m.words @@ q AND '"' || m.agent_id || '"' = ANY (string_to_array(:owners, ' OR '))
-ORDER BY ts_rank(m.words, q, 1) DESC, m.pos LIMIT :limit
+SELECT pos FROM (
+    SELECT m.pos, m.words, q FROM message_words m, websearch_to_tsquery('simple', :words) q
+    WHERE m.words @@ q AND m.agent_id = ANY (string_to_array(REPLACE(:owners, '"', ''), ' OR '))
+    ORDER BY m.pos DESC LIMIT :most) newest
+ORDER BY ts_rank(words, q, 1) DESC, pos LIMIT :limit
 
 -- name: messages_with_word
 -- sqlite:
 SELECT COUNT(*) FROM (SELECT 1 FROM messages_fts WHERE messages_fts MATCH :word LIMIT :most)
 -- postgres:
-SELECT 0
+SELECT COUNT(*) FROM (
+    SELECT 1 FROM message_words m WHERE m.words @@ websearch_to_tsquery('simple', :word) LIMIT :most) found
 
 -- name: messages_of_agents_with_word
 -- sqlite:
 SELECT COUNT(*) FROM (
     SELECT 1 FROM messages_fts WHERE messages_fts MATCH '(' || REPLACE(:owners, '-', '') || ') AND ' || :word LIMIT :most)
 -- postgres:
-SELECT 0
+SELECT COUNT(*) FROM (
+    SELECT 1 FROM message_words m WHERE m.words @@ websearch_to_tsquery('simple', :word)
+    AND m.agent_id = ANY (string_to_array(REPLACE(:owners, '"', ''), ' OR ')) LIMIT :most) found
 
 -- name: unindexed_messages
 -- Positions are given out before they are committed: with several writers a lower one may come later.

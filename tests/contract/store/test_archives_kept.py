@@ -240,7 +240,5 @@ async def test_common_words_are_left_out_only_beside_rarer_ones(store: Store, mo
         yield from passages.insert_passages(archive.id, [passage(text) for text in texts], 1)
 
     await store.write(tx)
-    if store.dialect == "sqlite":
-        assert await found(store, query="the") == ["THE end", "the cow", "the hare"]
-        assert await found(store, query="the fox") == ["the fox"]
-    assert (await found(store, query="the fox"))[0] == "the fox"
+    assert sorted(await found(store, query="the")) == ["THE end", "the cow", "the hare"], "the newest"
+    assert await found(store, query="the fox") == ["the fox"]

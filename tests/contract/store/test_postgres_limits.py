@@ -78,3 +78,13 @@ async def test_cut_connections_are_replaced_and_the_transaction_is_run_again(ope
                 )
             )
     assert len(await running) == 1
+
+
+async def test_larger_reads_are_planned_for_what_they_ask_and_write_nothing(opened: Open) -> None:
+    store = opened(pool_size=1)
+    planned = ask("SELECT current_setting('plan_cache_mode')")
+    assert await store.scan(planned) == [("force_custom_plan",)]
+    assert await store.read(planned) == [("auto",)], "the connection is as it was"
+    with pytest.raises(StoreError, match="read-only"):
+        await store.scan(ask("UPDATE runs SET attempts = attempts"))
+    assert await store.read(planned) == [("auto",)]
