@@ -5,6 +5,7 @@ Invariant: all that is known of a batch is in the database; whoever holds the le
 
 import asyncio
 import logging
+import time
 
 from perdure.core.errors import AgentError
 from perdure.core.ids import now_us
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 LEASE = "batches"
 LEASE_US = 8_000_000
 LOOK_S = 0.5
+REST = 3
 
 
 class Batches:
@@ -64,6 +66,7 @@ class Batches:
     async def _watch(self) -> None:
         while True:
             self._wake.clear()
+            began = time.perf_counter()
             try:
                 while await self._store.read(batch_store.batches_going) and await self._work():
                     pass
@@ -71,6 +74,8 @@ class Batches:
                     await self._providers.look()
             except AgentError:
                 log.exception("working off batches failed; trying again")
+            # a look costs as much as there are requests under way: with thousands of them others must get their turn
+            await asyncio.sleep(REST * (time.perf_counter() - began))
             try:
                 async with asyncio.timeout(LOOK_S):
                     await self._wake.wait()
