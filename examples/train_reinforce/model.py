@@ -1,6 +1,6 @@
 """The policy before it has learned anything: a Qwen3 of 2 layers with random weights, under Qwen3's tokenizer cut short.
 
-    VENV/bin/python model.py TOKENIZER_DIR DIR
+    VENV/bin/python model.py TOKENIZER_DIR DIR [SEED]
 
 A CPU spends most of its time on the vocabulary, so only the first 12,288 tokens of 151,643 are kept, and the control tokens
 after them. Invariant: text is cut as Qwen3 cuts it wherever it needs no dropped token, and the chat template is Qwen3's own.
@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 KEPT = 12_288
-SEED = 1
 
 
 def cut_tokenizer(source: Path, folder: Path) -> dict[str, int]:
@@ -38,13 +37,13 @@ def _merged(pair: str | list[str]) -> str:
     return "".join(pair.split(" ") if isinstance(pair, str) else pair)
 
 
-def make(tokenizer: Path, folder: Path) -> None:
+def make(tokenizer: Path, folder: Path, seed: int) -> None:
     import torch
     from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
     control = cut_tokenizer(tokenizer, folder)
     end_of_turn, end_of_text = control["<|im_end|>"], control["<|endoftext|>"]
-    torch.manual_seed(SEED)
+    torch.manual_seed(seed)
     config = Qwen3Config(
         vocab_size=KEPT + len(control),
         hidden_size=64,
@@ -64,6 +63,6 @@ def make(tokenizer: Path, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
+    if len(sys.argv) not in (3, 4):
         sys.exit(__doc__)
-    make(Path(sys.argv[1]), Path(sys.argv[2]))
+    make(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) == 4 else 1)

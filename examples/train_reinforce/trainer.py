@@ -1,10 +1,11 @@
-"""REINFORCE with a group baseline, on the token records of rollouts: sample, score, update, push, again.
+"""REINFORCE with a group baseline and a KL term, on the token records of rollouts: sample, score, update, push, again.
 
 Invariant: what is trained are the ids that were sampled, under the mask they were recorded with, each against the logprob the
 engine gave it. Nothing is tokenised again.
 """
 
 import argparse
+import copy
 import json
 import random
 import time
@@ -18,8 +19,10 @@ from task import REWARD, REWARD_WEIGHT, SYSTEM, TOOL, tasks, transcript
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 CLIP = 0.2
-# min_p: a tiny policy leaves a little to each of its 12,000 tokens, and a single one of those breaks a call
-SAMPLING = {"temperature": 1.0, "min_p": 0.1, "max_output_tokens": 48, "enable_thinking": False}
+# Adam makes whole steps of gradients far smaller than this: thousands of tokens that were never sampled would wander off
+DAMPING = 1e-3
+# the whole distribution: what is not sampled cannot be learned from
+SAMPLING = {"temperature": 1.0, "max_output_tokens": 48, "enable_thinking": False}
 
 
 class Sample(NamedTuple):
@@ -52,21 +55,33 @@ def samples(records: Sequence[dict[str, Any]]) -> list[Sample]:
     ]
 
 
-def logprobs(model: Any, rows: Sequence[tuple[list[int], list[int]]]) -> torch.Tensor:
-    """For rows of (ids, at): the logprob of each ids[at] given all before it, one row after the other in one tensor."""
+Rows = Sequence[tuple[list[int], list[int]]]
+
+
+def distributions(model: Any, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
+    """For rows of (ids, at): logprobs [N, V] of whatever could stand in each place `at`, given all before it, and the N ids
+    that do; one row after the other."""
     width = max(len(ids) for ids, _ in rows)
     padded = torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in rows])  # causal: padding behind is never seen
     states = model.model(input_ids=padded).last_hidden_state
     which = torch.tensor([row for row, (_, at) in enumerate(rows) for _ in at])
     place = torch.tensor([each for _, at in rows for each in at])
     scores = model.lm_head(states[which, place - 1])
-    return torch.log_softmax(scores, dim=-1).gather(1, padded[which, place, None]).squeeze(1)
+    return torch.log_softmax(scores, dim=-1), padded[which, place]
 
 
-def warm_start(model: Any, tokenizer: Any, records: Sequence[dict[str, Any]], steps: int, rate: float) -> float:
+def logprobs(model: Any, rows: Rows) -> torch.Tensor:
+    """Those of the N ids themselves."""
+    whole, ids = distributions(model, rows)
+    return whole.gather(1, ids[:, None]).squeeze(1)
+
+
+def warm_start(
+    model: Any, tokenizer: Any, records: Sequence[dict[str, Any]], steps: int, rate: float, seed: int
+) -> float:
     """Teach the form by imitation: recorded prompts, followed by what a demonstrator writes who guesses. The last loss."""
     prompts = [sample.ids[: sample.at[0]] for sample in samples(records)]
-    draw = random.Random(0)
+    draw = random.Random(seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=rate)
     slower = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.02, total_iters=steps)
     loss = torch.tensor(0.0)
@@ -89,25 +104,34 @@ def warm_start(model: Any, tokenizer: Any, records: Sequence[dict[str, Any]], st
     return loss.item()
 
 
-def update(model: Any, optimizer: torch.optim.Optimizer, batch: Sequence[Sample], passes: int) -> dict[str, float]:
-    """`passes` gradient steps on the whole batch, each token's importance ratio clipped to 1 +- CLIP."""
+def update(
+    model: Any, reference: Any, optimizer: torch.optim.Optimizer, batch: Sequence[Sample], passes: int, kl_weight: float
+) -> dict[str, float]:
+    """`passes` gradient steps on the whole batch, each token's importance ratio clipped to 1 +- CLIP. `reference`: the policy
+    it began as, from which it is to stray no further than pays: by the exact KL divergence in every sampled place."""
+    rows = [(sample.ids, sample.at) for sample in batch]
     advantage = torch.tensor([sample.advantage for sample in batch for _ in sample.at])
     recorded = torch.tensor([each for sample in batch for each in sample.logprobs])
     figures: dict[str, float] = {}
+    with torch.no_grad():
+        before, _ = distributions(reference, rows)
     for step in range(passes):
-        now = logprobs(model, [(sample.ids, sample.at) for sample in batch])
+        whole, ids = distributions(model, rows)
+        now = whole.gather(1, ids[:, None]).squeeze(1)
+        strayed = (whole.exp() * (whole - before)).sum(dim=-1)
         ratio = torch.exp(now - recorded)
         if step == 0:  # nothing has changed since they were sampled
             figures["gap"] = (now - recorded).abs().max().item()
             figures["entropy"] = -now.mean().item()
+            figures["kl"] = strayed.mean().item()
         gain = torch.minimum(ratio * advantage, ratio.clamp(1 - CLIP, 1 + CLIP) * advantage)
-        loss = -gain.sum() / len(batch)
+        loss = (kl_weight * strayed - gain).sum() / len(batch)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
     with torch.no_grad():
-        now = logprobs(model, [(sample.ids, sample.at) for sample in batch])
+        now = logprobs(model, rows)
     ratio = torch.exp(now - recorded)
     figures |= {"ratio_mean": ratio.mean().item(), "ratio_min": ratio.min().item(), "ratio_max": ratio.max().item()}
     figures["ratio_clipped"] = ((ratio - 1).abs() > CLIP).float().mean().item()
@@ -137,17 +161,19 @@ def main() -> None:
     said.add_argument("--sglang", default="http://127.0.0.1:30000")
     said.add_argument("--model", type=Path, required=True, help="the folder SGLang was started with")
     said.add_argument("--out", type=Path, required=True, help="for the log, the weights and the last rollouts")
-    said.add_argument("--iterations", type=int, default=30)
-    said.add_argument("--group", type=int, default=8, help="rollouts a task")
+    said.add_argument("--iterations", type=int, default=24)
+    said.add_argument("--group", type=int, default=16, help="rollouts a task")
     said.add_argument("--passes", type=int, default=2, help="gradient steps on each batch")
-    said.add_argument("--rate", type=float, default=5e-4)
-    said.add_argument("--warm-steps", type=int, default=150)
+    said.add_argument("--rate", type=float, default=1.5e-3)
+    said.add_argument("--kl", type=float, default=0.1, help="weight of the divergence from the policy it began as")
+    said.add_argument("--seed", type=int, default=1, help="of what the warm start imitates")
+    said.add_argument("--warm-steps", type=int, default=300)
     said.add_argument("--warm-rate", type=float, default=5e-3)
     train(said.parse_args())
 
 
 def train(asked: argparse.Namespace) -> None:
-    torch.manual_seed(0)
+    torch.manual_seed(asked.seed)
     asked.out.mkdir(parents=True, exist_ok=True)
     perdure = Perdure(asked.perdure)
     model = AutoModelForCausalLM.from_pretrained(asked.model, dtype=torch.float32)
@@ -172,9 +198,10 @@ def train(asked: argparse.Namespace) -> None:
     began = time.monotonic()
     push(0)
     untrained = read(perdure.roll_out(**{**job, "group_size": 4}))
-    loss = warm_start(model, tokenizer, untrained, asked.warm_steps, asked.warm_rate)
+    loss = warm_start(model, tokenizer, untrained, asked.warm_steps, asked.warm_rate, asked.seed)
     print(f"warm start: loss {loss:.3f} after {time.monotonic() - began:.0f} s", flush=True)
-    optimizer = torch.optim.Adam(model.parameters(), lr=asked.rate)
+    reference = copy.deepcopy(model)
+    optimizer = torch.optim.Adam(model.parameters(), lr=asked.rate, eps=DAMPING)
     push(1)
     began = time.monotonic()
     with (asked.out / "log.jsonl").open("w") as log:
@@ -182,7 +209,7 @@ def train(asked: argparse.Namespace) -> None:
             clock = Clock()
             records = read(perdure.roll_out(**job))
             clock.lap("roll_out")
-            figures = update(model, optimizer, samples(records), asked.passes)
+            figures = update(model, reference, optimizer, samples(records), asked.passes, asked.kl)
             clock.lap("update")
             push(iteration + 1)
             clock.lap("push")
