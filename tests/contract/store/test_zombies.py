@@ -126,6 +126,7 @@ async def new_agent(store: Store) -> tuple[Agent, Block]:
     return agent, block
 
 
+@pytest.mark.timeout(1800)
 async def test_a_zombie_changes_nothing(store: Store) -> None:
     for _ in range(ZOMBIES):
         agent, block = await new_agent(store)

@@ -410,4 +410,4 @@ ApprovalMachine.TestCase.settings = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-TestApprovals = ApprovalMachine.TestCase
+TestApprovals = pytest.mark.timeout(1800)(ApprovalMachine.TestCase)

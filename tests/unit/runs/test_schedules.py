@@ -70,6 +70,7 @@ def test_a_moment_that_has_just_come_makes_up_for_those_before_it() -> None:
     assert ticks == [(at("2026-03-01T11:00:00"), "missed", 2), (at("2026-03-01T12:00:00"), "firing", 1)]
 
 
+@pytest.mark.timeout(1800)
 @settings(max_examples=LIVES, deadline=None)
 @given(
     cron=st.sampled_from(CRONS),
