@@ -94,9 +94,8 @@ def test_a_worker_that_is_told_to_stop_hands_its_run_over_at_once(
     wait_for(lambda: len(engine.requests) >= 1 or None)
     start_worker(url)
     assert first.stop() == 0, first.log()
-    stopped = time.monotonic()
+    assert driver_of(url, run.id) != first.process.pid, "its lease was given back, not left to run out"
     wait_for(lambda: client.runs.retrieve(run.id).status == "completed" or None)
-    assert time.monotonic() - stopped < 5  # a lease would have run for eight seconds
 
 
 def test_a_run_of_a_worker_is_cancelled_from_a_server_and_the_conversation_goes_on(
