@@ -15,7 +15,7 @@ import aiohttp
 
 from tests.chaos.story import Story
 
-GIVE_UP_S = 120.0
+GIVE_UP_S = 240.0
 
 
 @dataclass

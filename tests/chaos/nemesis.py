@@ -13,6 +13,7 @@ from tests.chaos.world import Member, World
 
 BEYOND_THE_LEASE_S = 10.0
 PAUSES_S = (1.0, 3.0, BEYOND_THE_LEASE_S)
+STORM_S, CALM_S = 20.0, 6.0  # everything is mended now and then: what is always broken shows nothing
 
 
 class Blow(NamedTuple):
@@ -45,9 +46,10 @@ class Nemesis:
 
     def _against(self, what: str, process: Any, *, rest_s: tuple[float, float]) -> list[Blow]:
         """What is killed and paused, and what everybody is cut off from. `rest_s`: how long each of these then rests."""
+        one = asyncio.Lock()  # what is paused is not killed too: it would be away for longer than anyone waits for it
         return [
-            Blow(f"kill_{what}", 2, partial(self._kill, what, process), rest_s),
-            Blow(f"pause_{what}", 1, partial(self._pause, what, process), rest_s),
+            Blow(f"kill_{what}", 2, partial(self._kill, what, process, one), rest_s),
+            Blow(f"pause_{what}", 1, partial(self._pause, what, process, one), rest_s),
             Blow(f"cut_{what}", 2, partial(self._cut, what), rest_s),
             Blow(f"silence_{what}", 1, partial(self._silence, what), rest_s),
         ]
@@ -56,7 +58,15 @@ class Nemesis:
         """Until `over`, and then until everything is mended. Each kind of blow comes once at a time, different ones together."""
         going: dict[str, asyncio.Task[None]] = {}
         weights = [blow.weight for blow in self._blows]
+        clock = asyncio.get_running_loop().time
+        until = clock() + STORM_S
         while not over.is_set():
+            if clock() > until:
+                await asyncio.gather(*going.values())
+                going.clear()
+                self._note("calm")
+                await asyncio.sleep(CALM_S)
+                until = clock() + STORM_S
             blow = self._rng.choices(self._blows, weights)[0]
             if blow.name in going and going[blow.name].done():
                 going.pop(blow.name).result()  # what breaks the breaking itself is no course
@@ -126,19 +136,21 @@ class Nemesis:
         member.send(signal.SIGCONT)
         member.stopped = False
 
-    async def _kill(self, what: str, process: Any) -> None:
-        self._note(f"kill the {what}")
-        await asyncio.to_thread(process.kill)
-        await asyncio.sleep(self._rng.uniform(0, 2))
-        await asyncio.to_thread(process.start)
+    async def _kill(self, what: str, process: Any, one: asyncio.Lock) -> None:
+        async with one:
+            self._note(f"kill the {what}")
+            await asyncio.to_thread(process.kill)
+            await asyncio.sleep(self._rng.uniform(0, 2))
+            await asyncio.to_thread(process.start)
 
-    async def _pause(self, what: str, process: Any) -> None:
+    async def _pause(self, what: str, process: Any, one: asyncio.Lock) -> None:
         """It is there and does not answer."""
-        self._note(f"SIGSTOP the {what}")
-        await asyncio.to_thread(process.pause)
-        await asyncio.sleep(self._rng.choice(PAUSES_S))
-        await asyncio.to_thread(process.resume)
-        self._note(f"SIGCONT the {what}")
+        async with one:
+            self._note(f"SIGSTOP the {what}")
+            await asyncio.to_thread(process.pause)
+            await asyncio.sleep(self._rng.choice(PAUSES_S))
+            await asyncio.to_thread(process.resume)
+            self._note(f"SIGCONT the {what}")
 
     def _link(self, what: str) -> tuple[Member, Proxy]:
         member = self._rng.choice(self._world.members)
