@@ -50,13 +50,13 @@ class CallParked(Exception):
 
 
 class BatchedHttp(Http):
-    """What a translator takes for the way to its provider. `kept`: the answers to the run's calls so far."""
+    """What a translator takes for the way to its provider. `kept`: the answers to the run's calls so far. `direct`: the places
+    in the conversation whose call is to be made by itself."""
 
-    def __init__(self, within: Http, kept: Sequence[KeptAnswer]) -> None:
+    def __init__(self, kept: Sequence[KeptAnswer]) -> None:
         super().__init__()
-        self._within = within
         self._kept = {(answer.at, answer.number): answer for answer in kept}
-        self._direct = {answer.at for answer in kept if answer.direct}
+        self.direct = frozenset(answer.at for answer in kept if answer.direct)
         self._at = ""
         self._number = 0
         self.request: bytes | None = None
@@ -77,8 +77,6 @@ class BatchedHttp(Http):
         headers: Mapping[str, str] | None = None,
         retry: bool = True,
     ) -> Answer:
-        if self._at in self._direct:
-            return await self._within.open(endpoint, path, body, method=method, headers=headers, retry=retry)
         number, self._number = self._number, self._number + 1
         kept = self._kept.get((self._at, number))
         if kept is None:
@@ -94,8 +92,6 @@ class BatchedHttp(Http):
 
     async def pause(self, error: ProviderError, attempt: int, retries: Retries) -> bool:
         """Another attempt goes with the next batch, which is pause enough."""
-        if self._at in self._direct:
-            return await self._within.pause(error, attempt, retries)
         return error.retryable and attempt < retries.attempts
 
 
@@ -127,17 +123,20 @@ class _Kept(Answer):
 
 
 class BatchedModel:
-    """Implements `base.Model`. Its `stream` raises CallParked too."""
+    """Implements `base.Model`. Its `stream` raises CallParked too. `by_itself`: the same model, for calls that no batch takes."""
 
-    def __init__(self, model: Model, http: BatchedHttp) -> None:
+    def __init__(self, model: Model, http: BatchedHttp, by_itself: Model) -> None:
         self._model = model
         self._http = http
+        self._by_itself = by_itself
 
     async def stream(
         self, prompt: Prompt, tokens: TokenStream | None = None
     ) -> AsyncGenerator[Sequence[Chunk | ModelDone]]:
-        self._http.stand(place_of(prompt))
-        async with aclosing(self._model.stream(prompt, tokens)) as batches:  # type: ignore[type-var]
+        place = place_of(prompt)
+        self._http.stand(place)
+        model = self._by_itself if place in self._http.direct else self._model
+        async with aclosing(model.stream(prompt, tokens)) as batches:  # type: ignore[type-var]
             async for batch in batches:
                 if batch and isinstance(batch[-1], ModelDone):
                     batch = (*batch[:-1], self._as_sent(batch[-1]))

@@ -203,10 +203,10 @@ class Registry:
         provider = self._providers.get(resolved.provider_name)
         if not isinstance(provider, ChatProvider) or provider.batches(via) is None:
             return None
-        http = BatchedHttp(self._http, kept)
+        http = BatchedHttp(kept)
         wire_api = settings.wire_api if settings is not None else None
         model, _ = await provider.over(http).open(resolved.name, resolved.info, None, wire_api)
-        return BatchedModel(model, http)
+        return BatchedModel(model, http, resolved.model)
 
     def batch_api(self, provider_name: str) -> BatchApi | None:
         """A provider's own batch API. None: it has none, or is not configured any more."""

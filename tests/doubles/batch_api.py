@@ -10,7 +10,7 @@ from perdure.core.batches import Via
 from perdure.core.errors import ProviderError
 from perdure.providers.batched import BatchedHttp, BatchedModel, KeptAnswer
 from perdure.providers.batches import Ask, BatchProfile, Handed, Look, Result
-from perdure.providers.http import Endpoint, Http
+from perdure.providers.http import Endpoint
 from perdure.providers.openai_chat import OpenAIChat
 from tests.doubles.models import OneModel, PlayedModel
 
@@ -80,8 +80,9 @@ class BatchingRegistry(OneModel):
     async def batched(
         self, resolved: OneModel, via: Via, kept: Sequence[KeptAnswer], settings: Any = None
     ) -> BatchedModel:
-        http = BatchedHttp(Http(), kept)
-        return BatchedModel(OpenAIChat(http, Endpoint("test", "http://test.invalid/v1"), "played", stream=False), http)
+        http = BatchedHttp(kept)
+        model = OpenAIChat(http, Endpoint("test", "http://test.invalid/v1"), "played", stream=False)
+        return BatchedModel(model, http, resolved.model)
 
     def batch_api(self, provider_name: str) -> PlayedBatches | None:
         return self.api

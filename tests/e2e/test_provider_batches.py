@@ -227,15 +227,17 @@ def test_what_a_provider_takes_in_no_batch_is_called_one_by_one_or_fails_as_was_
     file.write_text(
         f'[providers.openai]\nbase_url = "{echoing.base_url}"\napi_key = "k"\nbatches = true\n', encoding="utf-8"
     )
-    server = own_server(PERDURE_CONFIG=str(file), PERDURE_BATCH_VIA=via, **QUICK)
+    server = own_server(PERDURE_CONFIG=str(file), PERDURE_BATCH_VIA=via, PERDURE_LIMITS="openai.concurrent=1", **QUICK)
     client = Letta(base_url=server.url, max_retries=0)
     echoing.batches.refuse = (404, {"error": {"message": "No batches here."}})
+    echoing.most_at_once = 0
     ids = agents(client, 2)
     job = Batches(client).ended(Batches(client).create([(id, "word") for id in ids])["id"])
     requests = job["metadata"]["requests"]
     if via == "auto":
         assert [each["status"] for each in requests] == ["completed"] * 2
         assert [said(client, id) for id in ids] == [["word", "You said word."]] * 2
+        assert echoing.most_at_once == 1
     else:
         assert [each["status"] for each in requests] == ["failed"] * 2
         assert "No batches here." in requests[0]["error"]
