@@ -129,7 +129,9 @@ class LoopWorld(World):
 
     async def check_offer(self, prompt: Any) -> None:
         """The tools offered are those the rules allow after all that the request has called, wherever it is stored."""
-        called = called_in(await self.everything(), prompt.run_id)
+        # through the writer: a run starts once its acceptance has executed, before a reader sees it
+        stored = await self.store.write(lambda: message_reads.list_messages(agent_id=self.agent.id, limit=None))
+        called = called_in(stored, prompt.run_id)
         allowed = allowed_tools(self.rules, TOOLS, called)
         expected = set(TOOLS) if allowed.all_tools else set(allowed.names)
         assert {tool.name for tool in prompt.tools} == expected, (called, self.rules)
