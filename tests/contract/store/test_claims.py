@@ -43,7 +43,8 @@ def said(agent_id: str, conversation_id: str, role: str = "user") -> Message:
     )
 
 
-async def queue(store: Store, agent_id: str, conversation_id: str) -> str:
+async def queue(store: Store, agent_id: str, conversation_id: str, *, start: bool = False) -> str:
+    """`start`: it would begin at once if nothing else were to come first."""
     run = Run(
         id=new_id("run"),
         agent_id=agent_id,
@@ -54,7 +55,7 @@ async def queue(store: Store, agent_id: str, conversation_id: str) -> str:
     )
     message = said(agent_id, conversation_id)
     accepted = await store.write(
-        lambda: submit_run(run, (message,), otids=(), owner="", until=0, wait=False, max_queued=100, start=False)
+        lambda: submit_run(run, (message,), otids=(), owner="", until=0, wait=True, max_queued=100, start=start)
     )
     assert accepted.lease is None
     return run.id
@@ -126,3 +127,22 @@ async def test_a_run_that_was_handed_over_is_taken_up_at_once(store: Store) -> N
     assert again is not None and again.run_id == run_id
     await store.write(lambda: hand_over(lease))  # the first one's fence is old by now
     assert await claim(store, conversation_id, "three") is None
+
+
+async def test_a_message_waits_for_the_run_that_a_lost_worker_left(store: Store) -> None:
+    """What is left is the older message's: its answer must not come after the newer one."""
+    (conversation_id,) = await an_agent(store, 1)
+    left = await queue(store, conversation_id, conversation_id)
+    now = now_us()
+    lost = await store.write(lambda: claim_next(conversation_id, owner="lost", until=now - 1, now=now))
+    assert lost is not None and lost.run_id == left
+    await asyncio.sleep(0.01)
+    newcomer = await queue(store, conversation_id, conversation_id, start=True)
+    assert await store.scan(lambda: orphaned_conversations(now_us())) == [conversation_id]
+    first = await claim(store, conversation_id, "one")
+    assert first is not None and first.lease is not None and first.run_id == left
+    end = RunEnd(status="completed", stop_reason="end_turn", completed_us=now_us(), total_duration_ns=1)
+    commit = StepCommit(lease=first.lease, agent_id=conversation_id, now=now_us(), usage=Usage(), step_count=1, end=end)
+    await store.write(lambda: commit_step(commit))
+    second = await claim(store, conversation_id, "one")
+    assert second is not None and second.run_id == newcomer
