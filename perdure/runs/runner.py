@@ -12,29 +12,28 @@ from typing import Any
 
 from msgspec import Struct
 
-from perdure.core.approvals import still_waiting
 from perdure.core.errors import AgentError, LeaseLost, ProviderError, Stopping, StoreError
 from perdure.core.events import Event
-from perdure.core.history import open_calls
 from perdure.core.ids import now_us
 from perdure.core.messages import Message
 from perdure.core.runs import Run, StopReason
 from perdure.providers.batched import CallParked
 from perdure.providers.registry import Registry
 from perdure.providers.web import Web
-from perdure.runs.assembly import Turns, as_agent_wants, via_of, with_overrides
+from perdure.runs.assembly import Turns
 from perdure.runs.callbacks import Callbacks
 from perdure.runs.cancelling import Cancelling
 from perdure.runs.capacity import Capacity
 from perdure.runs.claiming import Claiming
 from perdure.runs.compact import Compactor
 from perdure.runs.context import Contexts
+from perdure.runs.driving import Driving
 from perdure.runs.following import Following
 from perdure.runs.jobs import Job, Jobs
 from perdure.runs.log import Logs, RunLog
 from perdure.runs.mirror import Mirrors
 from perdure.runs.owners import Owners
-from perdure.runs.parked import kept_answers, park
+from perdure.runs.parked import park
 from perdure.runs.peers import RunPeers, StandIn
 from perdure.runs.remote import Remote
 from perdure.runs.search import Searcher
@@ -44,7 +43,6 @@ from perdure.runs.watch import LEASE_US, SWEEP_S, Watch
 from perdure.runs.worker import Observer, Worker
 from perdure.store import events as event_store
 from perdure.store import runs as run_store
-from perdure.store import steps as step_store
 from perdure.store import submissions
 from perdure.store.base import Store
 from perdure.store.submissions import Accepted, RequestKey
@@ -88,7 +86,7 @@ class Runner:
         self._store = store
         web = web or Web()
         self.contexts = Contexts(store)
-        self._turns = Turns(
+        turns = Turns(
             registry,
             sandbox,
             web,
@@ -98,7 +96,7 @@ class Runner:
             ),
             open_secrets=open_secrets,
         )
-        self._compactor = Compactor(registry, self.contexts)
+        self._driving = Driving(store, self.contexts, turns, Compactor(registry, self.contexts))
         self._owners = Owners(store)
         self.owner = self._owners.me
         self._max_queued = max_queued
@@ -262,7 +260,7 @@ class Runner:
                 await shielded(worker.finish_early("error", accepted.admitted.refused, refused=True))
             else:
                 await job.until_first()
-                await self._drive(worker, accepted, inputs, durable)
+                await self._driving.drive(worker, accepted, inputs, durable)
         except CallParked as parked:
             self.contexts.forget(run.conversation_id)
             await park(self._store, worker, parked.call)
@@ -326,43 +324,6 @@ class Runner:
             log.exception(
                 "run %s could not be ended; its lease will expire and it will be taken up again", worker.run.id
             )
-
-    async def _drive(
-        self,
-        worker: Worker,
-        accepted: Accepted,
-        inputs: tuple[Message, ...] | None,
-        durable: "Awaitable[Any] | None",
-    ) -> None:
-        run = worker.run
-        begun = await take_up(self._store, worker, again=True) if run.attempts > 1 else None
-        kept = await kept_answers(self._store, run) if via_of(run) != "queue" else ()
-        context = await self.contexts.load(accepted, inputs, durable, as_it_was=begun is not None or bool(kept))
-        run = worker.run = as_agent_wants(run, with_overrides(context.bundle.agent, run.config).model_settings)
-        if (
-            run.attempts > 1
-            and begun is None
-            and (stop := await self._store.read(lambda: step_store.stop_of_last_step(run.id))) is not None
-        ):
-            await worker.end_now(context, stop)
-            return
-        admitted = accepted.admitted
-        if admitted.answering is not None and context.answer is None:
-            raise AgentError(f"The request {admitted.answering.request_id} is not in the context any more.")
-        waits = accepted.state.pending if accepted.state is not None else None
-        if (
-            admitted.answering is None
-            and waits is not None
-            and not run.config.compact_only
-            and open_calls(context.messages)
-        ):
-            raise still_waiting(waits)  # a failed run is to be taken up again, and something else waits by now
-        turn, executor = await self._turns.turn(run, context, kept)
-        turn.later = admitted.later
-        if run.config.compact_only:
-            await worker.compact_only(turn, context, executor, self._compactor)
-        else:
-            await worker.drive(turn, context, executor, self._compactor)
 
     async def _take(self, accepted: Accepted) -> None:
         """Begin, or go on with, a run that was claimed."""

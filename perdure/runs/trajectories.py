@@ -21,8 +21,9 @@ from perdure.store import agents, conversations, ledger, message_reads
 from perdure.store import rollouts as rollout_store
 from perdure.store.base import Query, Store, Tx
 from perdure.store.runs import run_by_id
+from perdure.tokens.builder import Given
 from perdure.tokens.record import Reward, Status
-from perdure.tokens.trajectory import Given, rollouts_of
+from perdure.tokens.trajectory import rollouts_of
 
 Ledger = tuple[list[Segment], list[TokenCall], list[Message], Status, str | None, Given]
 

@@ -9,9 +9,10 @@ import pytest
 from perdure.bench.rollouts import CALLS, Load, RolloutLoss, _check
 from perdure.bench.script import END_OF_TURN
 from perdure.bench.tokenizer import START_OF_TURN, byte_tokenizer_folder
+from perdure.tokens.builder import Given
 from perdure.tokens.discovery import load
 from perdure.tokens.export import dump_jsonl
-from perdure.tokens.trajectory import Given, rollouts_of
+from perdure.tokens.trajectory import rollouts_of
 from tests.unit.tokens.trajectory_ledger import conversation
 
 

@@ -15,9 +15,10 @@ import pytest
 from perdure.core.errors import Invalid
 from perdure.rollouts.export import FORMATS
 from perdure.rollouts.export.formats import SHAPES, check_format, dump, lines, shape_of
+from perdure.tokens.builder import Given
 from perdure.tokens.export import dump_jsonl, load_jsonl
 from perdure.tokens.record import Reward
-from perdure.tokens.trajectory import Given, rollouts_of
+from perdure.tokens.trajectory import rollouts_of
 from tests.unit.tokens.trajectory_ledger import conversation
 
 Record = dict[str, Any]

@@ -5,8 +5,9 @@ import pytest
 
 from perdure.core.errors import StoreError
 from perdure.core.tokens import bytes_to_floats, bytes_to_ids, floats_to_bytes
+from perdure.tokens.builder import Given
 from perdure.tokens.export import Unreadable, dump_jsonl, load_jsonl, locate
-from perdure.tokens.trajectory import Given, rollouts_of
+from perdure.tokens.trajectory import rollouts_of
 from perdure.tokens.verify import verify, verify_bytes
 from tests.unit.tokens.trajectory_ledger import ASK, END, TOKENIZER, Ledger, conversation, score, turn
 
