@@ -18,7 +18,6 @@ from perdure.core.errors import AgentError, ProviderError, StaleBlock, StaleGrou
 from perdure.core.events import Event, RunStarted
 from perdure.core.ids import now_us
 from perdure.core.messages import Message
-from perdure.core.model import TokenCapture
 from perdure.core.runs import COMPLETED, Run, StopReason
 from perdure.loop.compaction import CompactionDue, RunEnding, run_compacting
 from perdure.loop.loop import committed, redo_tools
@@ -32,6 +31,7 @@ from perdure.runs.held import HeldEvents, OnCommit
 from perdure.runs.journal import StepJournal
 from perdure.runs.log import RunLog
 from perdure.runs.outgoing import Outgoing
+from perdure.runs.recorded import recorded
 from perdure.runs.rest import Rest, next_rest
 from perdure.runs.shielding import shielded
 from perdure.runs.tally import Tally, exchange_of
@@ -209,8 +209,6 @@ class Worker:
     def _step_commit(self, context: Context, result: StepResult) -> StepCommit:
         now = now_us()
         last = self._last_events(result.stop, result.error) if result.stop is not None else ()
-        capture = result.done.capture if result.done else None
-        exchange = exchange_of(result)
         effects = result.outcome.effects if result.outcome else ()
         return StepCommit(
             lease=self.lease,
@@ -226,12 +224,7 @@ class Worker:
             events=self._out.staged([*result.events, *last]),
             context_tokens=self._tally.context_tokens,
             ttft_ns=self._tally.ttft_ns,
-            segment=capture.segment if capture else None,
-            call=capture.call if capture else None,
-            segment_id=capture.call.segment_id if capture else None,
-            consumed_cause=_consumed(capture),
-            request=self._capped(exchange.request) if exchange else None,
-            response=self._capped(exchange.response) if exchange else None,
+            **recorded(result.done.capture if result.done else None, exchange_of(result), self._trace_limit),
             blocks=tuple(
                 BlockWrite(effect.kind, effect.block, effect.base_version)
                 for effect in effects
@@ -283,9 +276,12 @@ class Worker:
         """Put a call for a summary on record; with `new`, the summary `message` and the context that it makes too."""
         done = attempt.done
         capture = done.capture if done is not None else None
-        exchange = done.exchange if done is not None else None
         tokens, extends = context.tokens, attempt.extends and capture is not None
         cause = tokens.break_cause if tokens is not None and extends else None
+        kept = recorded(capture, done.exchange if done is not None else None, self._trace_limit)
+        kept["consumed_cause"] = f"{cause[0]}: {cause[1]}" if cause else None
+        if not extends:  # written from a prompt of its own: the conversation stays in its segment
+            kept["segment_id"] = None
         if done is not None:
             self._tally.usage += done.usage
         if message is not None and message.compaction is not None:
@@ -302,13 +298,8 @@ class Worker:
             events=self._out.staged(events),
             context_tokens=self._tally.context_tokens,
             ttft_ns=self._tally.ttft_ns,
-            segment=capture.segment if capture else None,
-            call=capture.call if capture else None,
-            segment_id=capture.call.segment_id if capture and extends else None,
-            consumed_cause=f"{cause[0]}: {cause[1]}" if cause else None,
-            request=self._capped(exchange.request) if exchange else None,
-            response=self._capped(exchange.response) if exchange else None,
             context=new,
+            **kept,
         )
         await self._write(commit)
         if tokens is not None and capture is not None:
@@ -339,8 +330,6 @@ class Worker:
         now = now_us()
         rest_of = self._unfinished(stop, now)
         done = rest_of.done
-        capture = done.capture if done is not None else None
-        exchange = done.exchange if done is not None else None
         if rest_of.step is not None:
             self._tally.count_unfinished(done)
         commit = StepCommit(
@@ -356,12 +345,7 @@ class Worker:
             events=self._out.staged([*rest_of.events, *self._last_events(stop, error)]),
             context_tokens=self._tally.context_tokens,
             ttft_ns=self._tally.ttft_ns,
-            segment=capture.segment if capture else None,
-            call=capture.call if capture else None,
-            segment_id=capture.call.segment_id if capture else None,
-            consumed_cause=_consumed(capture),
-            request=self._capped(exchange.request) if exchange else None,
-            response=self._capped(exchange.response) if exchange else None,
+            **recorded(done.capture if done else None, done.exchange if done else None, self._trace_limit),
             turn=rest.turn if rest else None,
             queued=rest.runs if rest else (),
             end=msgspec.structs.replace(self._tally.run_end(stop, error, now), refused=refused),
@@ -378,27 +362,6 @@ class Worker:
         if self._answering is not None:
             return unanswered(self._answering, self._later, self.run, begun, now)
         return unfinished_step(self.run, turn, begun, stop, self._out.so_far())
-
-    def _capped(self, body: bytes) -> bytes:
-        """A request or answer as kept for the trace: whole, or its two ends if it is larger than the limit."""
-        if len(body) <= self._trace_limit:
-            return body
-        half = self._trace_limit // 2
-        return msgspec.json.encode(
-            {
-                "truncated": True,
-                "bytes": len(body),
-                "head": body[:half].decode(errors="replace"),
-                "tail": body[-half:].decode(errors="replace"),
-            }
-        )
-
-
-def _consumed(capture: TokenCapture | None) -> str | None:
-    """The recorded cause that the call's new segment begins for, as conversations keep it."""
-    if capture is None or capture.segment is None:
-        return None
-    return f"{capture.segment.cause}: {capture.segment.cause_detail or ''}"
 
 
 def _memory_calls(result: StepResult) -> set[str]:
