@@ -25,7 +25,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     `ray`: the address of the Ray cluster that tools and rollouts run on, `ray_workers` processes for each.
     `keep_...`: how long what has ended is kept, None for ever: runs' event logs, callbacks, schedules' ticks, batches.
     `runs`: whether this process drives runs, at most `max_runs` at once, or only accepts them. `max_backlog`: how many may wait
-    before no more are accepted. `redis_url`: where news travels between servers besides PostgreSQL.
+    before no more are accepted. `cache_bytes`: what conversations and agents that nothing runs on at the moment may take of the
+    memory. `redis_url`: where news travels between servers besides PostgreSQL.
     `batch_via`: how the model calls of batches are made (`core/batches.py`) unless a batch says it; `batch_poll_s`: how often a
     provider's batch is looked at, `batch_gather_s`: the longest a call waits for others to go with it.
     `shutdown_grace_s`: how long runs may go on after SIGTERM before they are handed over.
@@ -53,6 +54,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     runs: bool = True
     max_runs: int = 1_000
     max_backlog: int = 10_000
+    cache_bytes: int = 128 << 20
     redis_url: str | None = None
     callback_secret: str | None = None
     encryption_keys: tuple[str, ...] = ()
@@ -136,6 +138,7 @@ def load_settings(env: Mapping[str, str] = os.environ, **overrides: Any) -> Sett
     take("PERDURE_RUNS", "runs", _flag)
     take("PERDURE_MAX_RUNS", "max_runs", _positive)
     take("PERDURE_MAX_BACKLOG", "max_backlog", _positive)
+    take("PERDURE_CACHE_MB", "cache_bytes", _megabytes)
     take("PERDURE_REDIS_URL", "redis_url")
     take("PERDURE_APPROVAL_EXPIRY", "approval_expiry_s", _seconds_or_never)
     take("PERDURE_RAY", "ray")
@@ -197,6 +200,10 @@ def _positive(text: str) -> int:
     if (number := int(text)) < 1:
         raise ValueError("use 1 or more")
     return number
+
+
+def _megabytes(text: str) -> int:
+    return _positive(text) << 20
 
 
 def _path(text: str) -> Path:

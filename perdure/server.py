@@ -188,6 +188,7 @@ def build(settings: Settings) -> Server:
         open_secrets=vault.open_all,
         max_runs=settings.max_runs if settings.runs else 0,
         max_backlog=settings.max_backlog,
+        cache_bytes=settings.cache_bytes,
     )
     metrics = Metrics(
         {

@@ -20,8 +20,10 @@ from perdure.core.messages import (
     ToolCall,
     ToolReturn,
 )
+from perdure.core.weighed import Weighed
 from perdure.providers.message_bytes import (
-    JOINED_CONVERSATIONS,
+    JOINED_BYTES,
+    JOINED_MESSAGE,
     ByteCache,
     answered_in,
     depends_on_context,
@@ -72,12 +74,13 @@ class _Turns:
     """The first `length` messages of one list, as turns. Of all but the last turns only the bytes are left (`settled`), and the
     turn before those that are left (`before`). `messages` keeps the list's id from being given to another."""
 
-    __slots__ = ("before", "last_id", "length", "messages", "recent", "settled")
+    __slots__ = ("before", "last_id", "length", "messages", "recent", "settled", "size")
 
     def __init__(self, messages: Sequence[Message]) -> None:
         self.messages = messages
         self.length = 0
         self.last_id = ""
+        self.size = 0
         self.settled = b""
         self.before: Turn | None = None
         self.recent: list[Turn] = []
@@ -100,7 +103,7 @@ class TurnEncoder:
         self._prefix = f"{provider}/"
         self._addresses = addresses
         self._cache = cache or ByteCache()
-        self._kept: dict[int, _Turns] = {}
+        self._kept: Weighed[int, _Turns] = Weighed(JOINED_BYTES)
 
     def context(self, messages: Sequence[Message], *, marks: bool) -> Context:
         """`marks`: put cache breakpoints at the end of the last user turn and of the one before it, where the last call had
@@ -123,7 +126,7 @@ class TurnEncoder:
 
     def _turns(self, messages: Sequence[Message]) -> _Turns:
         """A conversation's list only grows between its calls, so its turns are kept and only what is new is added."""
-        turns = self._kept.pop(id(messages), None)
+        turns = self._kept.pop(id(messages))
         if turns is None or turns.length > len(messages) or messages[turns.length - 1].id != turns.last_id:
             turns = _Turns(messages)
         lasting = True
@@ -133,9 +136,7 @@ class TurnEncoder:
         self._settle(turns)
         if lasting and messages:
             turns.length, turns.last_id = len(messages), messages[-1].id
-            self._kept[id(messages)] = turns
-            if len(self._kept) > JOINED_CONVERSATIONS:
-                del self._kept[next(iter(self._kept))]
+            self._kept.put(id(messages), turns, 2 * turns.size + JOINED_MESSAGE * len(messages))
         return turns
 
     def _settle(self, turns: _Turns) -> None:
@@ -162,6 +163,7 @@ class TurnEncoder:
                 self._cache.put(message.id, encoded)
         if not encoded:
             return
+        turns.size += len(encoded)
         turn = turns.turn("assistant" if speaks else "user")
         if speaks and not turn.blocks:
             turn.thinks = self._begins_with_thinking(message)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from aiohttp import ClientConnectorError, ClientProxyConnectionError, ClientResponse, ClientSession
     from yarl import URL
 
+KEPT_URLS = 64
 MAX_ERROR_BYTES = 65_536
 MAX_BODY_BYTES = 256 * 1024 * 1024
 DRAIN_S = 2.0
@@ -68,7 +69,9 @@ class Endpoint:
         if found is None:
             from yarl import URL
 
-            found = self._urls[path] = URL(self.base_url + path, encoded="%" in path)
+            found = URL(self.base_url + path, encoded="%" in path)
+            if len(self._urls) < KEPT_URLS:  # some paths have an id in them
+                self._urls[path] = found
         return found
 
 

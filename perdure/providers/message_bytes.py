@@ -11,10 +11,12 @@ import msgspec
 
 from perdure.core.messages import Message, Part, ToolCall, ToolReturn
 from perdure.core.model import ToolSpec
+from perdure.core.weighed import Weighed
 
 DEFAULT_CACHE_BYTES = 32 * 1024 * 1024
 JOIN_FROM = 16
-JOINED_CONVERSATIONS = 256
+JOINED_BYTES = 32 * 1024 * 1024
+JOINED_MESSAGE = 600  # of what a kept list holds, beside its bytes
 NOT_JSON = "not valid JSON; the model wrote"
 
 _encode = msgspec.json.Encoder().encode
@@ -77,11 +79,11 @@ class ContextBytes:
         self._between = between
         self._approval_response = approval_response
         self._cache = cache or ByteCache()
-        self._joined: dict[int, _Joined] = {}
+        self._joined: Weighed[int, _Joined] = Weighed(JOINED_BYTES)
 
     def joined(self, messages: Sequence[Message]) -> bytes:
         """The messages, joined. A conversation's list only grows between its calls, so what was joined once is kept."""
-        known = self._joined.pop(id(messages), None)
+        known = self._joined.pop(id(messages))
         start, joined = 0, b""
         if known is not None and known.length <= len(messages) and messages[known.length - 1].id == known.last_id:
             start, joined = known.length, known.joined
@@ -98,9 +100,8 @@ class ContextBytes:
             lasting = lasting and not depends_on_context(message)
         joined = b",".join(pieces)
         if lasting and len(messages) >= JOIN_FROM:
-            self._joined[id(messages)] = _Joined(messages, len(messages), messages[-1].id, joined)
-            if len(self._joined) > JOINED_CONVERSATIONS:
-                del self._joined[next(iter(self._joined))]
+            weight = 2 * len(joined) + JOINED_MESSAGE * len(messages)
+            self._joined.put(id(messages), _Joined(messages, len(messages), messages[-1].id, joined), weight)
         return joined
 
     def _encoded(self, message: Message, context: Sequence[Message]) -> bytes:

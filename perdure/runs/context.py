@@ -4,7 +4,6 @@ Kept values are checked, never trusted: the agent against its revision, the cont
 conversation's last lease, which only this process may have held since.
 """
 
-from collections import OrderedDict
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from perdure.core.conversations import ConversationSettings, bundle_in
 from perdure.core.history import history
 from perdure.core.ids import new_id, now_us
 from perdure.core.messages import Message, TextPart
+from perdure.core.weighed import Weighed, weight_of
 from perdure.memory.compile import compile_system_text, same_but_for_time
 from perdure.memory.notes import blocks_note
 from perdure.providers.base import TokenStream
@@ -29,7 +29,9 @@ from perdure.store.conversations import ConversationState
 from perdure.store.private_blocks import private_blocks
 from perdure.store.submissions import Accepted
 
-KEPT_CONVERSATIONS = 2000
+CACHE_BYTES = 128 << 20
+AGENTS = 0.25  # their share of it
+AGENT_BYTES, TOOL_BYTES = 4000, 3000  # of one without blocks and tools; of a tool beside its source
 
 Versions = tuple[tuple[str, int], ...]
 
@@ -40,6 +42,7 @@ class Context:
 
     `bundle`: the agent as it is in this conversation. `private`: which of its own blocks the prompt was compiled with.
     `answer`: what was said to the approval request that `messages` end with, until that is carried out.
+    `weighed`: (version, how many of the messages, their weight) when it was weighed last.
     """
 
     conversation_id: str
@@ -53,16 +56,34 @@ class Context:
     seen_blocks: dict[str, str] | None = None
     private: Versions | None = None
     answer: Message | None = None
+    weighed: tuple[int, int, int] = (0, 0, 0)
+
+    def weigh(self) -> int:
+        """About how many bytes it takes. Messages are weighed once, unless others took their places meanwhile."""
+        version, count, weight = self.weighed
+        if version != self.version or count > len(self.messages):
+            count = weight = 0
+        weight += weight_of(self.messages[count:])
+        self.weighed = (self.version, len(self.messages), weight)
+        tokens = self.tokens
+        return weight if tokens is None else weight + tokens.ids.itemsize * len(tokens.ids)
 
 
 class Contexts:
-    def __init__(self, store: Store) -> None:
+    """`cache_bytes`: about how much memory may be taken by conversations and agents that are not needed at the moment."""
+
+    def __init__(self, store: Store, *, cache_bytes: int = CACHE_BYTES) -> None:
         self._store = store
-        self._kept: OrderedDict[str, Context] = OrderedDict()
-        self._bundles: OrderedDict[str, AgentBundle] = OrderedDict()
+        self._kept: Weighed[str, Context] = Weighed(round((1 - AGENTS) * cache_bytes))
+        self._bundles: Weighed[str, AgentBundle] = Weighed(round(AGENTS * cache_bytes))
 
     def forget(self, conversation_id: str) -> None:
-        self._kept.pop(conversation_id, None)
+        self._kept.pop(conversation_id)
+
+    def rest(self, conversation_id: str) -> None:
+        """A run on it has ended, and it has grown."""
+        if (context := self._kept.get(conversation_id)) is not None:
+            self._kept.put(conversation_id, context, context.weigh())
 
     async def load(
         self,
@@ -93,14 +114,11 @@ class Contexts:
                 context.answer = inputs[0]
             else:
                 context.messages.extend(inputs)
-            self._kept.move_to_end(state.id)
         else:
             if durable is not None:
                 await durable
             context = await self._read(state, bundle, inputs or ())
-            self._kept[state.id] = context
-            if len(self._kept) > KEPT_CONVERSATIONS:
-                self._kept.popitem(last=False)
+            self._kept.put(state.id, context, context.weigh())
         context.fence = lease.fence
         context.bundle, context.own = bundle, state.settings
         if state.break_cause is not None and context.tokens is not None:
@@ -135,15 +153,12 @@ class Contexts:
     async def _bundle(self, state: ConversationState, durable: Awaitable[Any] | None) -> AgentBundle:
         bundle = self._bundles.get(state.agent_id)
         if bundle is not None and bundle.agent.revision == state.agent_revision:
-            self._bundles.move_to_end(state.agent_id)
             return bundle
         bundle = await self._store.read(lambda: agents.agent_bundle(state.agent_id))
         if bundle.agent.revision < state.agent_revision and durable is not None:  # changed by a write still under way
             await durable
             bundle = await self._store.read(lambda: agents.agent_bundle(state.agent_id))
-        self._bundles[state.agent_id] = bundle
-        if len(self._bundles) > KEPT_CONVERSATIONS:
-            self._bundles.popitem(last=False)
+        self._bundles.put(state.agent_id, bundle, _weight_of_agent(bundle))
         return bundle
 
     async def _in_conversation(
@@ -252,6 +267,11 @@ def system_message(text: str, agent_id: str, conversation_id: str, *, replacing:
         agent_id=agent_id,
         conversation_id=conversation_id,
     )
+
+
+def _weight_of_agent(bundle: AgentBundle) -> int:
+    values = sum(len(block.value) for block in bundle.blocks) + len(bundle.agent.system or "")
+    return AGENT_BYTES + values + sum(TOOL_BYTES + len(tool.source_code or "") for tool in bundle.tools)
 
 
 def _counts(agent_id: str, conversation_id: str) -> Tx[tuple[int, Filed]]:

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Iterable
 from perdure.core.events import Event, LogEnded
 
 KEPT_LOGS = 1000
+KEPT_EVENTS = 50_000
 
 
 class RunLog:
@@ -84,9 +85,20 @@ class RunLog:
 
 
 class Logs(OrderedDict[str, RunLog]):
-    """By run id: the newest, and whatever has not ended."""
+    """By run id: whatever has not ended, and the newest of what has. What is gone from here is in the database."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ended: dict[str, int] = {}  # how many events they hold, those that ended first coming first
+        self._events = 0
+
+    def __delitem__(self, run_id: str) -> None:
+        super().__delitem__(run_id)
+        self._events -= self._ended.pop(run_id, 0)
 
     def keep(self, runlog: RunLog) -> RunLog:
+        if runlog.run_id in self:
+            del self[runlog.run_id]
         self[runlog.run_id] = runlog
         while len(self) > KEPT_LOGS:
             oldest, kept = next(iter(self.items()))
@@ -94,6 +106,15 @@ class Logs(OrderedDict[str, RunLog]):
                 break
             del self[oldest]
         return runlog
+
+    def over(self, runlog: RunLog) -> None:
+        """It has ended here. Long answers have many events: those that ended first make room for it."""
+        if self.get(runlog.run_id) is not runlog:
+            return
+        self._events += len(runlog.events) - self._ended.pop(runlog.run_id, 0)
+        self._ended[runlog.run_id] = len(runlog.events)
+        while self._events > KEPT_EVENTS:
+            del self[next(iter(self._ended))]
 
 
 class _IdleTimer:

@@ -26,7 +26,7 @@ from perdure.runs.cancelling import Cancelling
 from perdure.runs.capacity import Capacity
 from perdure.runs.claiming import Claiming
 from perdure.runs.compact import Compactor
-from perdure.runs.context import Contexts
+from perdure.runs.context import CACHE_BYTES, Contexts
 from perdure.runs.driving import Driving
 from perdure.runs.following import Following
 from perdure.runs.jobs import Job, Jobs
@@ -82,10 +82,11 @@ class Runner:
         open_secrets: OpenSecrets = dict,
         max_runs: int | None = None,
         max_backlog: int | None = None,
+        cache_bytes: int = CACHE_BYTES,
     ) -> None:
         self._store = store
         web = web or Web()
-        self.contexts = Contexts(store)
+        self.contexts = Contexts(store, cache_bytes=cache_bytes)
         turns = Turns(
             registry,
             sandbox,
@@ -283,8 +284,10 @@ class Runner:
             await self._end(worker, "error", AgentError(f"Internal error: {type(error).__name__}: {error}"))
         finally:
             self._jobs.end(run, job)
+            self.contexts.rest(run.conversation_id)
             if not runlog.ended:
                 runlog.abandon()
+            self._logs.over(runlog)
             self._remote.freed(run.conversation_id)
             self.callbacks.run_ended(run)
         await self._claiming.after(run.conversation_id)

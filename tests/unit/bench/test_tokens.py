@@ -32,7 +32,9 @@ async def test_one_side_is_on_record_and_both_extend_their_prompts(tmp_path: Pat
         assert [call.bridge for call in calls] == ["render", "bridge", "bridge"]
         assert await store.read(lambda: ledger.calls_of_conversation(off)) == []
         kept = measured.runner.contexts._kept
-        held, unheld = kept[on].tokens, kept[off].tokens
+        first, second = kept.get(on), kept.get(off)
+        assert first is not None and second is not None
+        held, unheld = first.tokens, second.tokens
         assert held is not None and unheld is not None and len(held.covered) == len(unheld.covered) == 6
         await measured.runner.stop()
         await registry.close()

@@ -2,8 +2,11 @@
 
 import asyncio
 
+import pytest
+
 from perdure.core.events import Event, LogEnded, RunStarted
-from perdure.runs.log import RunLog
+from perdure.runs import log
+from perdure.runs.log import Logs, RunLog
 
 
 def event(number: int) -> Event:
@@ -45,3 +48,28 @@ async def test_an_idle_follower_gets_an_empty_batch() -> None:
     assert await anext(batches) == (1, [event(1)])
     log.abandon()
     assert [batch async for batch in batches] == []
+
+
+async def test_the_logs_that_ended_first_make_room_for_long_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log, "KEPT_EVENTS", 10)
+    logs = Logs()
+
+    def ended(name: str, length: int) -> RunLog:
+        made = logs.keep(RunLog(name))
+        made.append([*(event(number) for number in range(length - 1)), LogEnded()])
+        logs.over(made)
+        return made
+
+    going = logs.keep(RunLog("going"))
+    going.append([event(number) for number in range(50)])
+    ended("first", 4)
+    ended("second", 4)
+    assert set(logs) == {"going", "first", "second"}
+    ended("third", 4)
+    assert set(logs) == {"going", "second", "third"}
+    taken_up = logs.keep(RunLog("second"))  # by another run of the loop
+    ended("fourth", 6)
+    assert set(logs) == {"going", "second", "third", "fourth"}
+    logs.over(taken_up)
+    ended("huge", 100)
+    assert set(logs) == {"going"}
