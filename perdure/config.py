@@ -23,7 +23,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     Sizes are in bytes, times in seconds; `approval_expiry_s` None: approval requests wait for ever.
     `encryption_keys`: the first seals secrets, all open them; none: one is kept in a file of the data directory.
     `ray`: the address of the Ray cluster that tools and rollouts run on, `ray_workers` processes for each.
-    `keep_...`: how long what has ended is kept, None for ever: runs' event logs, callbacks, schedules' ticks, batches.
+    `keep_...`: how long what has ended is kept, None for ever: runs' event logs, steps' traces, callbacks, schedules' ticks,
+    batches.
     `runs`: whether this process drives runs, at most `max_runs` at once, or only accepts them. `max_backlog`: how many may wait
     before no more are accepted. `cache_bytes`: what conversations and agents that nothing runs on at the moment may take of the
     memory. `redis_url`: where news travels between servers besides PostgreSQL.
@@ -66,6 +67,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     ray: str | None = None
     ray_workers: int = 2
     keep_streams_s: float | None = 30 * 86_400.0
+    keep_traces_s: float | None = 30 * 86_400.0
     keep_callbacks_s: float | None = 30 * 86_400.0
     keep_ticks_s: float | None = 90 * 86_400.0
     keep_batches_s: float | None = 30 * 86_400.0
@@ -148,6 +150,7 @@ def load_settings(env: Mapping[str, str] = os.environ, **overrides: Any) -> Sett
     take("PERDURE_BATCH_POLL", "batch_poll_s", _seconds)
     take("PERDURE_BATCH_GATHER", "batch_gather_s", _seconds)
     take("PERDURE_KEEP_STREAMS", "keep_streams_s", _seconds_or_never)
+    take("PERDURE_KEEP_TRACES", "keep_traces_s", _seconds_or_never)
     take("PERDURE_KEEP_CALLBACKS", "keep_callbacks_s", _seconds_or_never)
     take("PERDURE_KEEP_TICKS", "keep_ticks_s", _seconds_or_never)
     take("PERDURE_KEEP_BATCHES", "keep_batches_s", _seconds_or_never)

@@ -226,6 +226,7 @@ def build(settings: Settings) -> Server:
     )
     kept = Kept(
         events_s=settings.keep_streams_s,
+        traces_s=settings.keep_traces_s,
         callbacks_s=settings.keep_callbacks_s,
         ticks_s=settings.keep_ticks_s,
         batches_s=settings.keep_batches_s,

@@ -1,4 +1,5 @@
-"""Deletes what the settings say is not kept any longer: event logs, callbacks, request keys, ticks, finished batches.
+"""Deletes what the settings say is not kept any longer: event logs, traces, callbacks, request keys, ticks,
+finished batches.
 
 Invariant: one process of a database does it at a time, in small transactions, and never touches a message or a token record.
 """
@@ -30,6 +31,7 @@ class Kept(Struct, frozen=True, kw_only=True):
     """How long things are kept after they ended, in seconds. None: for ever."""
 
     events_s: float | None = None
+    traces_s: float | None = None
     callbacks_s: float | None = None
     ticks_s: float | None = None
     batches_s: float | None = None
@@ -37,9 +39,8 @@ class Kept(Struct, frozen=True, kw_only=True):
     @property
     def round_s(self) -> float:
         """How often to look: what is kept for a short time only should not stay for much longer."""
-        shortest = min(
-            (kept for kept in (self.events_s, self.callbacks_s, self.ticks_s, self.batches_s) if kept), default=ROUND_S
-        )
+        every = (self.events_s, self.traces_s, self.callbacks_s, self.ticks_s, self.batches_s)
+        shortest = min((kept for kept in every if kept), default=ROUND_S)
         return min(max(shortest / 4, 0.5), ROUND_S)
 
 
@@ -75,6 +76,8 @@ class Janitor:
             before = now - _us(events_s) - ACCEPTANCE_US
             await self._drain(lambda: retention.expire_events(before))
             await self._drain(lambda: retention.expire_events_left(before))
+        if (traces_s := self._kept.traces_s) is not None:
+            await self._drain(lambda: retention.expire_traces(now - _us(traces_s) - ACCEPTANCE_US))
         if (callbacks_s := self._kept.callbacks_s) is not None:
             await self._drain(lambda: retention.expire_callbacks(now - _us(callbacks_s)))
         await self._drain(lambda: retention.expire_request_keys(now - KEY_LIFE_US))

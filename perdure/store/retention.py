@@ -32,6 +32,18 @@ def expire_events_left(before: int, limit: int = AT_ONCE) -> Tx[bool]:
     return len(runs) == limit
 
 
+def expire_traces(before: int, limit: int = AT_ONCE) -> Tx[bool]:
+    """Requests and answers of the model calls of runs that began before then. The steps stay, without their traces."""
+    at = yield Query("cleaned_to", {"name": "traces"})
+    at_us, at_id = at[0] if at else (0, "")
+    runs = yield Query("runs_from", {"at_us": at_us, "at_id": at_id, "before": before, "limit": limit})
+    for run_id, _, _ in runs:
+        yield Query("delete_run_traces", {"id": run_id})
+    if runs:
+        yield Query("clean_to", {"name": "traces", "at_us": runs[-1][1], "at_id": runs[-1][0]})
+    return len(runs) == limit
+
+
 def expire_callbacks(before: int, limit: int = AT_ONCE) -> Tx[bool]:
     """What became of callbacks. One that is still to be delivered stays."""
     return len((yield Query("delete_told_callbacks", {"before": before, "limit": limit}))) == limit

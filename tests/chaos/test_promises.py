@@ -59,13 +59,13 @@ async def test_r01_what_was_acknowledged_is_there(tmp_path: Path) -> None:
     """kill -9 at any moment between a request and its answer: 0 acknowledged and lost."""
     rng, acknowledged, wanted = random.Random(SEED), [], 10_000 if LONG else 300
     async with started(World(tmp_path, None, 1)) as world, aiohttp.ClientSession() as session:
-        ids = await agents(world, 8)
+        ids = await agents(world, 120 if LONG else 8)  # each takes a hundred waiting messages
         killing = True
 
-        async def submit(agent_id: str) -> None:
-            url = f"{world.urls()[0]}/v1/agents/{agent_id}/messages/async"
+        async def submit(at: int) -> None:
             while killing:
                 number = len(acknowledged)
+                url = f"{world.urls()[0]}/v1/agents/{ids[(8 * number + at) % len(ids)]}/messages/async"
                 try:
                     async with session.post(url, json={"input": f"do r{SEED}n{number}"}) as response:
                         if response.status == 200:
@@ -73,7 +73,7 @@ async def test_r01_what_was_acknowledged_is_there(tmp_path: Path) -> None:
                 except (aiohttp.ClientError, OSError):
                     await asyncio.sleep(0.05)
 
-        submitting = [asyncio.ensure_future(submit(agent_id)) for agent_id in ids]
+        submitting = [asyncio.ensure_future(submit(at)) for at in range(8)]
         while len(acknowledged) < wanted:
             await asyncio.sleep(rng.uniform(0.2, 1.5))
             await asyncio.to_thread(world.members[0].program.kill)

@@ -23,7 +23,7 @@ from perdure.store.messages import insert_messages, messages_of_run
 from perdure.store.submissions import KEY_LIFE_US
 
 HOUR = 3600 * 1_000_000
-ALL = Kept(events_s=3600, callbacks_s=3600, ticks_s=3600, batches_s=3600)
+ALL = Kept(events_s=3600, traces_s=3600, callbacks_s=3600, ticks_s=3600, batches_s=3600)
 
 
 async def ask(store: Store, *queries: Query) -> list[Any]:
@@ -110,6 +110,27 @@ async def test_a_run_that_goes_on_keeps_its_log_until_it_has_ended_for_long_enou
     assert await has_log(store, going)
     await janitor(store, Kept(events_s=60)).clean()
     assert not await has_log(store, going)
+
+
+async def add_step(store: Store, run_id: str, at: int) -> str:
+    step_id = new_id("step")
+    step = {"id": step_id, "run_id": run_id, "agent_id": "agent-1", "created_us": at, "model": "m", "body": b"{}"}
+    trace = {"step_id": step_id, "created_us": at, "request": b"{}", "response": b"{}"}
+    await ask(store, Query("insert_step", step), Query("insert_trace", trace))
+    return step_id
+
+
+async def test_what_was_sent_to_models_goes_and_the_steps_stay(store: Store) -> None:
+    old, new = now_us() - 2 * HOUR, now_us() - HOUR // 2
+    steps = [await add_step(store, await add_run(store, at), at) for at in (old, old + 1, new)]
+    for _ in range(2):
+        await janitor(store).clean()
+        traces = [bool(await ask(store, Query("trace_of_step", {"step_id": step_id}))) for step_id in steps]
+        assert traces == [False, False, True]
+    assert all([await ask(store, Query("step_by_id", {"id": step_id})) for step_id in steps])
+    late = await add_step(store, await add_run(store, old + 2), old + 2)
+    await janitor(store, Kept(events_s=60)).clean()
+    assert await ask(store, Query("trace_of_step", {"step_id": late}))
 
 
 async def test_more_than_one_chunk_goes_in_a_round(store: Store) -> None:
