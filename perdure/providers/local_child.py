@@ -48,8 +48,8 @@ def start(settings: dict[str, Any]) -> Any:
     params.cpuparams.n_threads = settings["threads"]
     params.cpuparams_batch.n_threads = settings["batch_threads"]
     params.cache_ram_mib = settings["cache_mib"]
-    # with flash attention or a half-precision cache, a prompt read in one batch and the same ids read one by one differ by
-    # tenths of a nat; so they agree to the last bit
+    # so that a prompt read in one batch and the same ids read one by one differ by no more than the weights' quantised kernels
+    # do: by nothing or by a tenth of a nat, as the processor has it
     params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     params.use_jinja = True

@@ -79,7 +79,7 @@ async def models(_: web.Request) -> web.Response:
 
 
 if __name__ == "__main__":
-    app = web.Application()
+    app = web.Application(client_max_size=1 << 30)  # long conversations are sent whole
     app.router.add_post("/v1/chat/completions", chat)
     app.router.add_get("/v1/models", models)
     web.run_app(app, host="127.0.0.1", port=int(sys.argv[1]), print=None, access_log=None)

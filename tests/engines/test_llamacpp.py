@@ -27,6 +27,7 @@ from perdure.providers.local import LocalEngine, LocalModel, local_model
 from perdure.providers.registry import Registry, providers_from_env
 from perdure.providers.token_exact import TokenExactModel
 from perdure.tokens.grammar import tool_grammar
+from perdure.tokens.verify_logprobs import TAIL, TOLERANCE_BY_ENGINE
 from tests.doubles.dialogue import Dialogue
 
 pytest.importorskip("xllamacpp", reason="the extra `local` is not installed")
@@ -165,8 +166,13 @@ async def test_ten_turns_only_ever_grow(engine: LocalEngine) -> None:
         await talk.step()
     assert len(talk.calls) == 10 and talk.grown == [True] * 9
     ids, start, logprobs = talk.sampled(9)
-    # the first id follows a prompt that was read in other pieces than for its score: quantised kernels then differ a little
-    assert list(logprobs) == pytest.approx(await engine.score("", ids, start, VOCABULARY), abs=5e-3)
+    # the end of the prompt was read in one piece, and for its score id by id: quantised kernels then differ, by how much
+    # depends on the processor. Trajectories are held to the same
+    again = await engine.score("", ids, start, VOCABULARY)
+    differences = [abs(one - other) for one, other in zip(logprobs, again, strict=True)]
+    tolerance = TOLERANCE_BY_ENGINE["llamacpp"]
+    assert sum(differences) / len(differences) <= 2 * tolerance  # of so few
+    assert max(differences) <= TAIL * tolerance
 
 
 async def test_an_id_outside_the_vocabulary_is_never_sent(engine: LocalEngine) -> None:
