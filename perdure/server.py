@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 from starlette.types import ASGIApp
@@ -23,6 +22,7 @@ from perdure.agents.sealing import check_vault, open_vault
 from perdure.api.app import create_app
 from perdure.api.services import Services
 from perdure.config import Settings, SettingsError
+from perdure.core.vault import Vault
 from perdure.observe.load import load_metrics
 from perdure.observe.metrics import Metrics
 from perdure.observe.setup import Exports, exports
@@ -44,14 +44,12 @@ from perdure.runs.schedules import Schedules
 from perdure.runs.search import Searcher
 from perdure.runs.shared_limits import SharedLimits
 from perdure.store.base import Store
-from perdure.store.migrate import migrate_postgres, migrate_sqlite
+from perdure.store.opening import open_store
 from perdure.store.pgvector import PgVectors
 from perdure.store.pgvector import prepare as prepare_pgvector
 from perdure.store.postgres import PostgresStore
-from perdure.store.redis_signals import RedisSignals
 from perdure.store.sign_index import SignIndex
 from perdure.store.sqlite import SqliteStore
-from perdure.store.sqlite_file import FileLock
 from perdure.tools.sandbox import Sandbox
 from perdure.tools.sandbox.on_ray import RaySandbox
 
@@ -130,30 +128,6 @@ class Server:
         await asyncio.to_thread(self.exports.close)
 
 
-def open_store(settings: Settings) -> tuple[Store, list[Path]]:
-    """The database at its newest schema, and the folders that tools must not see. StoreError, SettingsError."""
-    if (url := settings.postgres_url) is not None:
-        migrate_postgres(url)
-        store = PostgresStore(url, pool_size=settings.postgres_pool)
-        if settings.redis_url is not None:
-            store.signals = RedisSignals(settings.redis_url, store.signals, name=urlsplit(url).path.strip("/"))
-        return store, []
-    if settings.redis_url is not None:
-        log.warning("PERDURE_REDIS_URL is not used: a SQLite file has one server, which needs no news of others.")
-    path = settings.sqlite_path
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SettingsError(f"The folder of the database cannot be made: {error}. Give another --database.") from error
-    lock = FileLock.take(path)
-    try:
-        migrate_sqlite(path)
-        return SqliteStore(path, synchronous=settings.synchronous, lock=lock), [path.parent]
-    except BaseException:
-        lock.release()
-        raise
-
-
 def build(settings: Settings) -> Server:
     """Put the parts together; nothing is started but the database's writer."""
     vault = open_vault(settings.encryption_keys, settings.data_dir)
@@ -173,34 +147,8 @@ def build(settings: Settings) -> Server:
     embeddings = Embeddings(registry, default=settings.default_embedding)
     indexer = Indexer(store, embeddings, SignIndex() if isinstance(store, SqliteStore) else PgVectors())
     searcher = Searcher(store, embeddings, indexer)
-    runner = Runner(
-        store,
-        registry,
-        sandbox,
-        web=web,
-        searcher=searcher,
-        max_queued=settings.max_queued_per_conversation,
-        trace_limit=settings.trace_limit,
-        callback_secret=settings.callback_secret,
-        approval_expiry_s=settings.approval_expiry_s,
-        max_agent_depth=settings.max_agent_depth,
-        stand_in=partial(stand_in, store),
-        open_secrets=vault.open_all,
-        max_runs=settings.max_runs if settings.runs else 0,
-        max_backlog=settings.max_backlog,
-        cache_bytes=settings.cache_bytes,
-    )
-    metrics = Metrics(
-        {
-            "perdure_runs_active": ("Runs this process drives now", lambda: runner.active),
-            "perdure_runs_waiting": ("Runs accepted here that wait for their conversation", lambda: runner.waiting),
-            "perdure_runs_queued": (
-                "Runs of the database that wait for a place or their conversation, as of the last second",
-                lambda: runner.capacity.backlog,
-            ),
-        },
-        lambda: load_metrics(registry.gates, store.work),
-    )
+    runner = _runner(settings, store, registry, sandbox, web, searcher, vault)
+    metrics = _metrics(store, registry, runner)
     told = exports(settings.env)
     runner.observers += [metrics.committed, searcher.committed, *told.observers]
     provider_batches = ProviderBatches(
@@ -224,13 +172,6 @@ def build(settings: Settings) -> Server:
         vault=vault,
         providers=Providers(store, registry, vault),
     )
-    kept = Kept(
-        events_s=settings.keep_streams_s,
-        traces_s=settings.keep_traces_s,
-        callbacks_s=settings.keep_callbacks_s,
-        ticks_s=settings.keep_ticks_s,
-        batches_s=settings.keep_batches_s,
-    )
     return Server(
         settings,
         services,
@@ -238,8 +179,54 @@ def build(settings: Settings) -> Server:
         create_app(services),
         told,
         Schedules(store, runner),
-        Janitor(store, runner.owner, kept),
+        Janitor(store, runner.owner, _kept(settings)),
         shared_limits,
+    )
+
+
+def _runner(
+    settings: Settings, store: Store, registry: Registry, sandbox: Sandbox, web: Web, searcher: Searcher, vault: Vault
+) -> Runner:
+    return Runner(
+        store,
+        registry,
+        sandbox,
+        web=web,
+        searcher=searcher,
+        max_queued=settings.max_queued_per_conversation,
+        trace_limit=settings.trace_limit,
+        callback_secret=settings.callback_secret,
+        approval_expiry_s=settings.approval_expiry_s,
+        max_agent_depth=settings.max_agent_depth,
+        stand_in=partial(stand_in, store),
+        open_secrets=vault.open_all,
+        max_runs=settings.max_runs if settings.runs else 0,
+        max_backlog=settings.max_backlog,
+        cache_bytes=settings.cache_bytes,
+    )
+
+
+def _metrics(store: Store, registry: Registry, runner: Runner) -> Metrics:
+    return Metrics(
+        {
+            "perdure_runs_active": ("Runs this process drives now", lambda: runner.active),
+            "perdure_runs_waiting": ("Runs accepted here that wait for their conversation", lambda: runner.waiting),
+            "perdure_runs_queued": (
+                "Runs of the database that wait for a place or their conversation, as of the last second",
+                lambda: runner.capacity.backlog,
+            ),
+        },
+        lambda: load_metrics(registry.gates, store.work),
+    )
+
+
+def _kept(settings: Settings) -> Kept:
+    return Kept(
+        events_s=settings.keep_streams_s,
+        traces_s=settings.keep_traces_s,
+        callbacks_s=settings.keep_callbacks_s,
+        ticks_s=settings.keep_ticks_s,
+        batches_s=settings.keep_batches_s,
     )
 
 
