@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
+from perdure.core.syntax import parse_python
 from perdure.parsing.calls import Event, Schemas
 from perdure.parsing.json_calls import JsonReader
 from perdure.parsing.json_end import JsonEnd
@@ -195,7 +196,7 @@ class LlamaReader:
         if found is None:
             return "it is no call of a tool: code is not run, call a tool by its name"
         try:
-            tree: Any = ast.parse(f"f({found[2]})", mode="eval")
+            tree: Any = parse_python(f"f({found[2]})", "eval")
             keywords: Any = tree.body.keywords
             if tree.body.args or any(one.arg is None for one in keywords):
                 return "its arguments have no names"

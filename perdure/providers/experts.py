@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from perdure.core.errors import ProviderError
 from perdure.core.experts import Dtype, ExpertRows, as_dtype, joined, narrowed
+from perdure.core.syntax import parse_python
 
 PIECE = 1 << 20  # characters of base64: whole numbers
 HEAVY = 512 * 1024  # characters that take a while to read
@@ -115,7 +116,7 @@ def _npy(data: bytes) -> tuple[str, tuple[int, ...], bytes]:
     large = data[6] > 1
     (size,) = struct.unpack_from("<I" if large else "<H", data, 8)
     begin = 12 if large else 10
-    header = ast.literal_eval(data[begin : begin + size].decode("latin-1"))
+    header = ast.literal_eval(parse_python(data[begin : begin + size].decode("latin-1").strip(), "eval"))
     if header["fortran_order"] or header["descr"] not in _WIDTHS:
         raise ValueError(f"numbers of type {header['descr']}, fortran_order {header['fortran_order']}")
     return _WIDTHS[header["descr"]], tuple(int(each) for each in header["shape"]), data[begin + size :]

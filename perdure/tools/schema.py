@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 from perdure.core.errors import Invalid
+from perdure.core.syntax import parse_python
 from perdure.tools.schema_check import check_arguments
 from perdure.tools.schema_docstring import parse_docstring
 from perdure.tools.schema_types import Annotations
@@ -30,7 +31,7 @@ def schema_from_source(
     `args_json_schema` stands for the annotations and the docstring's Args. Invalid says what to add to the source.
     """
     try:
-        module = ast.parse(source)
+        module = parse_python(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         line = f", line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
         reason = error.msg if isinstance(error, SyntaxError) else str(error) or type(error).__name__

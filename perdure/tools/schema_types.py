@@ -7,6 +7,7 @@ import ast
 from typing import Any, NamedTuple
 
 from perdure.core.errors import Invalid
+from perdure.core.syntax import parse_python
 
 Schema = dict[str, Any]
 
@@ -68,7 +69,7 @@ class Annotations:
             raise Invalid(f"{where}: its type has more than {_MAX_PARTS} parts when written out")
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             try:
-                node = ast.parse(node.value, mode="eval").body
+                node = parse_python(node.value, "eval").body
             except SyntaxError as error:
                 raise Invalid(f"{where}: its annotation {node.value!r} is not a type") from error
         if isinstance(node, ast.Constant) and node.value is None:

@@ -8,8 +8,18 @@ from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 Turn = dict[str, Any]
+
+
+@web.middleware
+async def _quiet(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Whoever asked may leave while it is answered: tests kill servers and cancel runs. That is no error to log."""
+    try:
+        return await handler(request)
+    except ConnectionResetError:
+        return web.Response()
 
 
 class Double:
@@ -31,7 +41,9 @@ class Double:
 
     def _run(self, app: Callable[[], web.Application], options: dict[str, Any]) -> None:
         asyncio.set_event_loop(self._loop)
-        runner = web.AppRunner(app(), **options)
+        served = app()
+        served.middlewares.append(_quiet)
+        runner = web.AppRunner(served, **options)
         self._loop.run_until_complete(runner.setup())
         self._loop.run_until_complete(web.TCPSite(runner, "127.0.0.1", 0).start())
         self.port = runner.addresses[0][1]

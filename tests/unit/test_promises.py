@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from perdure.core.syntax import parse_python
+
 ROOT = Path(__file__).resolve().parents[2]
 PROMISED = [f"R{number}" for number in (*range(1, 14), 15, 17)]
 _ROW = re.compile(r"^\| (R\d+) \| (.*) \| (.*) \|$", re.MULTILINE)
@@ -26,7 +28,7 @@ def test_its_tests_exist(promise: str) -> None:
     named = _TEST.findall(rows()[promise])
     assert named
     for path, name in named:
-        tree = ast.parse((ROOT / path).read_text())
+        tree = parse_python((ROOT / path).read_text())
         defined = {
             node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
         }

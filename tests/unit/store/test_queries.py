@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import perdure
+from perdure.core.syntax import parse_python
 from perdure.store.sql import queries
 
 SOURCES = Path(perdure.__file__).parent
@@ -18,7 +19,7 @@ def named() -> set[str]:
 
 @cache
 def sources() -> list[ast.AST]:
-    return [node for file in SOURCES.rglob("*.py") for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))]
+    return [node for file in SOURCES.rglob("*.py") for node in ast.walk(parse_python(file.read_text(encoding="utf-8")))]
 
 
 def strings() -> set[str]:
