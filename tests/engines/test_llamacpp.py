@@ -206,7 +206,7 @@ async def test_a_file_that_is_no_model_says_so(http: Http, tmp_path: Path) -> No
 
 
 PARENT = """
-import asyncio, sys
+import asyncio, signal
 from perdure.providers.http import Http
 from perdure.providers.local import LocalEngine, local_model
 
@@ -216,6 +216,7 @@ async def main():
     print(engine.pid, flush=True)
     await asyncio.sleep(60)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what was started in a shell's background
 asyncio.run(main())
 """
 
