@@ -11,11 +11,11 @@ import msgspec
 from msgspec import Raw, Struct
 
 from perdure.core.errors import ProviderError
-from perdure.providers.batches import Ask, BatchProfile, Handed, Look, Result
+from perdure.providers.batches import Ask, BatchProfile, Handed, Look, Result, failed
 from perdure.providers.failures import message_in, status_in
 from perdure.providers.http import Endpoint, Http
 from perdure.providers.jsonl import call_json, lines
-from perdure.providers.openai_batches import CANCELLED, EXPIRED, MOST_PAGES, PAGE
+from perdure.providers.openai_batches import MOST_PAGES, PAGE
 
 CLOCKS_DIFFER_US = 60_000_000
 
@@ -94,16 +94,11 @@ def result_of(line: bytes) -> Result:
         case "errored":
             error = outcome.error.get("error") if isinstance(outcome.error, dict) else None
             status = status_in(error) or status_in(outcome.error) or 500
-            said = message_in(outcome.error) or "no explanation"
-            return Result(id=found.custom_id, status=status, body=_error(said))
+            return failed(found.custom_id, status, message_in(outcome.error))
         case "canceled":
-            return Result(id=found.custom_id, status=499, body=_error(CANCELLED), final=True)
+            return failed(found.custom_id, 499, None)
         case _:
-            return Result(id=found.custom_id, status=504, body=_error(EXPIRED), final=True)
-
-
-def _error(message: str) -> bytes:
-    return msgspec.json.encode({"error": {"message": message}})
+            return failed(found.custom_id, 504, None)
 
 
 def _us(at: str) -> int:

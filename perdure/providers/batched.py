@@ -76,6 +76,7 @@ class BatchedHttp(Http):
         method: str = "POST",
         headers: Mapping[str, str] | None = None,
         retry: bool = True,
+        follow: bool = False,
     ) -> Answer:
         number, self._number = self._number, self._number + 1
         kept = self._kept.get((self._at, number))

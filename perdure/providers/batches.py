@@ -7,19 +7,25 @@ is the body (or the error) that the same call would have had by itself.
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Literal, Protocol
 
+import msgspec
 from msgspec import Struct
+
+EXPIRED = 'The provider\'s batch ended before it came to this request. Send it again, or by the queue (`via`: "queue").'
+CANCELLED = "The provider's batch was cancelled before it came to this request."
 
 
 class BatchProfile(Struct, frozen=True, kw_only=True):
     """A provider's batch API as data. `api`: whose shape it has. `requests` and `size` (bytes): the most of one batch.
 
-    `marked`: a batch can be told to be ours before it has ended, by a mark it carries or by its file.
+    `marked`: a batch can be told to be ours before it has ended, by a mark it carries or by its file. `asked`: used only where
+    a section or a batch says so, since not every account has it.
     """
 
-    api: Literal["openai", "mistral", "anthropic"] = "openai"
+    api: Literal["openai", "mistral", "anthropic", "azure", "gemini", "together", "xai"] = "openai"
     requests: int = 50_000
     size: int = 200 * 2**20
     marked: bool = True
+    asked: bool = False
 
 
 class Ask(Struct, frozen=True):
@@ -64,6 +70,13 @@ class Result(Struct, frozen=True, kw_only=True):
     status: int
     body: bytes
     final: bool = False
+
+
+def failed(id: str, status: int, said: str | None) -> Result:
+    """Of a call that has no answer; 504: it was not come to in time, 499: it was cancelled."""
+    text = {504: EXPIRED, 499: CANCELLED}.get(status)
+    error = {"message": text or said or "no explanation", "code": status}
+    return Result(id=id, status=status, body=msgspec.json.encode({"error": error}), final=text is not None)
 
 
 class BatchApi(Protocol):

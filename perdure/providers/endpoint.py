@@ -166,12 +166,12 @@ class ChatProvider:
         profile = self.profile.batches
         if profile is None or via == "queue" or (via == "auto" and not self._batches_by_itself):
             return None
-        return batch_api(self.http, self.endpoint, profile)
+        return batch_api(self.http, self.endpoint, profile, api_version=self.config.options.api_version)
 
     @property
     def _batches_by_itself(self) -> bool:
-        configured = self.config.options.batches
-        return self._at_home if configured is None else configured
+        configured, profile = self.config.options.batches, self.profile.batches
+        return self._at_home and profile is not None and not profile.asked if configured is None else configured
 
     @property
     def _at_home(self) -> bool:

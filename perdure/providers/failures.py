@@ -162,6 +162,32 @@ def status_in(value: Any) -> int | None:
     return None
 
 
+def grpc_status(value: Any) -> int | None:
+    """The HTTP status of an error that tells its status in numbers of gRPC, or in HTTP's own."""
+    code = value.get("code") if isinstance(value, dict) else None
+    code = int(code) if isinstance(code, str) and code.isdigit() else code
+    return _STATUS_OF_GRPC.get(code) if isinstance(code, int) and code < 100 else status_in(value)
+
+
+_STATUS_OF_GRPC = {
+    1: 499,
+    2: 500,
+    3: 400,
+    4: 504,
+    5: 404,
+    6: 409,
+    7: 403,
+    8: 429,
+    9: 400,
+    10: 409,
+    11: 400,
+    12: 501,
+    13: 500,
+    14: 503,
+    15: 500,
+    16: 401,
+}
+
 _STATUS_OF_TYPE = {
     "rate_limit_error": 429,
     "rate_limit_exceeded": 429,

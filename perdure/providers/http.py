@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 KEPT_URLS = 64
 MAX_ERROR_BYTES = 65_536
+OK = (200, 201)
 MAX_BODY_BYTES = 256 * 1024 * 1024
 DRAIN_S = 2.0
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -119,16 +120,18 @@ class Http:
         method: str = "POST",
         headers: Mapping[str, str] | None = None,
         retry: bool = True,
+        follow: bool = False,
     ) -> "Answer":
-        """Send and wait for a 200. Raises ProviderError for anything else, after the retries it is worth.
+        """Send and wait for a 200 or 201. Raises ProviderError for anything else, after the retries it is worth.
 
         `headers`: of this call, beside the endpoint's. `retry`: not where the caller asks again by itself (`attempts.py`).
+        `follow`: go where it points to, without a bearer's token if that is another server.
         """
         attempt = 0
         while True:
             attempt += 1
             try:
-                return await self._once(endpoint, path, body, method, headers)
+                return await self._once(endpoint, path, body, method, headers, follow)
             except ProviderError as error:
                 error.sent = body
                 if self.refused is not None:
@@ -155,7 +158,7 @@ class Http:
         retry: bool = True,
         timeout_s: float | None = None,
     ) -> bytes:
-        """The whole body of a 200. `timeout_s` bounds everything, retries included."""
+        """The whole body of a good answer. `timeout_s` bounds everything, retries included."""
         try:
             async with asyncio.timeout(timeout_s):
                 opened = self.open(endpoint, path, body, method=method, headers=headers, retry=retry)
@@ -171,7 +174,13 @@ class Http:
         task.add_done_callback(self._draining.discard)
 
     async def _once(
-        self, endpoint: Endpoint, path: str, body: bytes | None, method: str, more: Mapping[str, str] | None
+        self,
+        endpoint: Endpoint,
+        path: str,
+        body: bytes | None,
+        method: str,
+        more: Mapping[str, str] | None,
+        follow: bool,
     ) -> "Answer":
         url = endpoint.url(path)
         headers = endpoint.headers if body is None else endpoint.json_headers
@@ -182,13 +191,13 @@ class Http:
                 data=body,
                 headers={**headers, **more} if more else headers,
                 proxy=endpoint.proxy,
-                allow_redirects=False,
+                allow_redirects=follow,
                 timeout=_client_timeout(endpoint.timeouts),
             )
         except Exception as cause:
             raise _transport_error(endpoint, path, cause) from cause
         answer = Answer(self, endpoint, path, response, body)
-        if response.status == 200:
+        if response.status in OK:
             return answer
         try:
             text = await answer.read_all(limit=MAX_ERROR_BYTES)
@@ -208,7 +217,7 @@ class Http:
 
 
 class Answer:
-    """A 200 under way. Leaving the block, or `close`, before its end drops the connection, and the engine stops.
+    """A good answer under way. Leaving the block, or `close`, before its end drops the connection, and the engine stops.
 
     A ProviderError that leaves the block knows what was `sent`.
     """

@@ -32,11 +32,9 @@ async def call_json(
         raise ProviderError(message, kind="llm_error") from cause
 
 
-async def lines(
-    http: Http, endpoint: Endpoint, path: str, headers: Mapping[str, str] | None = None
-) -> AsyncGenerator[bytes]:
-    """The lines of a file, those that are not empty, while it arrives."""
-    async with await http.open(endpoint, path, method="GET", headers=headers) as answer:
+async def lines(http: Http, endpoint: Endpoint, path: str, *, follow: bool = False) -> AsyncGenerator[bytes]:
+    """The lines of a file, those that are not empty, while it arrives. `follow`: it may lie elsewhere."""
+    async with await http.open(endpoint, path, method="GET", follow=follow) as answer:
         left = b""
         while data := await answer.read():
             *whole, left = (left + data).split(b"\n")

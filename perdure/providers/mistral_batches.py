@@ -8,10 +8,8 @@ from typing import Any
 
 import msgspec
 
-from perdure.core.errors import ProviderError
 from perdure.providers.batches import Ask, Handed, Look
 from perdure.providers.failures import message_in
-from perdure.providers.jsonl import call_json
 from perdure.providers.openai_batches import MARK, MOST_PAGES, PAGE, OpenAIBatches
 
 ENDED = frozenset({"SUCCESS", "TIMEOUT_EXCEEDED", "CANCELLED"})
@@ -27,20 +25,17 @@ class MistralBatches(OpenAIBatches):
         fields: dict[str, Any] = {
             "input_files": [handed.file],
             "model": handed.model,
-            "endpoint": f"/v1{handed.path}",
+            "endpoint": self._target(handed),
             "metadata": {MARK: handed.id},
             "timeout_hours": 24,
         }
         body = msgspec.json.encode(fields)
-        made = await call_json(
-            self._http, self._endpoint, "/batch/jobs", body, headers=handed.headers or None, retry=False
-        )
-        return str(made["id"])
+        return self._made(await self._call("/batch/jobs", body, headers=handed.headers or None, retry=False))
 
     async def find(self, handed: Handed) -> str | None:
         for page in range(MOST_PAGES):
             path = f"/batch/jobs?page={page}&page_size={PAGE}&order_by=-created"
-            found: list[Any] = (await call_json(self._http, self._endpoint, path)).get("data") or []
+            found: list[Any] = (await self._call(path)).get("data") or []
             for job in found:
                 mark = (job.get("metadata") or {}).get(MARK)
                 if mark == handed.id or handed.file in job.get("input_files", ()):
@@ -50,7 +45,7 @@ class MistralBatches(OpenAIBatches):
         return None
 
     async def look(self, remote_id: str) -> Look:
-        job = await call_json(self._http, self._endpoint, f"/batch/jobs/{remote_id}")
+        job = await self._call(f"/batch/jobs/{remote_id}")
         files = tuple(file for file in (job.get("output_file"), job.get("error_file")) if file)
         if job["status"] in ENDED or (job["status"] == "FAILED" and files):
             return Look(state="ended", files=files)
@@ -59,9 +54,5 @@ class MistralBatches(OpenAIBatches):
             return Look(state="failed", error=said or "it does not say why")
         return Look(state="going")
 
-    async def cancel(self, remote_id: str) -> None:
-        try:
-            await call_json(self._http, self._endpoint, f"/batch/jobs/{remote_id}/cancel", b"{}")
-        except ProviderError as error:
-            if error.status not in (400, 404, 409):
-                raise
+    def _cancel_path(self, remote_id: str) -> str:
+        return f"/batch/jobs/{remote_id}/cancel"

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from perdure.core.errors import ProviderError
-from perdure.providers.batches import Ask, BatchProfile, Handed, Look, Result
+from perdure.providers.batches import Ask, BatchProfile, Handed, Look, Result, failed
 from perdure.providers.failures import message_in
 from perdure.providers.http import Endpoint, Http
 from perdure.providers.jsonl import call_json, lines, multipart
@@ -20,9 +20,8 @@ PAGE = 100
 MOST_PAGES = 20
 ENDED = frozenset({"completed", "expired", "cancelled"})
 # a queue that is full now, which says nothing of the calls
+_STATUS = {"batch_expired": 504, "batch_cancelled": 499}
 BUSY = frozenset({"token_limit_exceeded", "rate_limit_exceeded", "request_limit_exceeded"})
-EXPIRED = 'The provider\'s batch ended before it came to this request. Send it again, or by the queue (`via`: "queue").'
-CANCELLED = "The provider's batch was cancelled before it came to this request."
 
 
 class _Response(Struct):
@@ -48,31 +47,50 @@ class OpenAIBatches:
         self.profile = profile
 
     async def upload(self, handed: Handed, asks: Sequence[Ask]) -> str:
-        body, kind = multipart({"purpose": "batch"}, f"{handed.id}.jsonl", self._file(handed, asks))
-        made = await call_json(self._http, self._endpoint, "/files", body, headers={"Content-Type": kind})
+        name = f"{handed.id}.jsonl"
+        body, kind = multipart(self._upload_fields(name), name, self._file(handed, asks))
+        made = await self._call(self._upload_path, body, headers={"Content-Type": kind})
         return str(made["id"])
 
+    _upload_path = "/files"
+
+    def _upload_fields(self, name: str) -> dict[str, str]:
+        return {"purpose": "batch"}
+
     def _file(self, handed: Handed, asks: Sequence[Ask]) -> bytes:
-        url = b'","method":"POST","url":"/v1' + handed.path.encode() + b'","body":'
+        url = b'","method":"POST","url":"' + self._target(handed).encode() + b'","body":'
         return b"".join(b'{"custom_id":"' + ask.id.encode() + url + ask.body + b"}\n" for ask in asks)
 
+    def _target(self, handed: Handed) -> str:
+        """What the calls of a batch are of, as its file names it."""
+        return f"/v1{handed.path}"
+
+    def _at(self, path: str) -> str:
+        """Where a path of the batch API lies."""
+        return path
+
+    async def _call(self, path: str, body: bytes | None = None, **more: Any) -> Any:
+        return await call_json(self._http, self._endpoint, self._at(path), body, **more)
+
     async def create(self, handed: Handed, asks: Sequence[Ask]) -> str:
-        fields: dict[str, Any] = {
+        body = msgspec.json.encode(self._fields(handed))
+        return self._made(await self._call("/batches", body, headers=handed.headers, retry=False))
+
+    def _fields(self, handed: Handed) -> dict[str, Any]:
+        return {
             "input_file_id": handed.file,
-            "endpoint": f"/v1{handed.path}",
+            "endpoint": self._target(handed),
             "completion_window": "24h",
             "metadata": {MARK: handed.id},
         }
-        made = await call_json(
-            self._http, self._endpoint, "/batches", msgspec.json.encode(fields), headers=handed.headers, retry=False
-        )
+
+    def _made(self, made: Any) -> str:
         return str(made["id"])
 
     async def find(self, handed: Handed) -> str | None:
         after = ""
         for _ in range(MOST_PAGES):
-            path = f"/batches?limit={PAGE}{after}"
-            listed = await call_json(self._http, self._endpoint, path)
+            listed = await self._call(f"/batches?limit={PAGE}{after}")
             found: list[Any] = listed.get("data") or []
             for batch in found:
                 mark = (batch.get("metadata") or {}).get(MARK)
@@ -84,7 +102,7 @@ class OpenAIBatches:
         return None
 
     async def look(self, remote_id: str) -> Look:
-        batch = await call_json(self._http, self._endpoint, f"/batches/{remote_id}")
+        batch = await self._call(f"/batches/{remote_id}")
         status = batch["status"]
         if status in ENDED:
             files = (batch.get("output_file_id"), batch.get("error_file_id"))
@@ -98,28 +116,24 @@ class OpenAIBatches:
 
     async def results(self, look: Look) -> AsyncGenerator[Result]:
         for file in look.files:
-            async for line in lines(self._http, self._endpoint, f"/files/{file}/content"):
+            path = self._at(f"/files/{file}/content")
+            async for line in lines(self._http, self._endpoint, path):
                 yield result_of(line)
 
     async def cancel(self, remote_id: str) -> None:
         try:
-            await call_json(self._http, self._endpoint, f"/batches/{remote_id}/cancel", b"{}")
+            await self._call(self._cancel_path(remote_id), b"{}")
         except ProviderError as error:
             if error.status not in (400, 404, 409):
                 raise
+
+    def _cancel_path(self, remote_id: str) -> str:
+        return f"/batches/{remote_id}/cancel"
 
 
 def result_of(line: bytes) -> Result:
     found = _line(line)
     if found.response is not None and bytes(found.response.body) not in (b"null", b""):
         return Result(id=found.custom_id, status=found.response.status_code, body=bytes(found.response.body))
-    code = found.error.get("code") if isinstance(found.error, dict) else None
-    text = {"batch_expired": EXPIRED, "batch_cancelled": CANCELLED}.get(str(code))
-    said = text or message_in(found.error) or "no explanation"
-    status = {"batch_expired": 504, "batch_cancelled": 499}.get(str(code), 500)
-    return Result(
-        id=found.custom_id,
-        status=status,
-        body=msgspec.json.encode({"error": {"message": said, "code": code}}),
-        final=text is not None,
-    )
+    code = str(found.error.get("code")) if isinstance(found.error, dict) else ""
+    return failed(found.custom_id, _STATUS.get(code, 500), message_in(found.error))

@@ -121,6 +121,7 @@ PROFILES: dict[str, ProviderProfile] = {
             deployments=True,
             version_env=("AZURE_API_VERSION", "OPENAI_API_VERSION"),
             chat=CHAT["azure"],
+            batches=BatchProfile(api="azure", requests=100_000),
         ),
         ProviderProfile(
             kind="anthropic",
@@ -205,6 +206,7 @@ PROFILES: dict[str, ProviderProfile] = {
             url_env=("TOGETHER_BASE_URL",),
             key_env=("TOGETHER_API_KEY",),
             chat=CHAT["together"],
+            batches=BatchProfile(api="together", size=100_000_000),
         ),
         ProviderProfile(
             kind="groq",
@@ -227,6 +229,7 @@ PROFILES: dict[str, ProviderProfile] = {
             url_env=("XAI_BASE_URL",),
             key_env=("XAI_API_KEY",),
             chat=CHAT["xai"],
+            batches=BatchProfile(api="xai", size=45_000_000),
         ),
         ProviderProfile(
             kind="mistral",
@@ -250,6 +253,7 @@ PROFILES: dict[str, ProviderProfile] = {
             url_env=("CEREBRAS_BASE_URL",),
             key_env=("CEREBRAS_API_KEY",),
             chat=CHAT["cerebras"],
+            batches=BatchProfile(asked=True),
         ),
         ProviderProfile(
             kind="baseten",
@@ -291,6 +295,7 @@ PROFILES: dict[str, ProviderProfile] = {
             url_env=("MOONSHOT_BASE_URL",),
             key_env=("MOONSHOT_API_KEY", "KIMI_API_KEY"),
             chat=CHAT["moonshot"],
+            batches=BatchProfile(size=100_000_000),
         ),
         ProviderProfile(
             kind="gemini_openai",
@@ -310,6 +315,7 @@ PROFILES: dict[str, ProviderProfile] = {
             api="gemini",
             models="gemini",
             small_models=("gemini-3.1-flash-lite", "gemini-2.5-flash"),
+            batches=BatchProfile(api="gemini", requests=10_000, size=17_000_000),
         ),
         ProviderProfile(
             kind="google_vertex",

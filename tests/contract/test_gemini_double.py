@@ -74,3 +74,37 @@ def test_a_blocked_prompt_an_error_and_the_models(double: GeminiDouble, sdk: gen
         sdk.models.generate_content(model="gemini-test", contents="Hi")
     assert next(iter(model.name for model in sdk.models.list())) == "models/gemini-test"
     assert double.keys == ["key-test"] * 3
+
+
+def test_a_batch(double: GeminiDouble, sdk: genai.Client) -> None:
+    double.default = lambda body: (
+        failure(400, {"error": {"message": "No."}})
+        if body["contents"][0]["parts"][0]["text"] == "bad"
+        else text("Yes.")
+    )
+    asked = [
+        types.InlinedRequest(contents=types.Content(role="user", parts=[types.Part(text=word)]), metadata={"key": word})
+        for word in ("good", "bad")
+    ]
+    made = sdk.batches.create(
+        model="gemini-test", src=types.BatchJobSource(inlined_requests=asked), config={"display_name": "mine"}
+    )
+    assert made.name is not None and (made.state, made.display_name) == (types.JobState.JOB_STATE_PENDING, "mine")
+    assert [sdk.batches.get(name=made.name).state for _ in range(2)] == [
+        types.JobState.JOB_STATE_RUNNING,
+        types.JobState.JOB_STATE_SUCCEEDED,
+    ]
+    ended = sdk.batches.get(name=made.name)
+    assert ended.dest is not None and ended.dest.inlined_responses is not None
+    good, bad = sorted(ended.dest.inlined_responses, key=lambda each: each.error is not None)
+    assert good.response is not None and (good.response.text, good.metadata) == ("Yes.", {"key": "good"})
+    assert bad.error is not None and (bad.error.message, bad.metadata) == ("No.", {"key": "bad"})
+    assert [each.name for each in sdk.batches.list()] == [made.name]
+
+
+def test_a_batch_that_is_cancelled(double: GeminiDouble, sdk: genai.Client) -> None:
+    asked = types.InlinedRequest(contents=types.Content(role="user", parts=[types.Part(text="a")]))
+    made = sdk.batches.create(model="gemini-test", src=types.BatchJobSource(inlined_requests=[asked]))
+    assert made.name is not None
+    sdk.batches.cancel(name=made.name)
+    assert sdk.batches.get(name=made.name).state == types.JobState.JOB_STATE_CANCELLED

@@ -13,6 +13,7 @@ from typing import Any
 
 from aiohttp import web
 
+from tests.doubles.gemini_batches import GeminiBatchRoutes
 from tests.doubles.openai_chat import OpenAIDouble, Turn, cut, scripted_failure
 
 Body = dict[str, Any]
@@ -40,6 +41,8 @@ class GeminiDouble(OpenAIDouble):
         return f"http://127.0.0.1:{self.port}"
 
     def _routes(self, app: web.Application) -> None:
+        self.batches = GeminiBatchRoutes(self._batched_one)
+        self.batches.add(app)
         app.router.add_get("/{version:v1|v1beta}/models", self._list)
         app.router.add_post("/{version:v1|v1beta}/models/{call}", self._generate)
 
@@ -48,7 +51,19 @@ class GeminiDouble(OpenAIDouble):
         models = [{"name": f"models/{name}", "version": "1", **facts} for name, facts in MODELS.items()]
         return web.json_response({"models": models})
 
+    async def _batched_one(self, body: Body) -> tuple[int, Body]:
+        """A call of a batch: (status, body)."""
+        if (wrong := self._wrong(body)) is not None:
+            return 400, {"error": {"code": 400, "message": wrong}}
+        turn = await self._next(body)
+        if "status" in turn:
+            return turn["status"], turn["body"]
+        return 200, _frame(self._parts(turn, 1), turn, last=True)
+
     async def _generate(self, request: web.Request) -> web.StreamResponse:
+        model, _, method = request.match_info["call"].partition(":")
+        if method == "batchGenerateContent":
+            return await self.batches.create(request, model)
         body = await request.json()
         self.paths.append(request.path_qs)
         self.keys.append(request.headers.get("x-goog-api-key"))

@@ -26,13 +26,13 @@ class MistralDouble(OpenAIDouble):
 
 
 class MistralJobRoutes(OpenAIBatchRoutes):
-    def add(self, app: web.Application) -> None:
-        app.router.add_post("/v1/files", self._upload)
-        app.router.add_get("/v1/files/{id}/content", self._content)
-        app.router.add_post("/v1/batch/jobs", self._create_job)
-        app.router.add_get("/v1/batch/jobs", self._list_jobs)
-        app.router.add_get("/v1/batch/jobs/{id}", self._retrieve_job)
-        app.router.add_post("/v1/batch/jobs/{id}/cancel", self._cancel)
+    def add(self, app: web.Application, root: str = "/v1") -> None:
+        app.router.add_post(f"{root}/files", self._upload)
+        app.router.add_get(f"{root}/files/{{id}}/content", self._content)
+        app.router.add_post(f"{root}/batch/jobs", self._create_job)
+        app.router.add_get(f"{root}/batch/jobs", self._list_jobs)
+        app.router.add_get(f"{root}/batch/jobs/{{id}}", self._retrieve_job)
+        app.router.add_post(f"{root}/batch/jobs/{{id}}/cancel", self._cancel)
 
     async def _create_job(self, request: web.Request) -> web.Response:
         body = await request.json()

@@ -38,13 +38,13 @@ class OpenAIBatchRoutes:
         self.lose_answers = 0
         self.polls = 0
 
-    def add(self, app: web.Application) -> None:
-        app.router.add_post("/v1/files", self._upload)
-        app.router.add_get("/v1/files/{id}/content", self._content)
-        app.router.add_post("/v1/batches", self._create)
-        app.router.add_get("/v1/batches", self._list)
-        app.router.add_get("/v1/batches/{id}", self._retrieve)
-        app.router.add_post("/v1/batches/{id}/cancel", self._cancel)
+    def add(self, app: web.Application, root: str = "/v1") -> None:
+        app.router.add_post(f"{root}/files", self._upload)
+        app.router.add_get(f"{root}/files/{{id}}/content", self._content)
+        app.router.add_post(f"{root}/batches", self._create)
+        app.router.add_get(f"{root}/batches", self._list)
+        app.router.add_get(f"{root}/batches/{{id}}", self._retrieve)
+        app.router.add_post(f"{root}/batches/{{id}}/cancel", self._cancel)
 
     async def _upload(self, request: web.Request) -> web.Response:
         form = await request.post()
@@ -78,8 +78,8 @@ class OpenAIBatchRoutes:
         body = await request.json()
         if self.refuse is not None:
             return web.json_response(self.refuse[1], status=self.refuse[0])
-        if body["endpoint"] not in BATCHABLE or body["completion_window"] != "24h":
-            return _error(400, f"Invalid endpoint or completion_window: {body}")
+        if (wrong := self._wrong_batch(body)) is not None:
+            return _error(400, wrong)
         batch_id = f"batch_{next(self._numbers)}"
         self.batches[batch_id] = {
             "id": batch_id,
@@ -100,6 +100,10 @@ class OpenAIBatchRoutes:
             assert request.transport is not None
             request.transport.close()
         return web.json_response(self.batches[batch_id])
+
+    def _wrong_batch(self, body: Body) -> str | None:
+        good = body["endpoint"] in BATCHABLE and body["completion_window"] == "24h"
+        return None if good else f"Invalid endpoint or completion_window: {body}"
 
     async def _list(self, request: web.Request) -> web.Response:
         newest = list(self.batches.values())[::-1]

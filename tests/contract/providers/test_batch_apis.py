@@ -2,7 +2,8 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -10,7 +11,9 @@ import pytest
 
 from perdure.core.errors import ProviderError
 from perdure.core.ids import new_id, now_us
+from perdure.providers import azure_batches
 from perdure.providers.anthropic_batches import AnthropicBatches
+from perdure.providers.azure_batches import AzureBatches
 from perdure.providers.batch_apis import batch_api
 from perdure.providers.batches import Ask, BatchApi, Handed, Look, Result
 from perdure.providers.http import Endpoint, Http
@@ -18,29 +21,40 @@ from perdure.providers.openai_batches import PAGE
 from perdure.providers.profiles import profile_of
 from tests.doubles import anthropic
 from tests.doubles.anthropic import AnthropicDouble
+from tests.doubles.azure_batches import AzureDouble
+from tests.doubles.gemini import GeminiDouble
 from tests.doubles.mistral_batches import MistralDouble
 from tests.doubles.openai_chat import OpenAIDouble, failure, text
+from tests.doubles.together_batches import TogetherDouble
+from tests.doubles.xai_batches import XaiDouble
 
 Double = OpenAIDouble | AnthropicDouble
+OLDER = "2024-10-21"
 
 
 class Place:
+    """`kind`: of the provider; "azure older" is Azure's older API."""
+
     def __init__(self, kind: str, double: Double, http: Http) -> None:
         self.kind = kind
         self.double = double
         self.routes: Any = double.batches
-        self.path = "/messages" if kind == "anthropic" else "/chat/completions"
-        profile = profile_of(kind).batches
+        self.path = PATHS.get(kind, "/chat/completions")
+        profile = profile_of(kind.split()[0]).batches
         assert profile is not None
-        base_url = double.base_url.removesuffix("/v1") + "/v1"
-        self.api: BatchApi = batch_api(http, Endpoint(kind, base_url, headers={"x-api-key": "k"}), profile)
+        headers = {"x-api-key": "k", "Authorization": "Bearer k"}
+        endpoint = Endpoint(kind, double.base_url.removesuffix("/v1") + ROOTS.get(kind, "/v1"), headers=headers)
+        self.api: BatchApi = batch_api(http, endpoint, profile, api_version=OLDER if "older" in kind else None)
+        if isinstance(self.api, AzureBatches):
+            self.api.look_s = 0.0
 
     def asks(self, *words: str) -> list[Ask]:
-        body: dict[str, Any] = {"model": "m", "max_tokens": 9}
-        return [
-            Ask(new_id("call"), msgspec.json.encode({**body, "messages": [{"role": "user", "content": word}]}))
-            for word in words
-        ]
+        return [Ask(new_id("call"), msgspec.json.encode(self.body(word))) for word in words]
+
+    def body(self, word: str) -> dict[str, Any]:
+        if self.kind == "google_ai":
+            return {"contents": [{"role": "user", "parts": [{"text": word}]}]}
+        return {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": word}]}
 
     async def hand_in(self, asks: list[Ask]) -> tuple[Handed, str]:
         handed = Handed(id=new_id("batch"), path=self.path, model="m", headers={}, created_us=now_us(), count=len(asks))
@@ -58,7 +72,7 @@ class Place:
 
 
 def answers(body: dict[str, Any]) -> dict[str, Any]:
-    word = body["messages"][0]["content"]
+    word = body["messages"][0]["content"] if "messages" in body else body["contents"][0]["parts"][0]["text"]
     return failure(429, {"error": {"message": "Too fast."}}) if word == "fast" else text(f"You said {word}.")
 
 
@@ -69,10 +83,29 @@ def claude_answers(body: dict[str, Any]) -> dict[str, Any]:
     return anthropic.text(f"You said {word}.")
 
 
-@pytest.fixture(params=["openai", "mistral", "anthropic"])
+PATHS = {
+    "anthropic": "/messages",
+    "azure older": f"/deployments/m/chat/completions?api-version={OLDER}",
+    "google_ai": "/models/m:generateContent",
+}
+ROOTS = {"azure": "/openai/v1", "azure older": "/openai", "google_ai": "/v1beta"}
+DOUBLES: dict[str, Callable[[], Double]] = {
+    "openai": OpenAIDouble,
+    "moonshot": OpenAIDouble,
+    "azure": AzureDouble,
+    "azure older": partial(AzureDouble, older=True),
+    "mistral": MistralDouble,
+    "together": TogetherDouble,
+    "xai": XaiDouble,
+    "google_ai": GeminiDouble,
+    "anthropic": AnthropicDouble,
+}
+SAYS_BUSY = ("openai", "moonshot", "azure", "azure older")
+
+
+@pytest.fixture(params=list(DOUBLES))
 async def place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
-    doubles = {"openai": OpenAIDouble, "mistral": MistralDouble, "anthropic": AnthropicDouble}
-    double = await asyncio.to_thread(doubles[request.param])
+    double = await asyncio.to_thread(DOUBLES[request.param])
     double.default = claude_answers if request.param == "anthropic" else answers
     http = Http()
     yield Place(request.param, double, http)
@@ -125,7 +158,7 @@ async def test_a_batch_that_is_not_accepted_says_why(place: Place) -> None:
     _, remote_id = await place.hand_in([same])
     look = await place.ended(remote_id)
     assert (look.state, look.error) == ("failed", "Enqueued token limit reached.")
-    assert look.busy == (place.kind == "openai")
+    assert look.busy == (place.kind in SAYS_BUSY)
 
 
 async def test_a_batch_that_only_looks_like_it_is_passed_by_once_that_is_known() -> None:
@@ -136,5 +169,44 @@ async def test_a_batch_that_only_looks_like_it_is_passed_by_once_that_is_known()
     other = double.batches.make([{}, {}])["id"]
     assert await place.api.find(handed) == other
     assert await place.api.find(msgspec.structs.replace(handed, others=(other,))) == remote_id
+    await http.close()
+    await asyncio.to_thread(double.close)
+
+
+@pytest.fixture
+async def azure() -> AsyncIterator[Place]:
+    double = await asyncio.to_thread(AzureDouble)
+    double.default = answers
+    http = Http()
+    yield Place("azure", double, http)
+    await http.close()
+    await asyncio.to_thread(double.close)
+
+
+async def test_a_file_that_azure_cannot_read_is_refused_for_good(azure: Place) -> None:
+    azure.routes.unreadable = True
+    with pytest.raises(ProviderError, match="Not JSONL") as refused:
+        await azure.hand_in(azure.asks("a"))
+    assert refused.value.status == 400
+
+
+async def test_a_file_that_azure_has_not_read_is_waited_for(azure: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    azure.routes.reading = 5
+    handed, _ = await azure.hand_in(azure.asks("a"))
+    monkeypatch.setattr(azure_batches, "READ_S", 0.0)
+    azure.routes.reading = 50
+    with pytest.raises(ProviderError, match="still reading") as later:
+        await azure.api.create(handed, [])
+    assert later.value.status is None  # so it is tried again
+
+
+async def test_xai_is_not_asked_for_what_it_would_answer_otherwise() -> None:
+    double = await asyncio.to_thread(XaiDouble)
+    http = Http()
+    place = Place("xai", double, http)
+    place.path = "/responses"
+    with pytest.raises(ProviderError, match="chat completions only") as refused:
+        await place.hand_in(place.asks("a"))
+    assert (refused.value.status, double.batches.batches) == (400, {})
     await http.close()
     await asyncio.to_thread(double.close)
