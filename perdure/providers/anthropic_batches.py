@@ -10,11 +10,10 @@ from typing import Any
 import msgspec
 from msgspec import Raw, Struct
 
-from perdure.core.errors import ProviderError
 from perdure.providers.batches import Ask, BatchProfile, Handed, Look, Result, failed
 from perdure.providers.failures import message_in, status_in
 from perdure.providers.http import Endpoint, Http
-from perdure.providers.jsonl import call_json, lines
+from perdure.providers.jsonl import call_json, call_off, lines
 from perdure.providers.openai_batches import MOST_PAGES, PAGE
 
 CLOCKS_DIFFER_US = 60_000_000
@@ -78,11 +77,7 @@ class AnthropicBatches:
                 yield result_of(line)
 
     async def cancel(self, remote_id: str) -> None:
-        try:
-            await call_json(self._http, self._endpoint, f"/messages/batches/{remote_id}/cancel", b"{}")
-        except ProviderError as error:
-            if error.status not in (400, 404, 409):
-                raise
+        await call_off(self._http, self._endpoint, f"/messages/batches/{remote_id}/cancel")
 
 
 def result_of(line: bytes) -> Result:

@@ -9,11 +9,10 @@ from typing import Any
 
 import msgspec
 
-from perdure.core.errors import ProviderError
 from perdure.providers.batches import Ask, BatchProfile, Handed, Look, Result, failed
 from perdure.providers.failures import grpc_status, message_in
 from perdure.providers.http import Endpoint, Http
-from perdure.providers.jsonl import call_json
+from perdure.providers.jsonl import call_json, call_off
 from perdure.providers.openai_batches import MOST_PAGES, PAGE
 
 KEY = "key"
@@ -67,11 +66,7 @@ class GeminiBatches:
                 yield _result(item)
 
     async def cancel(self, remote_id: str) -> None:
-        try:
-            await call_json(self._http, self._endpoint, f"/{remote_id}:cancel", b"{}")
-        except ProviderError as error:
-            if error.status not in (400, 404, 409):
-                raise
+        await call_off(self._http, self._endpoint, f"/{remote_id}:cancel")
 
 
 def _answers(operation: dict[str, Any]) -> list[dict[str, Any]]:

@@ -32,6 +32,15 @@ async def call_json(
         raise ProviderError(message, kind="llm_error") from cause
 
 
+async def call_off(http: Http, endpoint: Endpoint, path: str) -> None:
+    """Cancel what may have ended, or be gone, by now."""
+    try:
+        await call_json(http, endpoint, path, b"{}")
+    except ProviderError as error:
+        if error.status not in (400, 404, 409):
+            raise
+
+
 async def lines(http: Http, endpoint: Endpoint, path: str, *, follow: bool = False) -> AsyncGenerator[bytes]:
     """The lines of a file, those that are not empty, while it arrives. `follow`: it may lie elsewhere."""
     async with await http.open(endpoint, path, method="GET", follow=follow) as answer:

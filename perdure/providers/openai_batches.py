@@ -9,11 +9,10 @@ from typing import Any
 import msgspec
 from msgspec import Raw, Struct
 
-from perdure.core.errors import ProviderError
 from perdure.providers.batches import Ask, BatchProfile, Handed, Look, Result, failed
 from perdure.providers.failures import message_in
 from perdure.providers.http import Endpoint, Http
-from perdure.providers.jsonl import call_json, lines, multipart
+from perdure.providers.jsonl import call_json, call_off, lines, multipart
 
 MARK = "perdure_batch"
 PAGE = 100
@@ -121,11 +120,7 @@ class OpenAIBatches:
                 yield result_of(line)
 
     async def cancel(self, remote_id: str) -> None:
-        try:
-            await self._call(self._cancel_path(remote_id), b"{}")
-        except ProviderError as error:
-            if error.status not in (400, 404, 409):
-                raise
+        await call_off(self._http, self._endpoint, self._at(self._cancel_path(remote_id)))
 
     def _cancel_path(self, remote_id: str) -> str:
         return f"/batches/{remote_id}/cancel"
