@@ -22,8 +22,8 @@ from perdure.core.messages import (
 )
 from perdure.core.weighed import Weighed
 from perdure.providers.message_bytes import (
-    JOINED_BYTES,
-    JOINED_MESSAGE,
+    KEPT_BYTES,
+    KEPT_MESSAGE,
     ByteCache,
     answered_in,
     depends_on_context,
@@ -103,7 +103,7 @@ class TurnEncoder:
         self._prefix = f"{provider}/"
         self._addresses = addresses
         self._cache = cache or ByteCache()
-        self._kept: Weighed[int, _Turns] = Weighed(JOINED_BYTES)
+        self._kept: Weighed[int, _Turns] = Weighed(KEPT_BYTES)
 
     def context(self, messages: Sequence[Message], *, marks: bool) -> Context:
         """`marks`: put cache breakpoints at the end of the last user turn and of the one before it, where the last call had
@@ -136,7 +136,7 @@ class TurnEncoder:
         self._settle(turns)
         if lasting and messages:
             turns.length, turns.last_id = len(messages), messages[-1].id
-            self._kept.put(id(messages), turns, 2 * turns.size + JOINED_MESSAGE * len(messages))
+            self._kept.put(id(messages), turns, 2 * turns.size + KEPT_MESSAGE * len(messages))
         return turns
 
     def _settle(self, turns: _Turns) -> None:

@@ -14,9 +14,10 @@ from perdure.core.model import ToolSpec
 from perdure.core.weighed import Weighed
 
 DEFAULT_CACHE_BYTES = 32 * 1024 * 1024
-JOIN_FROM = 16
-JOINED_BYTES = 32 * 1024 * 1024
-JOINED_MESSAGE = 600  # of what a kept list holds, beside its bytes
+KEEP_FROM = 16
+MOST_PIECES = 128
+KEPT_BYTES = 32 * 1024 * 1024
+KEPT_MESSAGE = 600  # of what a kept list holds, beside its bytes
 NOT_JSON = "not valid JSON; the model wrote"
 
 _encode = msgspec.json.Encoder().encode
@@ -51,17 +52,18 @@ class ByteCache:
         self._size += size
 
 
-class _Joined(NamedTuple):
-    """The first `length` messages of one list as bytes. `messages` keeps the list's id from being given to another."""
+class _Kept(NamedTuple):
+    """The first `length` messages of one list in pieces. `messages` keeps the list's id from being given to another."""
 
     messages: Sequence[Message]
     length: int
     last_id: str
-    joined: bytes
+    pieces: list[bytes]
 
 
 class ContextBytes:
-    """The context as comma-joined JSON objects.
+    """The context as JSON objects and the commas between them, in pieces: whoever joins them with the rest of a request copies a
+    long history once.
 
     `objects`: what one message is. `approval_response`: what an approver's answer is, given the ids of the calls that tool
     messages of the context answer; it is the one kind whose form depends on the rest. `between`: what must stand between two
@@ -79,30 +81,30 @@ class ContextBytes:
         self._between = between
         self._approval_response = approval_response
         self._cache = cache or ByteCache()
-        self._joined: Weighed[int, _Joined] = Weighed(JOINED_BYTES)
+        self._kept: Weighed[int, _Kept] = Weighed(KEPT_BYTES)
 
-    def joined(self, messages: Sequence[Message]) -> bytes:
-        """The messages, joined. A conversation's list only grows between its calls, so what was joined once is kept."""
-        known = self._joined.pop(id(messages))
-        start, joined = 0, b""
+    def pieces(self, messages: Sequence[Message]) -> list[bytes]:
+        """A conversation's list only grows between its calls, so the pieces are kept, and most of them joined, for the next."""
+        known = self._kept.pop(id(messages))
+        start, pieces = 0, list[bytes]()
         if known is not None and known.length <= len(messages) and messages[known.length - 1].id == known.last_id:
-            start, joined = known.length, known.joined
-        pieces = [joined] if joined else []
+            start, pieces = known.length, known.pieces
         get, lasting, between = self._cache.get, True, self._between
         for at, message in enumerate(messages[start:], start):
             if between is not None and at and (filler := between(messages[at - 1], message)):
-                pieces.append(filler)
+                _add(pieces, filler)
             found = get(message.id)
             if found is None:
                 found = self._encoded(message, messages)
             if found:
-                pieces.append(found)
+                _add(pieces, found)
             lasting = lasting and not depends_on_context(message)
-        joined = b",".join(pieces)
-        if lasting and len(messages) >= JOIN_FROM:
-            weight = 2 * len(joined) + JOINED_MESSAGE * len(messages)
-            self._joined.put(id(messages), _Joined(messages, len(messages), messages[-1].id, joined), weight)
-        return joined
+        if lasting and len(messages) >= KEEP_FROM:
+            if len(pieces) > MOST_PIECES:
+                pieces = [b"".join(pieces)]
+            weight = 2 * sum(map(len, pieces)) + KEPT_MESSAGE * len(messages)
+            self._kept.put(id(messages), _Kept(messages, len(messages), messages[-1].id, pieces), weight)
+        return pieces.copy()
 
     def _encoded(self, message: Message, context: Sequence[Message]) -> bytes:
         if depends_on_context(message):
@@ -111,6 +113,12 @@ class ContextBytes:
         if message.id:
             self._cache.put(message.id, encoded)
         return encoded
+
+
+def _add(pieces: list[bytes], piece: bytes) -> None:
+    if pieces:
+        pieces.append(b",")
+    pieces.append(piece)
 
 
 class ToolBytes:

@@ -107,7 +107,7 @@ class OpenAIChat:
         told = request_fields(prompt, self._profile, self._traits, stream=self._stream, drop=self._drop)
         fields: dict[str, Any] = {"model": self._model, **told, **(more or {})}
         system = system_told(prompt, fields.get("response_format"))
-        pieces = [_encode(fields)[:-1], b',"messages":', self._encoder.messages(system, prompt.messages)]
+        pieces = [_encode(fields)[:-1], b',"messages":', *self._encoder.messages(system, prompt.messages)]
         if prompt.tools:
             pieces += [b',"tools":', self._encoder.tools(prompt.tools)]
         pieces.append(b"}")

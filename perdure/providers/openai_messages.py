@@ -29,12 +29,13 @@ class MessageEncoder:
         self._context = ContextBytes(self._objects, self._approval_response, cache, between)
         self._tools = ToolBytes(self._tool)
 
-    def messages(self, system: str, messages: Sequence[Message]) -> bytes:
-        """The JSON array of the whole context."""
-        pieces: list[bytes] = [_encode({"role": "system", "content": system})] if system else []
-        if context := self._context.joined(messages):
-            pieces.append(context)
-        return b"[" + b",".join(pieces) + b"]"
+    def messages(self, system: str, messages: Sequence[Message]) -> list[bytes]:
+        """The JSON array of the whole context, in pieces."""
+        context = self._context.pieces(messages)
+        if not system:
+            return [b"[", *context, b"]"]
+        first = _encode({"role": "system", "content": system})
+        return [b"[", first, b",", *context, b"]"] if context else [b"[", first, b"]"]
 
     def tools(self, tools: Sequence[ToolSpec]) -> bytes:
         """The JSON array of the tools."""

@@ -99,7 +99,7 @@ class OpenAIResponses:
     def body(self, prompt: Prompt, encoder: InputEncoder | None = None) -> bytes:
         """The request as sent."""
         encoder = encoder or self._encoder
-        pieces = [_encode(self._fields(prompt))[:-1], b',"input":', encoder.input(prompt.messages)]
+        pieces = [_encode(self._fields(prompt))[:-1], b',"input":', *encoder.input(prompt.messages)]
         if prompt.tools:
             pieces += [b',"tools":', encoder.tools(prompt.tools)]
         pieces.append(b"}")

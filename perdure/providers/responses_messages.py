@@ -36,9 +36,9 @@ class InputEncoder:
         self._context = ContextBytes(self._items, _approval_response, cache)
         self._tools = ToolBytes(_tool)
 
-    def input(self, messages: Sequence[Message]) -> bytes:
-        """The JSON array of the whole context, without the system text."""
-        return b"[" + self._context.joined(messages) + b"]"
+    def input(self, messages: Sequence[Message]) -> list[bytes]:
+        """The JSON array of the whole context, without the system text, in pieces."""
+        return [b"[", *self._context.pieces(messages), b"]"]
 
     def tools(self, tools: Sequence[ToolSpec]) -> bytes:
         """The JSON array of the tools."""

@@ -42,7 +42,7 @@ class Context:
 
     `bundle`: the agent as it is in this conversation. `private`: which of its own blocks the prompt was compiled with.
     `answer`: what was said to the approval request that `messages` end with, until that is carried out.
-    `weighed`: (version, how many of the messages, their weight) when it was weighed last.
+    `weighed`: (how many messages, the last of them, their weight) when it was weighed last.
     """
 
     conversation_id: str
@@ -56,15 +56,15 @@ class Context:
     seen_blocks: dict[str, str] | None = None
     private: Versions | None = None
     answer: Message | None = None
-    weighed: tuple[int, int, int] = (0, 0, 0)
+    weighed: tuple[int, Message | None, int] = (0, None, 0)
 
     def weigh(self) -> int:
         """About how many bytes it takes. Messages are weighed once, unless others took their places meanwhile."""
-        version, count, weight = self.weighed
-        if version != self.version or count > len(self.messages):
+        messages, (count, last, weight) = self.messages, self.weighed
+        if count > len(messages) or (count and messages[count - 1] is not last):
             count = weight = 0
-        weight += weight_of(self.messages[count:])
-        self.weighed = (self.version, len(self.messages), weight)
+        weight += weight_of(messages[count:])
+        self.weighed = (len(messages), messages[-1] if messages else None, weight)
         tokens = self.tokens
         return weight if tokens is None else weight + tokens.ids.itemsize * len(tokens.ids)
 

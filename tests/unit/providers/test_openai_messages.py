@@ -30,7 +30,11 @@ def encoded(*messages: Message, system: str = "", profile: ChatProfile = ChatPro
     encoder = MessageEncoder(profile)
     once = encoder.messages(system, messages)
     assert encoder.messages(system, list(messages)) == once  # from the cache
-    return msgspec.json.decode(once)
+    return msgspec.json.decode(b"".join(once))
+
+
+def whole(encoder: MessageEncoder, messages: list[Message], system: str = "") -> bytes:
+    return b"".join(encoder.messages(system, messages))
 
 
 CALL = ToolCall("call_1", "f", '{"a": 1}')
@@ -142,12 +146,12 @@ def test_tools_are_encoded_once_for_one_list() -> None:
 def test_a_growing_conversation_is_what_it_would_be_anew() -> None:
     encoder = MessageEncoder(ChatProfile())
     context: list[Message] = []
-    for turn in range(60):
+    for turn in range(150):  # more than are kept apart
         context.append(message("user", TextPart(f"{turn}")))
         context.append(message("assistant", TextPart("a"), tool_calls=(CALL,)))
         if turn == 30:  # what the context begins with is replaced in place
             context[:20] = [message("summary", TextPart("so far"))]
-        assert encoder.messages("s", context) == MessageEncoder(ChatProfile()).messages("s", list(context))
+        assert whole(encoder, context, "s") == whole(MessageEncoder(ChatProfile()), list(context), "s")
 
 
 def test_the_cache_forgets_what_is_not_asked_for_and_keeps_its_bound() -> None:
@@ -189,7 +193,7 @@ def test_an_answer_between_a_tool_and_the_user() -> None:
     for each in (user, said, user):
         encoder.messages("", growing)
         growing.append(each)
-        assert encoder.messages("", growing) == MessageEncoder(profile).messages("", list(growing))
+        assert whole(encoder, growing) == whole(MessageEncoder(profile), list(growing))
 
 
 def test_thinking_that_must_not_be_missing_from_a_call() -> None:
@@ -207,17 +211,17 @@ def test_what_a_provider_gave_goes_back_to_it_alone() -> None:
     )
     profile = ChatProfile(details=True, reasoning_out="reasoning", call_extra=True)
     own, foreign = MessageEncoder(profile, provider="acme"), MessageEncoder(profile, provider="other")
-    (mine,) = msgspec.json.decode(own.messages("", [said]))
-    (theirs,) = msgspec.json.decode(foreign.messages("", [said]))
+    (mine,) = msgspec.json.decode(whole(own, [said]))
+    (theirs,) = msgspec.json.decode(whole(foreign, [said]))
     assert mine["reasoning_details"] == msgspec.json.decode(details) and "reasoning" not in mine
     assert mine["tool_calls"][0]["extra_content"] == {"google": {"thought_signature": "t"}}
     assert theirs["reasoning"] == "Hm." and "reasoning_details" not in theirs
     assert "extra_content" not in theirs["tool_calls"][0]
     tagged = ChatProfile(think_tags="both")
-    (put_back,) = msgspec.json.decode(MessageEncoder(tagged, provider="acme").messages("", [said]))
+    (put_back,) = msgspec.json.decode(whole(MessageEncoder(tagged, provider="acme"), [said]))
     assert put_back["content"] == "<think>\nHm.\n</think>\n\nx"
     odd = message("assistant", ReasoningPart("Hm.", signature="[broken"), TextPart("x"), model="acme/m")
-    assert "reasoning_details" not in msgspec.json.decode(own.messages("", [odd]))[0]
+    assert "reasoning_details" not in msgspec.json.decode(whole(own, [odd]))[0]
 
 
 def test_a_model_that_reads_text_only_is_told_of_images() -> None:

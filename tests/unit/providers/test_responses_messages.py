@@ -30,7 +30,7 @@ def encoded(*messages: Message, encoder: InputEncoder | None = None) -> list[dic
     encoder = encoder or InputEncoder("acme")
     once = encoder.input(messages)
     assert encoder.input(list(messages)) == once  # from the cache
-    return msgspec.json.decode(once)
+    return msgspec.json.decode(b"".join(once))
 
 
 def kept(id: str, **more: Any) -> str:

@@ -16,8 +16,8 @@ from tests.doubles.tokenizers import small_tokenizer
 
 def check_for_every_provider(messages: Sequence[Message]) -> None:
     """A history that a model is asked with: every call answered, right behind the answer that made it, and once."""
-    check_openai(json.loads(MessageEncoder(CHAT["openai_compatible"]).messages("system", messages)))
-    check_responses(json.loads(InputEncoder("test").input(messages)))
+    check_openai(json.loads(b"".join(MessageEncoder(CHAT["openai_compatible"]).messages("system", messages))))
+    check_responses(json.loads(b"".join(InputEncoder("test").input(messages))))
     check_anthropic(json.loads(b"".join(TurnEncoder("test").context(list(messages), marks=False).pieces)))
     check_gemini(json.loads(ContentEncoder("test").contents(messages)))
     Qwen3Renderer(small_tokenizer()).render("system", messages, ())
