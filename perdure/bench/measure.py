@@ -36,6 +36,8 @@ def add_numbers(first: int, second: int) -> int:
 async def agents(bench: Bench) -> list[Figure]:
     count = bench.plan.agents
     (connection,) = await bench.connect(1)
+    for agent_id in await bench.create_agents(bench.plan.warm_up):
+        await ask(connection, "GET", f"/v1/agents/{agent_id}")
     async with bench.spending() as create:
         ids = await bench.create_agents(count)
     async with bench.spending() as get:

@@ -1,6 +1,7 @@
 """Brings a database to the newest schema at start-up. Alembic is imported only when the schema is behind.
 
-`HEAD` names the newest revision; a unit test holds it to Alembic's own idea of the head.
+`HEAD` names the newest revision, and `schema.sql` is what an empty SQLite file becomes at once; unit tests hold both to what the
+migrations make.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from typing import Any
 from perdure.core.errors import StoreError
 
 HEAD = "0015"
+SCHEMA = Path(__file__).parent / "schema.sql"
 STARTING_S = 30.0
 
 
@@ -41,8 +43,23 @@ def migrate_sqlite(path: str | Path) -> bool:
     if sqlite_is_current(path):
         return False
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    upgrade(f"sqlite:///{Path(path).absolute()}")
+    if not _made_anew(path):
+        upgrade(f"sqlite:///{Path(path).absolute()}")
     return True
+
+
+def _made_anew(path: str | Path) -> bool:
+    """Make all tables of a database that has none; False if it has any."""
+    connection = sqlite3.connect(path)
+    try:
+        if connection.execute("SELECT count(*) FROM sqlite_master").fetchone() != (0,):
+            return False
+        connection.executescript(f"BEGIN IMMEDIATE;\n{SCHEMA.read_text(encoding='utf-8')}\nCOMMIT;")
+        return True
+    except sqlite3.Error as error:
+        raise StoreError(f"{path} cannot be made: {error}") from error
+    finally:
+        connection.close()
 
 
 def migrate_postgres(url: str) -> None:
