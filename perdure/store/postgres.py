@@ -213,6 +213,9 @@ class PostgresStore:
                     since = time.perf_counter()
                     try:
                         return await run(connection)
+                    except asyncpg.InternalClientError:  # the database has said that it ends this connection
+                        connection.terminate()
+                        raise
                     finally:
                         self.work.add(0, since)
             except AgentError:
@@ -228,6 +231,7 @@ class PostgresStore:
                 TimeoutError,
                 asyncpg.PostgresConnectionError,
                 asyncpg.InterfaceError,
+                asyncpg.InternalClientError,
                 asyncpg.OperatorInterventionError,
                 asyncpg.TooManyConnectionsError,
                 asyncpg.ReadOnlySQLTransactionError,

@@ -136,7 +136,13 @@ class PostgresSignals:
                 self._tell("resync", "")
                 pause = 0.1
                 await ended.wait()
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except (
+                OSError,
+                TimeoutError,
+                asyncpg.PostgresError,
+                asyncpg.InterfaceError,
+                asyncpg.InternalClientError,
+            ) as error:
                 log.warning("not listening to the other servers: %s: %s", type(error).__name__, error)
             finally:
                 if connection is not None:

@@ -1,6 +1,7 @@
 """PostgreSQL's limits: connections, slow statements, locks that others hold, connections that are cut."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -78,6 +79,62 @@ async def test_cut_connections_are_replaced_and_the_transaction_is_run_again(ope
                 )
             )
     assert len(await running) == 1
+
+
+class Between:
+    """Stands between a store and its database, and can speak in the database's place."""
+
+    def __init__(self, to: int) -> None:
+        self._to = to
+        self._clients: list[asyncio.StreamWriter] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> int:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        return self._server.sockets[0].getsockname()[1]
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", self._to)
+        self._clients.append(writer)
+        for source, sink in ((reader, back), (there, writer)):
+            task = asyncio.create_task(_pass_on(source, sink))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def say_that_it_ends(self) -> None:
+        """As a database that is being shut down: first the message, the connection's end only later."""
+        fields = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection due to administrator command\0\0"
+        for client in self._clients:
+            client.write(b"E" + (len(fields) + 4).to_bytes(4, "big") + fields)
+
+    async def stop(self) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+
+
+async def _pass_on(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while data := await source.read(65536):
+            sink.write(data)
+            await sink.drain()
+    sink.close()
+
+
+async def test_a_connection_that_is_about_to_end_is_replaced(postgres: PostgresProcess) -> None:
+    url = await asyncio.to_thread(postgres.fresh)
+    between = Between(postgres.port)
+    port = await between.start()
+    store = PostgresStore(url.replace(f":{postgres.port}/", f":{port}/"), pool_size=1)
+    assert await store.read(ask("SELECT 1")) == [(1,)]
+    between.say_that_it_ends()
+    await asyncio.sleep(0.05)
+    assert await store.read(ask("SELECT 1")) == [(1,)]
+    between.say_that_it_ends()
+    await asyncio.sleep(0.05)
+    await store.write(ask("UPDATE runs SET attempts = attempts"))
+    await store.close()
+    await between.stop()
 
 
 async def test_larger_reads_are_planned_for_what_they_ask_and_write_nothing(opened: Open) -> None:
