@@ -314,6 +314,7 @@ def serve(settings: Settings, *, on_ready: Callable[[Server], None] | None = Non
             log_level=log_level,
             access_log=False,
             lifespan="off",
+            ws="none",
             timeout_keep_alive=75,
             timeout_graceful_shutdown=math.ceil(settings.shutdown_grace_s + HAND_OVER_S) + CLOSING_S,
         )

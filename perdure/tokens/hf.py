@@ -8,13 +8,15 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-from tokenizers import Tokenizer as Engine
 
 from perdure.core.errors import Invalid
 from perdure.core.tokens import TokenizerInfo
+
+if TYPE_CHECKING:  # a large library, of which most servers need nothing
+    from tokenizers import Tokenizer as Engine
 
 LONG_TEXT = 8192
 
@@ -158,7 +160,7 @@ class _Offsets(Sequence[tuple[int, int]]):
         return self._encoding.token_to_chars(at) if isinstance(at, int) else [self[one] for one in range(len(self))[at]]
 
 
-def _encode(engine: Engine, text: str) -> Any:
+def _encode(engine: "Engine", text: str) -> Any:
     """Only the call for batches lets other threads run meanwhile."""
     if len(text) < LONG_TEXT:
         return engine.encode(text, add_special_tokens=False)
@@ -180,13 +182,15 @@ def _is_control(token: Mapping[str, Any]) -> bool:
     return bool(token.get("special")) or (_MARKUP.search(text) is not None and _HTML.fullmatch(text) is None)
 
 
-def _engine(definition: dict[str, Any]) -> Engine:
+def _engine(definition: dict[str, Any]) -> "Engine":
     """The tokenizer with every control token's text read as ordinary text (`encode_special_tokens`)."""
     added = [
         token | {"special": True} if _is_control(token) else token for token in definition.get("added_tokens") or []
     ]
     changed = definition | {"added_tokens": added, "post_processor": None, "truncation": None, "padding": None}
-    engine = Engine.from_str(msgspec.json.encode(changed).decode())
+    from tokenizers import Tokenizer
+
+    engine = Tokenizer.from_str(msgspec.json.encode(changed).decode())
     engine.encode_special_tokens = True
     return engine
 

@@ -6,13 +6,7 @@ Invariant: a template sees only what it is given; it cannot reach the process.
 import json
 from collections.abc import Mapping, Sequence
 from datetime import date
-from functools import lru_cache
 from typing import Any
-
-from jinja2 import Template, TemplateError, nodes
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from perdure.core.errors import Invalid
 
@@ -31,9 +25,12 @@ class ChatTemplate:
         self.source = source
         self._model_name = model_name
         self._special = dict(special)
+        from perdure.tokens import jinja  # only where there is a template
+
+        self._refusals = (jinja.TemplateError, TypeError, LookupError, AttributeError, ValueError, ArithmeticError)
         try:
-            self._template = _compile(source)
-        except TemplateError as broken:
+            self._template = jinja.compiled(source)
+        except jinja.TemplateError as broken:
             raise Invalid(f"The chat template of {model_name} cannot be read: {broken}") from broken
 
     def render(
@@ -57,40 +54,5 @@ class ChatTemplate:
                 **self._special,
                 **options,
             )
-        except (TemplateError, TypeError, LookupError, AttributeError, ValueError, ArithmeticError) as refused:
+        except self._refusals as refused:
             raise Invalid(f"The chat template of {self._model_name} refuses this conversation: {refused}") from refused
-
-
-class _Generation(Extension):
-    """`{% generation %}` marks the assistant's words for trainers; rendered, it is its body."""
-
-    tags = {"generation"}  # noqa: RUF012 - as Jinja declares it
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-@lru_cache(maxsize=32)
-def _compile(source: str) -> Template:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
-    )
-    environment.filters["tojson"] = _tojson
-    globals_: dict[str, Any] = {"raise_exception": _raise}
-    environment.globals.update(globals_)
-    return environment.from_string(source)
-
-
-def _tojson(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _raise(message: str) -> None:
-    raise TemplateError(message)
