@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw, Struct
 
-from perdure.providers.batches import Ask, BatchProfile, Handed, Look, Result, failed
+from perdure.providers.batches import Ask, BatchProfile, Handed, Look, Result, cancelled, expired, failed
 from perdure.providers.failures import message_in, status_in
 from perdure.providers.http import Endpoint, Http
 from perdure.providers.jsonl import call_json, call_off, lines
@@ -91,9 +91,9 @@ def result_of(line: bytes) -> Result:
             status = status_in(error) or status_in(outcome.error) or 500
             return failed(found.custom_id, status, message_in(outcome.error))
         case "canceled":
-            return failed(found.custom_id, 499, None)
+            return cancelled(found.custom_id)
         case _:
-            return failed(found.custom_id, 504, None)
+            return expired(found.custom_id)
 
 
 def _us(at: str) -> int:

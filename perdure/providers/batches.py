@@ -72,11 +72,18 @@ class Result(Struct, frozen=True, kw_only=True):
     final: bool = False
 
 
-def failed(id: str, status: int, said: str | None) -> Result:
-    """Of a call that has no answer; 504: it was not come to in time, 499: it was cancelled."""
-    text = {504: EXPIRED, 499: CANCELLED}.get(status)
-    error = {"message": text or said or "no explanation", "code": status}
-    return Result(id=id, status=status, body=msgspec.json.encode({"error": error}), final=text is not None)
+def failed(id: str, status: int, said: str | None, *, final: bool = False) -> Result:
+    """Of a call that has no answer."""
+    error = {"message": said or "no explanation", "code": status}
+    return Result(id=id, status=status, body=msgspec.json.encode({"error": error}), final=final)
+
+
+def expired(id: str) -> Result:
+    return failed(id, 504, EXPIRED, final=True)
+
+
+def cancelled(id: str) -> Result:
+    return failed(id, 499, CANCELLED, final=True)
 
 
 class BatchApi(Protocol):

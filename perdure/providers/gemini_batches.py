@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from perdure.providers.batches import Ask, BatchProfile, Handed, Look, Result, failed
+from perdure.providers.batches import Ask, BatchProfile, Handed, Look, Result, cancelled, failed
 from perdure.providers.failures import grpc_status, message_in
 from perdure.providers.http import Endpoint, Http
 from perdure.providers.jsonl import call_json, call_off
@@ -85,4 +85,5 @@ def _result(item: dict[str, Any]) -> Result:
     if (response := item.get("response")) is not None:
         return Result(id=call_id, status=200, body=msgspec.json.encode(response))
     error = item.get("error")
-    return failed(call_id, grpc_status(error) or 500, message_in(error))
+    status = grpc_status(error) or 500
+    return cancelled(call_id) if status == 499 else failed(call_id, status, message_in(error))

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw, Struct
 
-from perdure.providers.batches import Ask, BatchProfile, Handed, Look, Result, failed
+from perdure.providers.batches import Ask, BatchProfile, Handed, Look, Result, cancelled, expired, failed
 from perdure.providers.failures import message_in
 from perdure.providers.http import Endpoint, Http
 from perdure.providers.jsonl import call_json, call_off, lines, multipart
@@ -19,7 +19,6 @@ PAGE = 100
 MOST_PAGES = 20
 ENDED = frozenset({"completed", "expired", "cancelled"})
 # a queue that is full now, which says nothing of the calls
-_STATUS = {"batch_expired": 504, "batch_cancelled": 499}
 BUSY = frozenset({"token_limit_exceeded", "rate_limit_exceeded", "request_limit_exceeded"})
 
 
@@ -130,5 +129,10 @@ def result_of(line: bytes) -> Result:
     found = _line(line)
     if found.response is not None and bytes(found.response.body) not in (b"null", b""):
         return Result(id=found.custom_id, status=found.response.status_code, body=bytes(found.response.body))
-    code = str(found.error.get("code")) if isinstance(found.error, dict) else ""
-    return failed(found.custom_id, _STATUS.get(code, 500), message_in(found.error))
+    match found.error:
+        case {"code": "batch_expired"}:
+            return expired(found.custom_id)
+        case {"code": "batch_cancelled"}:
+            return cancelled(found.custom_id)
+        case error:
+            return failed(found.custom_id, 500, message_in(error))

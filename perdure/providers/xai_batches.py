@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from perdure.core.errors import ProviderError
-from perdure.providers.batches import Handed, Look, Result, failed
+from perdure.providers.batches import Handed, Look, Result, cancelled, failed
 from perdure.providers.failures import grpc_status, message_in
 from perdure.providers.openai_batches import MOST_PAGES, PAGE, OpenAIBatches
 
@@ -75,5 +75,7 @@ def _result(item: dict[str, Any]) -> Result:
     completion = (outcome.get("response") or {}).get("chat_get_completion")
     if completion is not None:
         return Result(id=item["batch_request_id"], status=200, body=msgspec.json.encode(completion))
-    said = item.get("error_message") or message_in(outcome)
-    return failed(item["batch_request_id"], grpc_status(outcome.get("error")) or 500, said)
+    status = grpc_status(outcome.get("error")) or 500
+    if status == 499:
+        return cancelled(item["batch_request_id"])
+    return failed(item["batch_request_id"], status, item.get("error_message") or message_in(outcome))

@@ -108,12 +108,11 @@ class GeminiBatchRoutes:
             else:
                 batch["state"] = "RUNNING"
         elif self.gate is None or self.gate.is_set():
-            batch["answers"] = [await self._one(each) for each in batch["asked"]][::-1]
-            batch["state"] = "SUCCEEDED"
+            in_time = [each for each in batch["asked"] if not self.expire or self.expire not in json.dumps(each)]
+            batch["answers"] = [await self._one(each) for each in in_time][::-1]
+            batch["state"] = "SUCCEEDED" if len(in_time) == len(batch["asked"]) else "EXPIRED"
 
     async def _one(self, asked: Body) -> Body:
-        if self.expire and self.expire in json.dumps(asked["request"]):
-            return {"error": {"code": 4, "message": "Deadline expired."}, "metadata": asked.get("metadata")}
         status, body = await self._answer(asked["request"])
         if status == 200:
             return {"response": body, "metadata": asked.get("metadata")}

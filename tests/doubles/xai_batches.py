@@ -99,11 +99,10 @@ class XaiBatchRoutes(OpenAIBatchRoutes):
     async def _end(self, batch: Body) -> None:
         for line in self.lines(batch):
             if self.expire and self.expire in json.dumps(line["body"]):
-                outcome: Body = {"error": {"code": 4, "message": "Deadline exceeded."}}
-            else:
-                status, body = await self._answer(line["url"], line["body"])
-                message = str((body.get("error") or {}).get("message"))
-                failed = {"code": GRPC.get(status, 2), "message": message}
-                outcome = {"response": {"chat_get_completion": body}} if status == 200 else {"error": failed}
+                continue
+            status, body = await self._answer(line["url"], line["body"])
+            message = str((body.get("error") or {}).get("message"))
+            failed = {"code": GRPC.get(status, 2), "message": message}
+            outcome = {"response": {"chat_get_completion": body}} if status == 200 else {"error": failed}
             batch["results"].append({"batch_request_id": line["custom_id"], "batch_result": outcome})
         batch["status"] = "completed"
