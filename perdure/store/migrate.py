@@ -13,7 +13,7 @@ from typing import Any
 
 from perdure.core.errors import StoreError
 
-HEAD = "0015"
+HEAD = "0016"
 SCHEMA = Path(__file__).parent / "schema.sql"
 STARTING_S = 30.0
 

@@ -55,5 +55,5 @@ def delete_run(run_id: str) -> Tx[None]:
     if not (yield Query("delete_run", {"id": run_id})):
         raise Conflict(f"Run {run_id} has not ended. Cancel it first.", run_id=run_id)
     for name in _OF_A_RUN:
-        yield Query(name, {"id": run_id})
+        yield Query(name, {"id": run_id, "conversation_id": run.conversation_id})
     yield Query("forget_request_key", {"conversation_id": run.conversation_id, "run_id": run_id})

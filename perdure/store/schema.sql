@@ -672,4 +672,10 @@ CREATE TABLE routed_experts (
 
 CREATE INDEX routed_experts_conversation ON routed_experts (conversation_id);
 
-INSERT INTO alembic_version VALUES ('0015');
+CREATE INDEX runs_conversation ON runs (conversation_id, created_us);
+
+CREATE INDEX segments_agent ON segments (agent_id);
+
+CREATE INDEX archives_made_for ON archives (made_for) WHERE made_for IS NOT NULL;
+
+INSERT INTO alembic_version VALUES ('0016');

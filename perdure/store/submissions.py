@@ -209,6 +209,6 @@ def claim_next(
     else:
         admitted = yield from admit((run_id, state.agent_id), state, _input(run[0][17]), now)
         if admitted.refused is not None:
-            yield Query("delete_run_otids", {"id": run_id})
+            yield Query("delete_run_otids", {"id": run_id, "conversation_id": conversation_id})
             yield Query("forget_request_key", {"conversation_id": conversation_id, "run_id": run_id})
     return Accepted(run_id, lease=Lease(conversation_id, run_id, owner, fence), state=state, admitted=admitted)

@@ -32,13 +32,14 @@ WHERE run_id = :run_id AND status IN ('answered', 'taken') ORDER BY created_us, 
 -- name: answered_calls
 SELECT c.id, c.run_id, c.conversation_id, CASE WHEN r.status = 'running' THEN 1 ELSE 0 END
 FROM batch_calls c LEFT JOIN runs r ON r.id = c.run_id
-WHERE c.status = 'answered' ORDER BY c.created_us, c.id LIMIT :limit
+WHERE c.status IN ('waiting', 'answered') AND c.status = 'answered' ORDER BY c.created_us, c.id LIMIT :limit
 
 -- name: take_call
 UPDATE batch_calls SET status = 'taken' WHERE id = :id AND status = 'answered'
 
 -- name: waiting_groups
-SELECT grp, batch_id, MIN(created_us) FROM batch_calls WHERE status = 'waiting' AND due_us <= :now
+SELECT grp, batch_id, MIN(created_us) FROM batch_calls
+WHERE status IN ('waiting', 'answered') AND status = 'waiting' AND due_us <= :now
 GROUP BY grp, batch_id
 
 -- name: more_to_come
@@ -46,11 +47,12 @@ SELECT 1 FROM batch_items i WHERE i.batch_id = :batch_id AND i.status = 'running
   (SELECT 1 FROM batch_calls c WHERE c.run_id = i.run_id AND c.status IN ('waiting', 'sent'))
 UNION ALL
 SELECT 1 FROM batch_items w WHERE w.batch_id = :batch_id AND w.status = 'waiting' AND w.agent_id NOT IN
-  (SELECT agent_id FROM batch_items WHERE status = 'running')
+  (SELECT agent_id FROM batch_items WHERE status IN ('waiting', 'running') AND status = 'running')
 LIMIT 1
 
 -- name: waiting_calls
-SELECT id, size FROM batch_calls WHERE grp = :grp AND status = 'waiting' AND due_us <= :now
+SELECT id, size FROM batch_calls
+WHERE grp = :grp AND status IN ('waiting', 'answered') AND status = 'waiting' AND due_us <= :now
 ORDER BY created_us, id LIMIT :limit
 
 -- name: send_call
@@ -75,7 +77,7 @@ UPDATE provider_batches SET status = 'ended' WHERE id = :id
 UPDATE provider_batches SET due_us = :now WHERE batch_id = :batch_id AND status = 'going'
 
 -- name: batch_calls_due
-SELECT 1 FROM batch_calls WHERE status = 'waiting'
+SELECT 1 FROM batch_calls WHERE status IN ('waiting', 'answered') AND status = 'waiting'
 UNION ALL
 SELECT 1 FROM provider_batches WHERE status = 'going' AND due_us <= :now
 LIMIT 1

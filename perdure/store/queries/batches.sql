@@ -22,11 +22,11 @@ SELECT status, COUNT(*) FROM batch_items WHERE batch_id = :batch_id GROUP BY sta
 -- name: running_items
 SELECT i.agent_id, CASE WHEN EXISTS (SELECT 1 FROM batch_calls c WHERE c.run_id = i.run_id
                                      AND c.status IN ('waiting', 'sent', 'answered')) THEN 1 ELSE 0 END
-FROM batch_items i WHERE i.status = 'running'
+FROM batch_items i WHERE i.status IN ('waiting', 'running') AND i.status = 'running'
 
 -- name: waiting_items
 SELECT i.id, i.batch_id, i.position, i.agent_id FROM batch_items i JOIN batches b ON b.id = i.batch_id
-WHERE i.status = 'waiting' ORDER BY b.created_us, i.batch_id, i.position LIMIT :limit
+WHERE i.status IN ('waiting', 'running') AND i.status = 'waiting' ORDER BY b.created_us, i.batch_id, i.position LIMIT :limit
 
 -- name: item_request
 SELECT request FROM batch_items WHERE batch_id = :batch_id AND position = :position
@@ -37,7 +37,7 @@ WHERE batch_id = :batch_id AND position = :position AND status = 'waiting' RETUR
 
 -- name: ended_items
 SELECT i.batch_id, i.position, r.status, r.error, i.run_id FROM batch_items i LEFT JOIN runs r ON r.id = i.run_id
-WHERE i.status = 'running' AND (r.id IS NULL OR r.status NOT IN ('created', 'running'))
+WHERE i.status IN ('waiting', 'running') AND i.status = 'running' AND (r.id IS NULL OR r.status NOT IN ('created', 'running'))
 ORDER BY i.batch_id, i.position LIMIT :limit
 
 -- name: end_item

@@ -11,5 +11,5 @@ DELETE FROM provider_traces WHERE step_id IN (SELECT id FROM steps WHERE run_id 
 DELETE FROM steps WHERE run_id = :id
 
 -- name: delete_run_otids
-DELETE FROM otids WHERE run_id = :id
+DELETE FROM otids WHERE conversation_id = :conversation_id AND run_id = :id
 

@@ -111,6 +111,10 @@ SELECT id, status, conversation_id FROM runs
 WHERE conversation_id = :conversation_id AND status IN ('created', 'running') ORDER BY created_us, id
 
 -- name: active_runs_of_agent
+-- sqlite:
+SELECT id, status, conversation_id FROM runs INDEXED BY runs_active
+WHERE agent_id = :agent_id AND status IN ('created', 'running') ORDER BY created_us, id LIMIT 100
+-- postgres:
 SELECT id, status, conversation_id FROM runs
 WHERE agent_id = :agent_id AND status IN ('created', 'running') ORDER BY created_us, id LIMIT 100
 
@@ -119,8 +123,9 @@ WHERE agent_id = :agent_id AND status IN ('created', 'running') ORDER BY created
 SELECT id, conversation_id FROM (
   SELECT r.id, r.conversation_id, r.created_us, COALESCE(a.last_run_completed_us, 0) AS served_us,
          ROW_NUMBER() OVER (PARTITION BY r.agent_id ORDER BY r.created_us, r.id) + COALESCE(busy.runs, 0) AS turn
-  FROM runs r JOIN conversations c ON c.id = r.conversation_id JOIN agents a ON a.id = r.agent_id
-  LEFT JOIN (SELECT agent_id, COUNT(*) AS runs FROM runs WHERE status IN ('created', 'running') AND status = 'running'
+  FROM runs r INDEXED BY runs_active JOIN conversations c ON c.id = r.conversation_id JOIN agents a ON a.id = r.agent_id
+  LEFT JOIN (SELECT agent_id, COUNT(*) AS runs FROM runs INDEXED BY runs_active
+             WHERE status IN ('created', 'running') AND status = 'running'
              GROUP BY agent_id) busy ON busy.agent_id = r.agent_id
   WHERE r.status IN ('created', 'running')
     AND (c.active_run_id IS NULL OR c.lease_until_us < :now OR c.lease_owner = :dead_owner)

@@ -44,7 +44,7 @@ AND pos IN (SELECT pos FROM messages WHERE conversation_id = :conversation_id AN
 
 -- name: archives_to_embed
 SELECT a.id, a.embedding, a.embedding_dim, a.made_for FROM archives a
-WHERE EXISTS (SELECT 1 FROM passages p WHERE p.archive_id = a.id AND p.embedded = 0) ORDER BY a.id LIMIT :limit
+WHERE a.id IN (SELECT p.archive_id FROM passages p WHERE p.embedded = 0) ORDER BY a.id LIMIT :limit
 
 -- name: waits_for_vectors
 SELECT 1 FROM passages WHERE archive_id = :archive_id AND embedded = 0 LIMIT 1

@@ -115,7 +115,7 @@ async def test_without_a_process_there_are_no_cpu_figures(canned: tuple[Bench, l
     assert names == {"message.p50", "message.p95"}
     assert await measure.agents(bench) == [] and await measure.history(bench) == []
     assert await measure.memory_after(bench) == []
-    assert asked.count(("GET", "/v1/agents/x-1")) == SMALL.agents
+    assert asked.count(("GET", "/v1/agents/x-1")) == SMALL.warm_up + SMALL.agents
 
 
 @pytest.mark.parametrize(
