@@ -37,6 +37,8 @@ def list_runs(wanted: RunFilter, page: Page) -> Tx[list[Run]]:
         filters.add_in("r.agent_id", "agent", wanted.agent_ids)
     if wanted.statuses is not None:
         filters.add_in("r.status", "status", wanted.statuses)
+        if set(wanted.statuses) <= set(ACTIVE):  # found among the few that are under way, not by walking over all
+            filters.add("r.id IN (SELECT id FROM runs WHERE status IN ('created', 'running'))")
     if wanted.background is not None:
         filters.add("r.background = :background", background=int(wanted.background))
     if wanted.stop_reason is not None:

@@ -674,6 +674,8 @@ CREATE INDEX routed_experts_conversation ON routed_experts (conversation_id);
 
 CREATE INDEX runs_conversation ON runs (conversation_id, created_us);
 
+CREATE INDEX steps_created ON steps (created_us, id);
+
 CREATE INDEX segments_agent ON segments (agent_id);
 
 CREATE INDEX archives_made_for ON archives (made_for) WHERE made_for IS NOT NULL;
