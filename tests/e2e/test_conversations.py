@@ -210,7 +210,9 @@ def test_deleting_a_conversation_ends_its_run(
     agent = new_agent()
     made = client.conversations.create(agent_id=agent.id).id
     engine.script(text("never", delay_s=30))
-    run_id = next(iter(client.conversations.messages.create(made, input="Hi", background=True))).run_id
+    # a stream left to the garbage collector is closed wherever that runs, and the client's pool may be locked there
+    with client.conversations.messages.create(made, input="Hi", background=True) as stream:
+        run_id = next(iter(stream)).run_id
     client.conversations.delete(made)
     assert client.runs.retrieve(str(run_id)).status == "cancelled"
 

@@ -113,6 +113,7 @@ def test_a_conversation_is_one_on_both_servers(pair: tuple[ServerProcess, Server
         list(b.conversations.messages.create(one, input="Me too"))
     assert busy.value.status_code == 409 and busy.value.body["run_id"] == run_id  # type: ignore[index]
     followed = [event.message_type for event in b.conversations.messages.stream(one)]
+    began.close()
     assert followed[-3:] == ["assistant_message", "stop_reason", "usage_statistics"]
     engine.script(text("Yes."), text("No."))
     list(b.conversations.messages.create(one, input="Do I?"))
