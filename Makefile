@@ -7,19 +7,17 @@ STAMP := $(VENV)/.installed
 # servers and commands start twice as fast with their bytecode kept
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-failed setup check test-all fuzz train serve bench bench-postgres fmt clean
+.PHONY: demo test setup check test-all fuzz train serve bench bench-postgres fmt clean
 
 demo: $(STAMP)
 	@$(BIN)/perdure demo
 
 TESTS := tests/unit tests/contract tests/e2e -m "not engine and not slow and not postgres"
 
+# AGAIN=1: what failed is asked once more, alone, if all tests had their turn (pytest's status 1; others mean that they had not).
 test: $(STAMP)
-	@$(BIN)/python -m pytest $(TESTS) -n auto --dist loadfile
-
-# Only what failed the last time; an error if nothing is known to have failed.
-test-failed: $(STAMP)
-	@$(BIN)/python -m pytest $(TESTS) --last-failed --last-failed-no-failures none
+	@$(BIN)/python -m pytest $(TESTS) -n auto --dist loadfile || { [ $$? -eq 1 ] && [ -n "$(AGAIN)" ] && \
+	$(BIN)/python -m pytest $(TESTS) --last-failed --last-failed-no-failures none; }
 
 setup: $(STAMP)
 
