@@ -14,7 +14,7 @@ from perdure.core.batches import Via
 from perdure.core.errors import ProviderError
 from perdure.providers.base import Model, ModelInfo
 from perdure.providers.batch_apis import batch_api
-from perdure.providers.batches import BatchApi
+from perdure.providers.batches import BatchApi, BatchProfile
 from perdure.providers.catalogue import auth_headers, list_models
 from perdure.providers.configs import ProviderConfig, deployments_root, with_version, without_version
 from perdure.providers.gemini import Gemini
@@ -164,14 +164,14 @@ class ChatProvider:
     def batches(self, via: Via) -> BatchApi | None:
         """Its own batch API, if it has one and it is to be used."""
         profile = self.profile.batches
-        if profile is None or via == "queue" or (via == "auto" and not self._batches_by_itself):
+        if profile is None or via == "queue" or (via == "auto" and not self._batches_by_itself(profile)):
             return None
         return batch_api(self.http, self.endpoint, profile, api_version=self.config.options.api_version)
 
-    @property
-    def _batches_by_itself(self) -> bool:
-        configured, profile = self.config.options.batches, self.profile.batches
-        return self._at_home and profile is not None and not profile.asked if configured is None else configured
+    def _batches_by_itself(self, profile: BatchProfile) -> bool:
+        """Whether it is used where a batch leaves that open: as its section says, or where it is known to be there."""
+        configured = self.config.options.batches
+        return configured if configured is not None else self._at_home and not profile.asked
 
     @property
     def _at_home(self) -> bool:

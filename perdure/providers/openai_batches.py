@@ -37,7 +37,9 @@ _line = msgspec.json.Decoder(_Line).decode
 
 
 class OpenAIBatches:
-    """Implements `batches.BatchApi`."""
+    """Implements `batches.BatchApi`. Others that have its shape say where they differ."""
+
+    _upload_path = "/files"
 
     def __init__(self, http: Http, endpoint: Endpoint, profile: BatchProfile) -> None:
         self._http = http
@@ -49,8 +51,6 @@ class OpenAIBatches:
         body, kind = multipart(self._upload_fields(name), name, self._file(handed, asks))
         made = await self._call(self._upload_path, body, headers={"Content-Type": kind})
         return str(made["id"])
-
-    _upload_path = "/files"
 
     def _upload_fields(self, name: str) -> dict[str, str]:
         return {"purpose": "batch"}

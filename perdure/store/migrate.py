@@ -1,7 +1,7 @@
 """Brings a database to the newest schema at start-up. Alembic is imported only when the schema is behind.
 
-`HEAD` names the newest revision, and `schema.sql` is what an empty SQLite file becomes at once; unit tests hold both to what the
-migrations make.
+`HEAD` names the newest revision, and `sqlite_schema.sql` is what an empty SQLite file becomes at once; unit tests hold both to
+what the migrations make.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from typing import Any
 from perdure.core.errors import StoreError
 
 HEAD = "0016"
-SCHEMA = Path(__file__).parent / "schema.sql"
+SQLITE_SCHEMA = Path(__file__).parent / "sqlite_schema.sql"
 STARTING_S = 30.0
 
 
@@ -54,7 +54,7 @@ def _made_anew(path: str | Path) -> bool:
     try:
         if connection.execute("SELECT count(*) FROM sqlite_master").fetchone() != (0,):
             return False
-        connection.executescript(f"BEGIN IMMEDIATE;\n{SCHEMA.read_text(encoding='utf-8')}\nCOMMIT;")
+        connection.executescript(f"BEGIN IMMEDIATE;\n{SQLITE_SCHEMA.read_text(encoding='utf-8')}\nCOMMIT;")
         return True
     except sqlite3.Error as error:
         raise StoreError(f"{path} cannot be made: {error}") from error

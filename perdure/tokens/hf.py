@@ -184,12 +184,12 @@ def _is_control(token: Mapping[str, Any]) -> bool:
 
 def _engine(definition: dict[str, Any]) -> "Engine":
     """The tokenizer with every control token's text read as ordinary text (`encode_special_tokens`)."""
+    from tokenizers import Tokenizer
+
     added = [
         token | {"special": True} if _is_control(token) else token for token in definition.get("added_tokens") or []
     ]
     changed = definition | {"added_tokens": added, "post_processor": None, "truncation": None, "padding": None}
-    from tokenizers import Tokenizer
-
     engine = Tokenizer.from_str(msgspec.json.encode(changed).decode())
     engine.encode_special_tokens = True
     return engine

@@ -22,11 +22,11 @@ class ChatTemplate:
     """`special`: the texts of the tokens a template may name (bos_token, eos_token, ...)."""
 
     def __init__(self, source: str, model_name: str, special: Mapping[str, str]) -> None:
+        from perdure.tokens import jinja  # only where there is a template
+
         self.source = source
         self._model_name = model_name
         self._special = dict(special)
-        from perdure.tokens import jinja  # only where there is a template
-
         self._refusals = (jinja.TemplateError, TypeError, LookupError, AttributeError, ValueError, ArithmeticError)
         try:
             self._template = jinja.compiled(source)

@@ -1,4 +1,5 @@
 -- A call is 'waiting' for its batch, 'sent' with it, 'answered', and 'taken' once its run goes on.
+-- SQLite uses a partial index only where its condition stands in the query word for word, or where it is told to.
 
 -- name: park_conversation
 UPDATE conversations SET lease_until_us = :until, lease_owner = :parked, fence = fence + 1

@@ -1,3 +1,5 @@
+-- SQLite uses a partial index only where its condition stands in the query word for word, or where it is told to.
+
 -- name: insert_batch
 INSERT INTO batches (id, status, created_us, updated_us, body)
 VALUES (:id, :status, :created_us, :updated_us, :body)

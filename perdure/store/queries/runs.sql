@@ -1,4 +1,5 @@
 -- Leases run by one clock: the process's on SQLite, the database's on PostgreSQL, whose servers' clocks may differ.
+-- SQLite uses a partial index only where its condition stands in the query word for word, or where it is told to.
 
 -- name: conversation_for_run
 SELECT c.agent_id, c.head_ids, c.tail_from, c.context_version, c.compiled_revision, c.segment_id, c.break_cause,

@@ -8,7 +8,7 @@ import pytest
 from perdure.core.errors import StoreError
 from perdure.store.migrate import HEAD, migrate_sqlite, sqlite_is_current, upgrade
 
-AGAIN = "Run scripts/make_schema.py after a migration was added."
+AGAIN = "Run scripts/make_sqlite_schema.py after a migration was added."
 
 
 def everything(path: Path) -> tuple[set[tuple[str, ...]], dict[str, list[tuple[object, ...]]]]:

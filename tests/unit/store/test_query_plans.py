@@ -5,7 +5,7 @@ import sqlite3
 
 import pytest
 
-from perdure.store.migrate import SCHEMA
+from perdure.store.migrate import SQLITE_SCHEMA
 from perdure.store.sql import queries
 
 # Tables and indices that stay small, or hold only what is under way.
@@ -29,7 +29,7 @@ _ALIAS = re.compile(r"\b(\w+) (?:AS )?(\w+)\b")
 @pytest.fixture(scope="module")
 def connection() -> sqlite3.Connection:
     made = sqlite3.connect(":memory:")
-    made.executescript(SCHEMA.read_text(encoding="utf-8"))
+    made.executescript(SQLITE_SCHEMA.read_text(encoding="utf-8"))
     return made
 
 

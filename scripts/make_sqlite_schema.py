@@ -1,18 +1,21 @@
-"""Write perdure/store/schema.sql: what the migrations make of an empty SQLite file. To be run after a migration was added."""
+"""Write perdure/store/sqlite_schema.sql: what the migrations make of an empty SQLite file.
+
+To be run after a migration was added.
+"""
 
 import sqlite3
 import tempfile
 from pathlib import Path
 
-from perdure.store.migrate import SCHEMA, upgrade
+from perdure.store.migrate import SQLITE_SCHEMA, upgrade
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "schema.db"
         upgrade(f"sqlite:///{path}")
-        SCHEMA.write_text(schema_of(path), encoding="utf-8")
-    print(SCHEMA)
+        SQLITE_SCHEMA.write_text(schema_of(path), encoding="utf-8")
+    print(SQLITE_SCHEMA)
 
 
 def schema_of(path: Path) -> str:
@@ -23,7 +26,7 @@ def schema_of(path: Path) -> str:
     connection.close()
     virtual = tuple(f"{name}_" for name, sql in rows if sql.startswith("CREATE VIRTUAL"))
     made = [sql for name, sql in rows if not name.startswith(("sqlite_", *virtual))]
-    head = "-- What the migrations make of an empty SQLite file. Written by scripts/make_schema.py.\n\n"
+    head = "-- What the migrations make of an empty SQLite file. Written by scripts/make_sqlite_schema.py.\n\n"
     return head + "\n".join(f"{sql};\n" for sql in made) + f"\nINSERT INTO alembic_version VALUES ('{version}');\n"
 
 

@@ -1,4 +1,4 @@
--- What the migrations make of an empty SQLite file. Written by scripts/make_schema.py.
+-- What the migrations make of an empty SQLite file. Written by scripts/make_sqlite_schema.py.
 
 CREATE TABLE alembic_version (
 	version_num VARCHAR(32) NOT NULL, 
