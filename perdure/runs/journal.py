@@ -33,7 +33,7 @@ class StepJournal:
         kept = _without_large_trace(begun)
         await self._before()
         self.open = True
-        await shielded(self._store.write(lambda: keep_intent(self._lease, kept), repeatable=True))
+        await shielded(self._store.write(lambda: keep_intent(self._lease, kept), repeatable=True, quick=True))
 
     def returned(self, step_id: str, answer: ToolReturn) -> None:
         self._receipts.append(self._store.begin_write(lambda: keep_receipt(self._lease, step_id, answer), lazy=True))

@@ -1,8 +1,8 @@
 """The Store seam: transactions as generators, run by a driver.
 
 A transaction is a generator that yields queries and receives rows: `rows = yield Query("agent_by_id", {"id": id})`. It holds
-no connection and awaits nothing, so the same code runs on SQLite's writer thread and on an asyncpg connection. What it
-raises rolls all of it back. It may be run again from the start when the database asks for a retry, so it must have no effect
+no connection and awaits nothing, so the same code runs on a SQLite connection and on an asyncpg one. What it raises rolls
+all of it back. It may be run again from the start when the database asks for a retry, so it must have no effect
 but its queries.
 """
 
@@ -86,16 +86,17 @@ class Store(Protocol):
         """Larger reads (listings, histories, exports), away from the event loop, in one snapshot."""
         ...
 
-    async def write(self, tx: TxFactory[T], *, repeatable: bool = False) -> T:
+    async def write(self, tx: TxFactory[T], *, repeatable: bool = False, quick: bool = False) -> T:
         """Run the transaction; durable when this returns. Raises what the transaction raised, with nothing written.
 
         `repeatable`: the transaction notices by itself that it has been committed already, so it may be run again when the
-        answer to its commit was lost on the way.
+        answer to its commit was lost on the way. `quick`: it is a few point statements; SQLite runs those at once on the
+        event loop, and has a thread for the others.
         """
         ...
 
     def begin_write(self, tx: TxFactory[T], *, lazy: bool = False) -> Write:
-        """As `write`, without waiting. Writes commit in the order they were begun.
+        """As a `quick` `write`, without waiting. Writes commit in the order they were begun.
 
         `lazy`: the commit may wait a few milliseconds to be shared with the next write.
         """

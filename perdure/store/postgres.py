@@ -78,7 +78,7 @@ class PostgresStore:
 
         return await self._until_done(run)
 
-    async def write(self, tx: TxFactory[T], *, repeatable: bool = False) -> T:
+    async def write(self, tx: TxFactory[T], *, repeatable: bool = False, quick: bool = False) -> T:
         return await asyncio.shield(self._begin(tx, repeatable=repeatable))
 
     def begin_write(self, tx: TxFactory[Any], *, lazy: bool = False) -> Write:

@@ -37,9 +37,9 @@ class Conversation:
         costs: list[int] = []
         write, before = self.store.write, self.store.work.statements
 
-        async def counted(tx: Any, *, repeatable: bool = False) -> Any:
+        async def counted(tx: Any, **how: bool) -> Any:
             costs.append(self.store.work.statements - sum(costs) - before)
-            result = await write(tx, repeatable=repeatable)
+            result = await write(tx, **how)
             costs.append(self.store.work.statements - sum(costs) - before)
             return result
 
