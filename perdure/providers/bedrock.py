@@ -99,7 +99,7 @@ class Bedrock:
                 "AWS_BEARER_TOKEN_BEDROCK.",
                 kind="llm_authentication",
             )
-        url = str(endpoint.url(path))
+        url = endpoint.url(path)
         return signed_headers(method, url, body, self._cloud.keys, region=self._cloud.region, service=SERVICE)
 
     def frames(self) -> Frames:

@@ -5,29 +5,39 @@ knows whether another attempt is right (`attempts.py`).
 """
 
 import asyncio
-import os
 import urllib.request
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import urlsplit
+from typing import Any, Self
+from urllib.parse import quote, urljoin, urlsplit
 
 from msgspec import Struct
 
 from perdure import __version__
 from perdure.core.errors import Invalid, ProviderError
 from perdure.providers.failures import status_error
+from perdure.providers.http_exchange import Exchange, HttpFailure, Silent
+from perdure.providers.http_pool import (
+    ConnectTimeout,
+    NoConnection,
+    NoHost,
+    NotSecure,
+    Origin,
+    Pool,
+    host_header,
+    proxy_headers,
+)
 from perdure.providers.retries import Retries, retry_after_s, seconds_before
 
-if TYPE_CHECKING:
-    from aiohttp import ClientConnectorError, ClientProxyConnectionError, ClientResponse, ClientSession
-    from yarl import URL
-
-KEPT_URLS = 64
+KEPT_HEADS = 64
 MAX_ERROR_BYTES = 65_536
 OK = (200, 201)
+MOVED = (301, 302, 303, 307, 308)
+MAX_REDIRECTS = 10
 MAX_BODY_BYTES = 256 * 1024 * 1024
 DRAIN_S = 2.0
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+SECRET_HEADERS = ("authorization", "x-api-key", "api-key", "x-goog-api-key", "cookie")
+URL_CHARACTERS = "!#$%&'()*+,/:;=?@[]~"  # those that stay as they are
 
 
 class Timeouts(Struct, frozen=True):
@@ -41,7 +51,7 @@ class Timeouts(Struct, frozen=True):
 class Endpoint:
     """Where a provider is and how it is asked: made once, used for every call.
 
-    `base_url` has no trailing slash. Per-path URLs and the headers are kept encoded.
+    `base_url` has no trailing slash. What is sent before a body is kept encoded, per path.
     """
 
     def __init__(
@@ -53,27 +63,72 @@ class Endpoint:
         timeouts: Timeouts = Timeouts(),
         retries: Retries = Retries(),
     ) -> None:
-        parts = urlsplit(base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise Invalid(f"The base URL of provider '{name}' is {base_url!r}: give http:// or https:// and a host.")
         self.name = name
         self.base_url = base_url.rstrip("/")
         self.timeouts = timeouts
         self.retries = retries
-        self.proxy = _proxy_for(parts.scheme, parts.hostname)
+        try:
+            self.origin, self._base_path = split_url(self.base_url)
+        except ValueError as error:
+            raise Invalid(
+                f"The base URL of provider '{name}' is {base_url!r}: give http:// or https:// and a host."
+            ) from error
         self.headers: dict[str, str] = {"User-Agent": f"perdure/{__version__}", **(headers or {})}
-        self.json_headers: dict[str, str] = {"Content-Type": "application/json", **self.headers}
-        self._urls: dict[str, URL] = {}
+        self._heads: dict[tuple[str, str, bool], bytes] = {}
 
-    def url(self, path: str) -> "URL":
-        found = self._urls.get(path)
-        if found is None:
-            from yarl import URL
+    @property
+    def proxy(self) -> str | None:
+        return self.origin.proxy
 
-            found = URL(self.base_url + path, encoded="%" in path)
-            if len(self._urls) < KEPT_URLS:  # some paths have an id in them
-                self._urls[path] = found
-        return found
+    def url(self, path: str) -> str:
+        """As it is sent."""
+        return self.base_url + quote(path, safe=URL_CHARACTERS)
+
+    def head(self, method: str, path: str, length: int | None, more: Mapping[str, str] | None) -> bytes:
+        """The request line and the headers. `length`: of a body in JSON. Invalid if a header cannot be sent."""
+        key = (method, path, length is not None)
+        start = self._heads.get(key)
+        if start is None:
+            kind = {} if length is None else {"Content-Type": "application/json"}
+            start = head_of(method, self.origin, self._base_path + path, {**kind, **self.headers})
+            if len(self._heads) < KEPT_HEADS:  # some paths have an id in them
+                self._heads[key] = start
+        if more:
+            kind = {} if length is None else {"Content-Type": "application/json"}
+            start = head_of(method, self.origin, self._base_path + path, {**kind, **self.headers, **more})
+        return start + b"\r\n" if length is None else b"%bContent-Length: %d\r\n\r\n" % (start, length)
+
+
+def split_url(url: str) -> tuple[Origin, str]:
+    """Whom to talk to and what to ask for there. ValueError if it is not an http or https URL with a host."""
+    parts = urlsplit(url)
+    host, port = parts.hostname, parts.port
+    if parts.scheme not in ("http", "https") or not host:
+        raise ValueError(f"{url!r} is not an http or https URL")
+    secure = parts.scheme == "https"
+    if not host.isascii():
+        host = host.encode("idna").decode()
+    path = f"{parts.path}?{parts.query}" if parts.query else parts.path
+    return Origin(secure, host, port or (443 if secure else 80), _proxy_for(parts.scheme, host)), path
+
+
+def head_of(method: str, origin: Origin, path: str, headers: Mapping[str, str]) -> bytes:
+    """A request's first lines, without the empty one. Invalid if a header's value cannot be in one."""
+    target = quote(path, safe=URL_CHARACTERS) or "/"
+    if not target.startswith("/"):
+        target = f"/{target}"
+    host = host_header(origin)
+    lines: list[bytes] = []
+    if origin.proxy is not None and not origin.secure:  # a proxy in the middle is told all of the address
+        target = f"http://{host}{target}"
+        lines = proxy_headers(origin.proxy)
+    for name, value in {"Host": host, **headers}.items():
+        if any(character in value or character in name for character in "\r\n\0"):
+            raise Invalid(
+                f"The header {name!r} holds a line break or a null byte, which no header may: {value[:20]!r}..."
+            )
+        lines.append(f"{name}: {value}".encode())
+    return b"\r\n".join([f"{method} {target} HTTP/1.1".encode(), *lines, b""])
 
 
 def _proxy_for(scheme: str, host: str) -> str | None:
@@ -85,13 +140,13 @@ def _proxy_for(scheme: str, host: str) -> str | None:
 
 
 class Http:
-    """Shared by every provider of a server. The session is opened on first use, once per event loop.
+    """Shared by every provider of a server. Connections are made on first use, per event loop.
 
     `refused`: told of each attempt that failed, by the endpoint's name, before the wait for the next one.
     """
 
     def __init__(self, *, sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep) -> None:
-        self._session: ClientSession | None = None
+        self._pool: Pool | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sleep = sleep
         self.refused: Callable[[str, ProviderError], None] | None = None
@@ -100,16 +155,17 @@ class Http:
     async def close(self) -> None:
         for task in list(self._draining):
             task.cancel()
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.close()
+            await asyncio.sleep(0)  # the transports close with the loop's next turn
 
-    def session(self) -> "ClientSession":
-        session = self._session
-        if session is None or session.closed or self._loop is not asyncio.get_running_loop():
-            session = self._session = _open_session()
+    def pool(self) -> Pool:
+        pool = self._pool
+        if pool is None or self._loop is not asyncio.get_running_loop():
+            pool = self._pool = Pool()
             self._loop = asyncio.get_running_loop()
-        return session
+        return pool
 
     async def open(
         self,
@@ -167,9 +223,9 @@ class Http:
         except TimeoutError as cause:
             raise _timed_out(endpoint, path, f"no answer within {timeout_s:g} s") from cause
 
-    def drain(self, response: "ClientResponse") -> None:
+    def drain(self, exchange: Exchange) -> None:
         """Read what is left of an answer, as long as that is soon over."""
-        task = asyncio.get_running_loop().create_task(_drain(response))
+        task = asyncio.get_running_loop().create_task(_drain(exchange))
         self._draining.add(task)
         task.add_done_callback(self._draining.discard)
 
@@ -182,22 +238,16 @@ class Http:
         more: Mapping[str, str] | None,
         follow: bool,
     ) -> "Answer":
-        url = endpoint.url(path)
-        headers = endpoint.headers if body is None else endpoint.json_headers
+        timeouts = endpoint.timeouts
+        head = endpoint.head(method, path, None if body is None else len(body), more)
         try:
-            response = await self.session().request(
-                method,
-                url,
-                data=body,
-                headers={**headers, **more} if more else headers,
-                proxy=endpoint.proxy,
-                allow_redirects=follow,
-                timeout=_client_timeout(endpoint.timeouts),
-            )
-        except Exception as cause:
+            exchange = await self._exchange(endpoint.origin, head, body, timeouts)
+            if follow and exchange.status in MOVED:
+                exchange = await self._follow(endpoint, path, exchange, {**endpoint.headers, **(more or {})}, timeouts)
+        except HttpFailure as cause:
             raise _transport_error(endpoint, path, cause) from cause
-        answer = Answer(self, endpoint, path, response, body)
-        if response.status in OK:
+        answer = Answer(self, endpoint, path, exchange, body)
+        if exchange.status in OK:
             return answer
         try:
             text = await answer.read_all(limit=MAX_ERROR_BYTES)
@@ -205,15 +255,47 @@ class Http:
             text = f"(its body could not be read: {cut.message})".encode()
         finally:
             answer.close()
-        headers = response.headers
+        headers = exchange.headers
         raise status_error(
             endpoint.name,
-            str(url),
-            response.status,
+            endpoint.url(path),
+            exchange.status,
             text,
             retry_after_s=retry_after_s(headers),
             content_type=headers.get("Content-Type", ""),
         )
+
+    async def _exchange(self, origin: Origin, head: bytes, body: bytes | None, timeouts: Timeouts) -> Exchange:
+        """An answer with its status and headers. HttpFailure."""
+        connection = await self.pool().connection(origin, timeouts.connect_s)
+        exchange = connection.send(head, body, timeouts.first_byte_s, timeouts.between_s)
+        try:
+            await exchange.begin()
+        except BaseException:
+            exchange.close()
+            raise
+        return exchange
+
+    async def _follow(
+        self, endpoint: Endpoint, path: str, exchange: Exchange, headers: dict[str, str], timeouts: Timeouts
+    ) -> Exchange:
+        """Where a GET is sent on to. Another server is not told who asks."""
+        url, origin = endpoint.base_url + path, endpoint.origin
+        for _ in range(MAX_REDIRECTS):
+            location = exchange.headers.get("Location")
+            if exchange.status not in MOVED or not location:
+                return exchange
+            exchange.close()
+            url = urljoin(url, location)
+            try:
+                there, target = split_url(url)
+            except ValueError as error:
+                raise NoConnection(f"it points to {location!r}, which is not an http or https URL") from error
+            if there != origin:
+                headers = {name: value for name, value in headers.items() if name.lower() not in SECRET_HEADERS}
+            origin = there
+            exchange = await self._exchange(there, head_of("GET", there, target, headers) + b"\r\n", None, timeouts)
+        raise NoConnection(f"it points from one address to the next, more than {MAX_REDIRECTS} times")
 
 
 class Answer:
@@ -222,23 +304,19 @@ class Answer:
     A ProviderError that leaves the block knows what was `sent`.
     """
 
-    __slots__ = ("_between_set", "_endpoint", "_http", "_left", "_path", "_read", "_response", "_sent")
+    __slots__ = ("_endpoint", "_exchange", "_http", "_left", "_path", "_sent")
 
-    def __init__(
-        self, http: Http, endpoint: Endpoint, path: str, response: "ClientResponse", sent: bytes | None
-    ) -> None:
+    def __init__(self, http: Http, endpoint: Endpoint, path: str, exchange: Exchange, sent: bytes | None) -> None:
         self._http = http
         self._left = False
         self._endpoint = endpoint
         self._path = path
-        self._response = response
-        self._read = response.content.readany
-        self._between_set = False
+        self._exchange = exchange
         self._sent = sent
 
     @property
     def content_type(self) -> str:
-        return self._response.headers.get("Content-Type", "")
+        return self._exchange.headers.get("Content-Type", "")
 
     async def __aenter__(self) -> Self:
         return self
@@ -250,27 +328,20 @@ class Answer:
 
     def close(self) -> None:
         if not self._left:
-            self._response.close()  # gives the connection back instead when the whole body was read
+            self._exchange.close()  # gives the connection back if the whole answer has come
 
     def leave(self) -> None:
         """The rest is not wanted: it is read in the background, so that the connection can be used again."""
-        if not self._response.content.at_eof():
+        if not self._exchange.complete:
             self._left = True
-            self._http.drain(self._response)
+            self._http.drain(self._exchange)
 
     async def read(self) -> bytes:
         """What has arrived, as soon as something has; b"" at the end."""
         try:
-            data = await self._read()
-        except Exception as cause:
+            return await self._exchange.read()
+        except HttpFailure as cause:
             raise _transport_error(self._endpoint, self._path, cause, reading=True) from cause
-        if not self._between_set:
-            self._between_set = True
-            connection = self._response.connection
-            protocol = connection.protocol if connection is not None else None
-            if protocol is not None:
-                protocol.read_timeout = self._endpoint.timeouts.between_s
-        return data
 
     async def read_all(self, limit: int | None = None) -> bytes:
         """The rest of the body. `limit`: that many bytes are enough; without it MAX_BODY_BYTES is the most."""
@@ -286,83 +357,40 @@ class Answer:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-async def _drain(response: "ClientResponse") -> None:
+async def _drain(exchange: Exchange) -> None:
     try:
         async with asyncio.timeout(DRAIN_S):
-            while await response.content.readany():
+            while await exchange.read():
                 pass
-    except Exception:
+    except (HttpFailure, TimeoutError):
         pass  # nobody waits for it: the connection is dropped instead of kept
     finally:
-        response.close()
+        exchange.close()
 
 
-def _open_session() -> "ClientSession":
-    import aiohttp
-
-    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=55.0, ttl_dns_cache=60)
-    return aiohttp.ClientSession(
-        connector=connector,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent"),
-        auto_decompress=True,
-        read_bufsize=1 << 18,
-    )
-
-
-_timeouts: dict[Timeouts, Any] = {}
-
-
-def _client_timeout(timeouts: Timeouts) -> Any:
-    found = _timeouts.get(timeouts)
-    if found is None:
-        import aiohttp
-
-        found = _timeouts[timeouts] = aiohttp.ClientTimeout(
-            total=None, connect=None, sock_connect=timeouts.connect_s, sock_read=timeouts.first_byte_s
-        )
-    return found
-
-
-def _transport_error(endpoint: Endpoint, path: str, cause: Exception, *, reading: bool = False) -> ProviderError:
+def _transport_error(endpoint: Endpoint, path: str, cause: HttpFailure, *, reading: bool = False) -> ProviderError:
     """What went wrong between us and the endpoint, and what to check."""
-    import aiohttp
-
     name, where = endpoint.name, endpoint.base_url + path
-    if isinstance(cause, TimeoutError):
-        if isinstance(cause, aiohttp.ConnectionTimeoutError):
-            what = f"no connection within {endpoint.timeouts.connect_s:g} s"
-            return _timed_out(endpoint, path, what, retryable=True)
-        limit_s = endpoint.timeouts.between_s if reading else endpoint.timeouts.first_byte_s
-        return _timed_out(endpoint, path, f"nothing arrived for {limit_s:g} s", retryable=not reading)
-    if isinstance(cause, aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorSSLError):
+    if isinstance(cause, ConnectTimeout):
+        return _timed_out(endpoint, path, str(cause), retryable=True)
+    if isinstance(cause, Silent):
+        return _timed_out(endpoint, path, str(cause), retryable=not reading)
+    if isinstance(cause, NotSecure):
         check = "Check the certificate, or http:// against https:// in the base URL."
         return ProviderError(f"No secure connection to {name} at {where}: {cause}. {check}", kind="llm_connection")
-    if isinstance(cause, aiohttp.ClientConnectorDNSError):
+    if isinstance(cause, NoHost):
         message = f"The host of {name} was not found ({where}): {cause}. Check the base URL."
         return ProviderError(message, kind="llm_connection", retryable=True)
-    if isinstance(cause, aiohttp.ClientConnectorError | aiohttp.ClientProxyConnectionError):
-        message = f"Cannot connect to {name} at {where}: {_reason(cause)}. Is it running, and is the base URL right?"
+    if isinstance(cause, NoConnection):
+        message = f"Cannot connect to {name} at {where}: {cause}. Is it running, and is the base URL right?"
         return ProviderError(message, kind="llm_connection", retryable=True)
     if reading:
-        message = f"The connection to {name} broke in the middle of its answer ({where}): {_words(cause)}."
-        return ProviderError(message, kind="llm_connection", retryable=True)
-    if isinstance(cause, aiohttp.ClientError | OSError):
-        message = f"{name} closed the connection without an answer ({where}): {_words(cause)}."
-        return ProviderError(message, kind="llm_connection", retryable=True)
-    return ProviderError(f"Calling {name} at {where} failed: {_words(cause)}.")
+        message = f"The connection to {name} broke in the middle of its answer ({where}): {cause}."
+    else:
+        message = f"{name} closed the connection without an answer ({where}): {cause}."
+    return ProviderError(message, kind="llm_connection", retryable=True)
 
 
 def _timed_out(endpoint: Endpoint, path: str, what: str, *, retryable: bool = False) -> ProviderError:
     message = f"{endpoint.name} timed out at {endpoint.base_url + path}: {what}."
     return ProviderError(message, kind="llm_timeout", retryable=retryable)
-
-
-def _reason(cause: "ClientConnectorError | ClientProxyConnectionError") -> str:
-    """In the system's own words, which the event loops do not agree on."""
-    number = cause.os_error.errno
-    return os.strerror(number).lower() if number is not None and number > 0 else str(cause)
-
-
-def _words(cause: Exception) -> str:
-    return f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__

@@ -6,8 +6,8 @@ Invariant: a wait that an endpoint asks for is kept or not begun, never cut shor
 import random
 import sys
 import time
-from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
+from typing import Any, Protocol
 
 from msgspec import Struct
 
@@ -24,7 +24,11 @@ class Retries(Struct, frozen=True):
     longest_s: float = 20.0
 
 
-def retry_after_s(headers: Mapping[str, str]) -> float | None:
+class Headers(Protocol):
+    def get(self, name: str, default: Any = None) -> Any: ...
+
+
+def retry_after_s(headers: Headers) -> float | None:
     """Seconds from retry-after-ms, or from Retry-After: a number, or a date."""
     for name, unit in (("retry-after-ms", 0.001), ("Retry-After", 1.0)):
         text = headers.get(name)

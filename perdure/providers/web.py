@@ -5,18 +5,18 @@ are allowed; and nothing is read beyond the limits of size and time.
 """
 
 import asyncio
+import base64
 import ipaddress
-import socket
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urljoin, urlsplit
+from collections.abc import Mapping, Sequence
+from urllib.parse import unquote, urljoin, urlsplit
 
 from msgspec import Struct
 
 from perdure import __version__
 from perdure.core.errors import Invalid
-
-if TYPE_CHECKING:
-    from aiohttp import ClientSession
+from perdure.providers.http import MOVED, head_of, split_url
+from perdure.providers.http_exchange import Exchange, HttpFailure
+from perdure.providers.http_pool import NoHost, Pool
 
 REDIRECTS = 3
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
@@ -30,7 +30,7 @@ class Limits(Struct, frozen=True):
     attempts: int = 2
 
 
-class _Private(OSError):
+class _Private(Exception):
     """The name leads to an address that is not public."""
 
 
@@ -51,16 +51,18 @@ def is_public(address: str) -> bool:
 
 
 class Web:
-    """One client for all such addresses, opened on first use; its connections are never shared with the providers'."""
+    """One client for all such addresses; its connections are used once, and never shared with the providers'. It uses no proxy:
+    that would be the one to look names up."""
 
     def __init__(self, *, allow_private: bool = False) -> None:
         self.allow_private = allow_private
-        self._session: ClientSession | None = None
+        self._pool: Pool | None = None
 
     async def close(self) -> None:
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.close()
+            await asyncio.sleep(0)  # the transports close with the loop's next turn
 
     async def get(self, url: str, limits: Limits = Limits()) -> bytes:
         """The body of a 200. Invalid says what was wrong with the address or its answer."""
@@ -83,24 +85,23 @@ class Web:
         self, url: str, body: bytes, headers: dict[str, str], limits: Limits = Limits()
     ) -> tuple[int, bytes]:
         """POST once: the status and the body, up to the limit. Invalid if there was no answer."""
-        import aiohttp
-
         timeout_s = limits.timeout_s
-
         self._check(url)
         try:
             async with asyncio.timeout(timeout_s):
-                async with self._open().post(url, data=body, headers=headers, allow_redirects=False) as response:
-                    body = b"" if limits.max_bytes == 0 else await response.content.read(limits.max_bytes)
-                    return response.status, body
+                exchange = await self._ask("POST", url, headers, body, limits)
+                try:
+                    return exchange.status, await _read(exchange, limits.max_bytes)
+                finally:
+                    exchange.close()
         except TimeoutError as error:
             raise Invalid(f"{shown(url)} did not answer within {timeout_s:g} s") from error
-        except aiohttp.ClientConnectorDNSError as error:
-            if isinstance(error.os_error, _Private):
-                raise _refusal(url) from error
-            raise Invalid(f"{shown(url)}: its host was not found ({error.os_error})") from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise Invalid(f"{shown(url)}: {type(error).__name__}: {error}") from error
+        except _Private as error:
+            raise _refusal(url) from error
+        except NoHost as error:
+            raise Invalid(f"{shown(url)}: its host was not found ({error})") from error
+        except HttpFailure as error:
+            raise Invalid(f"{shown(url)}: {error}") from error
 
     async def _follow(self, url: str, limits: Limits) -> bytes:
         for _ in range(REDIRECTS + 1):
@@ -128,45 +129,79 @@ class Web:
 
     async def _once(self, url: str, limits: Limits) -> bytes | str:
         """The body, or where the answer sends us."""
-        import aiohttp
-
         try:
-            async with self._open().get(url, allow_redirects=False) as response:
-                status, location = response.status, response.headers.get("Location")
-                if status in (301, 302, 303, 307, 308) and location:
+            exchange = await self._ask("GET", url, {}, None, limits)
+            try:
+                status, location = exchange.status, exchange.headers.get("Location")
+                if status in MOVED and location:
                     return location
                 if status >= 500 or status == 429:
                     raise _Retry(f"HTTP {status}")
                 if status != 200:
                     raise Invalid(f"{shown(url)} could not be fetched: HTTP {status}")
-                if (response.content_length or 0) > limits.max_bytes:
-                    raise _too_big(url, limits)
-                body = bytearray()
-                async for chunk in response.content.iter_any():
-                    body += chunk
-                    if len(body) > limits.max_bytes:
-                        raise _too_big(url, limits)
-                return bytes(body)
-        except aiohttp.ClientConnectorDNSError as error:
-            if isinstance(error.os_error, _Private):
-                raise _refusal(url) from error
-            raise _Retry(f"its host was not found ({error.os_error})") from error
-        except aiohttp.InvalidURL as error:
+                body = await _read(exchange, limits.max_bytes + 1)
+            finally:
+                exchange.close()
+        except _Private as error:
+            raise _refusal(url) from error
+        except NoHost as error:
+            raise _Retry(f"its host was not found ({error})") from error
+        except HttpFailure as error:
+            raise _Retry(str(error)) from error
+        if len(body) > limits.max_bytes:
+            raise _too_big(url, limits)
+        return body
+
+    async def _ask(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, limits: Limits
+    ) -> Exchange:
+        try:
+            origin, target = split_url(url)
+        except ValueError as error:
             raise Invalid(f"{shown(url)} is not a URL") from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise _Retry(f"{type(error).__name__}: {error}") from error
+        origin = origin._replace(proxy=None)
+        told = {
+            "User-Agent": f"perdure/{__version__}",
+            "Accept": "*/*",
+            "Connection": "close",
+            **_login(url),
+            **headers,
+        }
+        if body is not None:
+            told["Content-Length"] = str(len(body))
+        if self._pool is None:
+            self._pool = Pool(check=self._check_addresses, keep=False)
+        connection = await self._pool.connection(origin, limits.timeout_s)
+        exchange = connection.send(
+            head_of(method, origin, target, told) + b"\r\n", body, limits.timeout_s, limits.timeout_s
+        )
+        try:
+            await exchange.begin()
+        except BaseException:
+            exchange.close()
+            raise
+        return exchange
 
-    def _open(self) -> "ClientSession":
-        if self._session is None:
-            import aiohttp
+    def _check_addresses(self, host: str, addresses: Sequence[str]) -> None:
+        """At the moment of connecting: what the DNS said earlier does not count."""
+        if not self.allow_private and any(not is_public(address) for address in addresses):
+            raise _Private(f"{host} is not a public address")
 
-            connector = aiohttp.TCPConnector(resolver=_resolver(self.allow_private), limit=20, force_close=True)
-            self._session = aiohttp.ClientSession(
-                connector=connector,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                headers={"User-Agent": f"perdure/{__version__}"},
-            )
-        return self._session
+
+async def _read(exchange: Exchange, limit: int) -> bytes:
+    """The body's beginning, up to the limit."""
+    body = bytearray()
+    while len(body) < limit and (data := await exchange.read()):
+        body += data
+    return bytes(body[:limit])
+
+
+def _login(url: str) -> dict[str, str]:
+    parts = urlsplit(url)
+    if parts.username is None:
+        return {}
+    who = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    return {"Authorization": f"Basic {base64.b64encode(who.encode()).decode()}"}
 
 
 def shown(url: str) -> str:
@@ -178,30 +213,6 @@ def shown(url: str) -> str:
     except ValueError:
         text = url
     return text if len(text) <= 120 else text[:117] + "..."
-
-
-def _resolver(allow_private: bool) -> Any:
-    from aiohttp.abc import AbstractResolver, ResolveResult
-    from aiohttp.resolver import ThreadedResolver
-
-    class PublicResolver(AbstractResolver):
-        """Checks at the moment of connecting: what the DNS said earlier does not count."""
-
-        def __init__(self) -> None:
-            self._inner = ThreadedResolver()
-
-        async def resolve(
-            self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-        ) -> list[ResolveResult]:
-            found = await self._inner.resolve(host, port, family)
-            if not allow_private and any(not is_public(each["host"]) for each in found):
-                raise _Private(f"{host} is not a public address")
-            return found
-
-        async def close(self) -> None:
-            await self._inner.close()
-
-    return PublicResolver()
 
 
 def _refusal(url: str) -> Invalid:
