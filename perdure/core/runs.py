@@ -130,7 +130,7 @@ class Run(Struct, frozen=True, kw_only=True):
         return self.status not in ("created", "running")
 
 
-class Step(Struct, frozen=True, kw_only=True):
+class Step(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One model call and the tools it asked for. `call_type`: what the call was for."""
 
     id: str
