@@ -100,7 +100,7 @@ class Contexts:
         """
         state, lease = accepted.state, accepted.lease
         assert state is not None and lease is not None
-        bundle, private = await self._bundle(state, durable), None
+        bundle, private = await self._bundle(state), None
         if state.id != state.agent_id:
             bundle, private = await self._in_conversation(bundle, state.id, state.settings)
         context = self._kept.get(state.id)
@@ -134,8 +134,6 @@ class Contexts:
             if stale:
                 await self._note_changes(context, state)
         elif stale:
-            if durable is not None:
-                await durable  # the prompt tells how many messages there are: always the same of them
             await self._recompile(context, state)
         context.private = private
         if appending and context.seen_blocks is None:
@@ -147,17 +145,14 @@ class Contexts:
         bundle = context.bundle
         context.seen_blocks = seen = {block.label: block.value for block in bundle.blocks}
         self._store.begin_write(
-            lambda: conversations.noted_blocks(context.conversation_id, bundle.agent.revision, dict(seen))
+            lambda: conversations.noted_blocks(context.conversation_id, bundle.agent.revision, dict(seen)), lazy=True
         )
 
-    async def _bundle(self, state: ConversationState, durable: Awaitable[Any] | None) -> AgentBundle:
+    async def _bundle(self, state: ConversationState) -> AgentBundle:
         bundle = self._bundles.get(state.agent_id)
         if bundle is not None and bundle.agent.revision == state.agent_revision:
             return bundle
-        bundle = await self._store.read(lambda: agents.agent_bundle(state.agent_id))
-        if bundle.agent.revision < state.agent_revision and durable is not None:  # changed by a write still under way
-            await durable
-            bundle = await self._store.read(lambda: agents.agent_bundle(state.agent_id))
+        bundle = await self._store.read(lambda: agents.agent_bundle(state.agent_id), executed=True)
         self._bundles.put(state.agent_id, bundle, _weight_of_agent(bundle))
         return bundle
 
@@ -212,7 +207,7 @@ class Contexts:
         agent = bundle.agent
         text = await self.compile(bundle, None if state.id == agent.id else state.id)
         if system is not None and same_but_for_time(system.text, text):
-            self._store.begin_write(lambda: conversations.recompiled(state.id, None, agent.revision, ""))
+            self._store.begin_write(lambda: conversations.recompiled(state.id, None, agent.revision, ""), lazy=True)
             return
         context.system = changed = system_message(text, agent.id, state.id, replacing=system)
         detail = "the compiled system prompt changed"
@@ -220,7 +215,7 @@ class Contexts:
             context.tokens.break_cause = ("memory_rewrite", detail)
         context.version += 1
         self._store.begin_write(
-            lambda: conversations.recompiled(state.id, changed, agent.revision, f"memory_rewrite: {detail}")
+            lambda: conversations.recompiled(state.id, changed, agent.revision, f"memory_rewrite: {detail}"), lazy=True
         )
 
     async def _note_changes(self, context: Context, state: ConversationState) -> None:
@@ -240,11 +235,12 @@ class Contexts:
             hidden=True,
         )
         context.messages.append(message)
-        await self._store.begin_write(lambda: messages.insert_messages((message,))).executed
+        await self._store.begin_write(lambda: messages.insert_messages((message,)), lazy=True).executed
 
     async def compile(self, bundle: AgentBundle, conversation_id: str | None) -> str:
         agent_id = bundle.agent.id
-        said, filed = await self._store.read(lambda: _counts(agent_id, conversation_id or agent_id))
+        # with the messages of the run itself: the count is to be the same whenever it is taken
+        said, filed = await self._store.read(lambda: _counts(agent_id, conversation_id or agent_id), executed=True)
         return compile_system_text(
             bundle,
             conversation_id=conversation_id,

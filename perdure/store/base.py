@@ -78,8 +78,11 @@ class Store(Protocol):
     signals: Signals
     warning: str | None
 
-    async def read(self, tx: TxFactory[T]) -> T:
-        """A few point reads; on SQLite they run at once on the event loop's own connection (tens of microseconds)."""
+    async def read(self, tx: TxFactory[T], *, executed: bool = False) -> T:
+        """A few point reads; on SQLite they run at once on the event loop's own connection (tens of microseconds).
+
+        `executed`: they see what has executed here (`Write.executed`), committed or not.
+        """
         ...
 
     async def scan(self, tx: TxFactory[T]) -> T:

@@ -61,7 +61,7 @@ class PostgresStore:
         self._writes: set[asyncio.Task[Any]] = set()
         self._closed = False
 
-    async def read(self, tx: TxFactory[T]) -> T:
+    async def read(self, tx: TxFactory[T], *, executed: bool = False) -> T:
         async def run(connection: Any) -> T:
             return await self._drive(connection, tx())
 

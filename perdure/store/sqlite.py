@@ -64,7 +64,9 @@ class SqliteStore:
         self._pool_connections: list[sqlite3.Connection] = []
         self._closed = False
 
-    async def read(self, tx: TxFactory[T]) -> T:
+    async def read(self, tx: TxFactory[T], *, executed: bool = False) -> T:
+        if executed and self._writer.busy:
+            return await self.begin_write(tx, lazy=True).executed
         return self._runner.run(self._reader, tx())
 
     async def scan(self, tx: TxFactory[T]) -> T:

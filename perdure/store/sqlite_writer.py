@@ -100,6 +100,11 @@ class Writer:
         self._thread = threading.Thread(target=self._serve, name="perdure-writer", daemon=True)
         self._thread.start()
 
+    @property
+    def busy(self) -> bool:
+        """Whether anything was submitted that is not committed."""
+        return bool(self._group) or self._handed_over or bool(self._waiting)
+
     def submit(self, tx: TxFactory[Any], *, quick: bool, lazy: bool = False, early: bool = False) -> Job:
         """`quick`: point statements on few rows. `lazy`: the commit may wait a moment for the next transaction. `early`: the
         job's `executed` is wanted too."""

@@ -45,16 +45,16 @@ class DyingStore:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    async def read(self, tx: Any) -> Any:
-        return await self._unless_lost(self._store.read, tx)
+    async def read(self, tx: Any, **how: bool) -> Any:
+        return await self._unless_lost(self._store.read, tx, **how)
 
     async def scan(self, tx: Any) -> Any:
         return await self._unless_lost(self._store.scan, tx)
 
-    async def _unless_lost(self, method: Any, tx: Any) -> Any:
+    async def _unless_lost(self, method: Any, tx: Any, **how: bool) -> Any:
         if self.lost.is_set():
             await self._nothing()
-        return await method(tx)
+        return await method(tx, **how)
 
     async def write(self, tx: Any, **options: Any) -> Any:
         write = self.begin_write(tx)

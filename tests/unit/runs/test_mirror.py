@@ -31,7 +31,7 @@ class Database:
         self.chunks.append(chunk(last + 1, list(events)))
         return self.chunks[-1]
 
-    async def read(self, tx: TxFactory[Any]) -> Any:
+    async def read(self, tx: TxFactory[Any], **how: bool) -> Any:
         self.asked += 1
         await asyncio.sleep(0)
         generator = tx()
