@@ -21,6 +21,8 @@ from perdure.store.agents import AgentView
 from perdure.store.agents import create_agent as store_agent
 from perdure.store.base import Store, Tx
 
+MANY_MESSAGES = 100
+
 
 async def create_agent(
     store: Store,
@@ -73,5 +75,5 @@ async def create_agent(
         if sleeper is not None:
             yield from store_sleeper(sleeper)
 
-    await store.write(tx)
+    await store.write(tx, quick=len(said) < MANY_MESSAGES)
     return AgentView(bundle=bundle, message_ids=(system.id, *(message.id for message in said)))

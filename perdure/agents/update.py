@@ -55,7 +55,7 @@ async def update_agent(store: Store, registry: Registry, agent_id: str, change: 
     rules = validate_rules(change.tool_rules) if change.tool_rules is not UNSET else None
     agent = await store.read(lambda: agent_store.agent_by_id(agent_id))
     chosen = await _chosen(registry, agent, change)
-    return await store.write(lambda: _update(agent_id, change, chosen, rules))
+    return await store.write(lambda: _update(agent_id, change, chosen, rules), quick=True)
 
 
 async def _chosen(registry: Registry, agent: Agent, change: AgentChange) -> ChosenModel | None:

@@ -108,15 +108,15 @@ class Callbacks:
     async def _attempt(self, callback: Callback) -> None:
         try:
             until = now_us() + int(ATTEMPT_S * 2e6)
-            if not await self._store.write(lambda: callback_store.take_callback(callback, until)):
+            if not await self._store.write(lambda: callback_store.take_callback(callback, until), quick=True):
                 return
             try:
                 said = await self._payload(callback.run_id)
             except NotFound:  # it was deleted since
-                await self._store.write(lambda: callback_store.forget_callback(callback.run_id))
+                await self._store.write(lambda: callback_store.forget_callback(callback.run_id), quick=True)
                 return
             outcome = await self._post(callback, said)
-            await self._store.write(lambda: callback_store.callback_tried(callback.run_id, outcome))
+            await self._store.write(lambda: callback_store.callback_tried(callback.run_id, outcome), quick=True)
         except AgentError:
             log.exception("delivering the callback of %s failed; trying again", callback.run_id)
             await asyncio.sleep(LOOK_S)  # in its place: a database that is away is not asked again at once

@@ -46,7 +46,7 @@ class Cancelling:
         run = await self._store.read(lambda: run_store.run_by_id(run_id))
         if run.ended:
             return await self._cancel_parked(run)
-        outcome = await self._store.write(lambda: run_store.request_cancel(run_id, now_us()))
+        outcome = await self._store.write(lambda: run_store.request_cancel(run_id, now_us()), quick=True)
         task = self._jobs.stop(run_id)
         if outcome == "requested" and task is not None:
             await asyncio.wait([task], timeout=WAIT_S)
@@ -63,7 +63,7 @@ class Cancelling:
         """A run that stopped to wait for approval can still be cancelled: that denies what it asked for."""
         if run.stop_reason != "requires_approval":
             return "ended"
-        denied = await self._store.write(lambda: cancel_parked(run, now_us()))
+        denied = await self._store.write(lambda: cancel_parked(run, now_us()), quick=True)
         if denied:
             self._contexts.forget(run.conversation_id)
         return "cancelled" if denied else "ended"

@@ -132,7 +132,8 @@ class Claiming:
                 now=now_us(),
                 dead_owner=dead,
                 patient=patient,
-            )
+            ),
+            quick=True,
         )
         if accepted is None:
             return False

@@ -89,7 +89,7 @@ class HeldEvents:
             return save_events(self._lease, chunk, again=attempts > 1)
 
         try:
-            await self._store.write(tx, repeatable=True)
+            await self._store.write(tx, repeatable=True, quick=True)
         except AgentError as error:  # they go with the step's commit, which fails loudly if it has to
             log.warning("events of run %s are not stored yet: %s", self._log.run_id, error.message)
             self._events[:0] = events

@@ -20,7 +20,7 @@ async def park(store: Store, worker: Worker, call: ParkedCall) -> None:
     """Leave a run until its call has been answered with the provider's batch."""
     parked = call_of(worker, call)
     try:
-        await shielded(store.write(lambda: park_call(worker.lease, parked)))
+        await shielded(store.write(lambda: park_call(worker.lease, parked), quick=True))
     except AgentError:
         log.warning("run %s could not be parked; its lease will expire and it goes on", worker.run.id, exc_info=True)
 

@@ -312,7 +312,7 @@ class Runner:
         lease = accepted.lease
         assert lease is not None
         try:
-            await shielded(self._store.write(lambda: run_store.hand_over(lease)))
+            await shielded(self._store.write(lambda: run_store.hand_over(lease), quick=True))
         except StoreError:
             log.warning("run %s could not be handed over; its lease will expire", lease.run_id)
         else:

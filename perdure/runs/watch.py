@@ -57,7 +57,8 @@ class Watch:
             now = now_us()
             try:
                 await self._store.write(
-                    lambda held=held, now=now: run_store.renew_leases(held, self._owner, now + LEASE_US, now)
+                    lambda held=held, now=now: run_store.renew_leases(held, self._owner, now + LEASE_US, now),
+                    quick=True,
                 )
                 if self._remote.shared:  # a cancellation's news may have been lost
                     for run_id in await self._store.read(run_store.cancel_requests):

@@ -30,7 +30,9 @@ class AgentsOfBlockQuery(PageQuery, RetrieveAgentQuery):
 @router.post("", operation_id="create_block")
 async def create(request: Request, body: CreateBlock) -> Response:
     spec = block_spec(body)
-    return json_response(block_json(await services(request).store.write(lambda: edit_blocks.create_block(spec))))
+    return json_response(
+        block_json(await services(request).store.write(lambda: edit_blocks.create_block(spec), quick=True))
+    )
 
 
 @router.get("", operation_id="list_blocks")
@@ -69,7 +71,7 @@ async def retrieve(request: Request, block_id: BlockId) -> Response:
 @router.patch("/{block_id}", operation_id="modify_block")
 async def modify(request: Request, block_id: BlockId, body: UpdateBlock) -> Response:
     change = block_change(body)
-    block = await services(request).store.write(lambda: edit_blocks.change_block(block_id, change))
+    block = await services(request).store.write(lambda: edit_blocks.change_block(block_id, change), quick=True)
     return json_response(block_json(block))
 
 
