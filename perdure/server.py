@@ -7,7 +7,7 @@ import logging
 import math
 import signal
 import socket
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 from starlette.types import ASGIApp
 
+from perdure import event_loop
 from perdure.agents.builtin_tools import ensure_builtin_tools
 from perdure.agents.providers import Providers
 from perdure.agents.sealing import check_vault, open_vault
@@ -315,9 +316,11 @@ def serve(settings: Settings, *, on_ready: Callable[[Server], None] | None = Non
             access_log=False,
             lifespan="off",
             ws="none",
+            proxy_headers=False,  # nothing here asks who the client is, or by which scheme it came
             timeout_keep_alive=75,
             timeout_graceful_shutdown=math.ceil(settings.shutdown_grace_s + HAND_OVER_S) + CLOSING_S,
         )
+        event_loop.spare_collections()
         http = uvicorn.Server(config)
         http.install_signal_handlers = lambda: None  # type: ignore[attr-defined,method-assign]
         loop = asyncio.get_running_loop()
@@ -340,7 +343,7 @@ def serve(settings: Settings, *, on_ready: Callable[[Server], None] | None = Non
         finally:
             await server.stop()
 
-    _run(main())
+    event_loop.run(main())
 
 
 def work(settings: Settings, *, on_ready: Callable[[Server], None] | None = None) -> None:
@@ -357,6 +360,7 @@ def work(settings: Settings, *, on_ready: Callable[[Server], None] | None = None
     async def main() -> None:
         server = build(settings)
         await server.start()
+        event_loop.spare_collections()
         over = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -369,16 +373,7 @@ def work(settings: Settings, *, on_ready: Callable[[Server], None] | None = None
         finally:
             await server.stop()
 
-    _run(main())
-
-
-def _run(main: Coroutine[Any, Any, None]) -> None:
-    try:
-        import uvloop
-    except ImportError:  # not on Windows
-        asyncio.run(main)
-    else:
-        uvloop.run(main)
+    event_loop.run(main())
 
 
 def _listen(settings: Settings) -> socket.socket:
