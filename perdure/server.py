@@ -149,6 +149,8 @@ def build(settings: Settings) -> Server:
     indexer = Indexer(store, embeddings, SignIndex() if isinstance(store, SqliteStore) else PgVectors())
     searcher = Searcher(store, embeddings, indexer)
     runner = _runner(settings, store, registry, sandbox, web, searcher, vault)
+    if isinstance(store, SqliteStore):
+        store.alone_when(lambda: runner.active <= 1)
     metrics = _metrics(store, registry, runner)
     told = exports(settings.env)
     runner.observers += [metrics.committed, searcher.committed, *told.observers]

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import sqlite3
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -63,6 +64,10 @@ class SqliteStore:
         self._pool_connection = threading.local()
         self._pool_connections: list[sqlite3.Connection] = []
         self._closed = False
+
+    def alone_when(self, alone: Callable[[], bool]) -> None:
+        """`alone`: whether nobody would notice if the event loop waited for a quick disk."""
+        self._writer.alone = alone
 
     async def read(self, tx: TxFactory[T], *, executed: bool = False) -> T:
         if executed and self._writer.busy:

@@ -2,7 +2,8 @@
 
 The statements of a quick transaction run at once on the event loop: they take a fraction of a millisecond, less than waking
 a thread and fighting it for the interpreter. What waits is the thread's: the COMMIT, which goes to the disk, long
-transactions, and another process's lock. What comes meanwhile queues, and makes the next group.
+transactions, and another process's lock. What comes meanwhile queues, and makes the next group. Only where nobody else has
+anything to do, and the disk has been quick so far, the event loop commits by itself.
 
 Invariants: transactions run and commit in the order they came. Of a group each is whole or absent: one that fails takes
 nothing else with it. `committed` is answered only after the group's COMMIT has reached the disk (synchronous=FULL). The
@@ -17,7 +18,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from perdure.core.errors import AgentError, StoreError
@@ -31,6 +32,8 @@ MAX_GROUP = 256
 LAZY_S = 0.005
 TURN_S = 0.005  # for how long queued transactions may keep the event loop before what has run is committed
 LOCK_RETRY_S = 0.01
+QUICK_COMMIT_S = 0.004  # a disk that takes longer is not waited for by the event loop
+PATIENCE = 0.25  # the weight of the newest commit in how quick the disk is
 
 
 class Runner:
@@ -82,7 +85,12 @@ class Job:
 
 
 class Writer:
-    """`lock_timeout_s`: for how long another process may hold the file's write lock before a transaction fails of it."""
+    """`lock_timeout_s`: for how long another process may hold the file's write lock before a transaction fails of it.
+
+    `alone`: whether nobody would notice if the event loop waited for a moment.
+    """
+
+    alone: Callable[[], bool] = staticmethod(lambda: False)
 
     def __init__(self, connection: sqlite3.Connection, runner: Runner, lock_timeout_s: float) -> None:
         self._connection = connection
@@ -94,6 +102,7 @@ class Writer:
         self._handed_over = False
         self._commit_at: asyncio.Handle | None = None
         self._commit_soon = False
+        self._commit_s = QUICK_COMMIT_S  # of late; the first ones are the thread's
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing: asyncio.Future[None] | None = None
         self._handed: queue.SimpleQueue[tuple[list[Job], Sequence[Job]] | None] = queue.SimpleQueue()
@@ -175,9 +184,13 @@ class Writer:
                 long.append(self._waiting.popleft())
         if self._group or long:
             group, self._group, self._urgent = self._group, [], False
-            self._handed_over = True
-            self._handed.put((group, long))
-        elif self._waiting:
+            if long or self._commit_s >= QUICK_COMMIT_S or not self.alone():
+                self._handed_over = True
+                self._handed.put((group, long))
+                return
+            self._finish(group, long)
+            _settle(group)
+        if self._waiting:
             self._plan_commit()
         elif self._closing is not None and not self._closing.done():
             self._closing.set_result(None)
@@ -219,6 +232,7 @@ class Writer:
             since = time.perf_counter()
             if group:
                 self._connection.execute("COMMIT")
+                self._commit_s += PATIENCE * (time.perf_counter() - since - self._commit_s)
             self._runner.work.add(0, since)
         except Exception as error:  # every waiter must be answered, whatever broke
             self._lose(group, long, error)

@@ -2,8 +2,10 @@
 
 import asyncio
 import sqlite3
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -177,3 +179,50 @@ async def test_a_disk_that_fails_fails_the_whole_group_and_the_next_one_works(
     assert await store.read(lambda: get("after")) == "run-1"
     for otid, result in zip(("first", "second"), results, strict=True):
         assert (await store.read(lambda otid=otid: get(otid)) is None) is isinstance(result, StoreError)
+
+
+async def test_where_nobody_else_has_anything_to_do_a_quick_disk_is_waited_for(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = True
+    store.alone_when(lambda: not others)
+    threads: list[str] = []
+    finish = store._writer._finish
+
+    def noted(group: Any, long: Any) -> None:
+        threads.append(threading.current_thread().name)
+        finish(group, long)
+
+    monkeypatch.setattr(store._writer, "_finish", noted)
+
+    async def commit(quick: bool = True) -> str:
+        await store.write(lambda: put(f"o{len(threads)}"), quick=quick)
+        return threads[-1]
+
+    assert await commit() == "perdure-writer"  # and how long that took is known from now on
+    others = False
+    store._writer._commit_s = 0.0001
+    assert [await commit(), await commit(False), await commit()] == ["MainThread", "perdure-writer", "MainThread"]
+    store._writer._commit_s = 0.1  # a slow disk
+    assert await commit() == "perdure-writer"
+    others, store._writer._commit_s = True, 0.0001
+    assert await commit() == "perdure-writer"
+    assert await store.read(lambda: get("o5")) == "run-1"
+
+
+async def test_closing_commits_what_waits_wherever_it_is_committed(store: SqliteStore, database: Path) -> None:
+    store.alone_when(lambda: True)
+    store._writer._commit_s = 0.0001
+    store.begin_write(lambda: put("lazy"), lazy=True)
+    await store.close()
+    with sqlite3.connect(database) as reading:
+        assert reading.execute("SELECT otid FROM otids").fetchall() == [("lazy",)]
+    reading.close()
+
+
+async def test_a_read_sees_what_has_executed_where_it_asks_to(store: SqliteStore) -> None:
+    write = store.begin_write(lambda: put("a"), lazy=True)
+    assert await store.read(lambda: get("a")) is None
+    assert await store.read(lambda: get("a"), executed=True) == "run-1"
+    await write.committed
+    assert await store.read(lambda: get("a"), executed=True) == "run-1"
