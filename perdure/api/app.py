@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Match
+from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import perdure
@@ -59,9 +59,9 @@ def create_app(services: Services, *, extra_routes: Sequence[BaseRoute] | None =
     )
     api.state.services = services
     hot = list(extra_routes) if extra_routes is not None else _hot_routes()
-    api.router.routes[:0] = hot
     for router in _routers():
         api.include_router(router, prefix="/v1")
+    api.router.routes.extend(hot)  # for what is not answered before: a wrong method
     api.add_exception_handler(AgentError, on_agent_error)
     api.add_exception_handler(RequestValidationError, on_validation_error)
     api.add_exception_handler(HTTPException, on_http_error)
@@ -109,12 +109,19 @@ def _routers() -> list[APIRouter]:
         tools,
     )
 
-    of_agents = (schedules, agent_files, agents, agent_blocks, agent_tools, archives, passages, conversations, groups)
-    modules = (
+    modules = (  # those that are asked for most come first: the paths are tried in this order
+        agents,
         health,
+        agent_blocks,
+        agent_tools,
+        archives,
+        passages,
+        conversations,
+        groups,
+        schedules,
+        agent_files,
         message_search,
         batches,
-        *of_agents,
         blocks,
         tools,
         models,
@@ -151,13 +158,22 @@ class HotFirst:
     """Hands a message route its request before any middleware; all else, and a wrong method, goes to the whole app."""
 
     def __init__(self, routes: Sequence[BaseRoute], api: FastAPI, rest: ASGIApp) -> None:
-        self._routes = routes
         self._api = api
         self._rest = rest
+        self._anywhere: list[BaseRoute] = []
+        self._by_end: dict[tuple[str, str], list[BaseRoute]] = {}  # by method and the path's last word
+        for route in routes:
+            end = route.path.rpartition("/")[2] if isinstance(route, Route) else "{"
+            if not isinstance(route, Route) or "{" in end:
+                self._anywhere.append(route)
+                continue
+            for method in route.methods or ():
+                self._by_end.setdefault((method, end), []).append(route)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            for route in self._routes:
+            end = scope["path"].rpartition("/")[2]
+            for route in (*self._by_end.get((scope["method"], end), ()), *self._anywhere):
                 match, found = route.matches(scope)
                 if match is Match.FULL:
                     scope.update(found)

@@ -30,6 +30,7 @@ from perdure.tokens.verify import verify_bytes
 CALLS = 3  # of one rollout: a memory edit, the answer after it, and the second turn's answer
 SAMPLE_S = 0.2
 POLL_S = 0.25
+KILL_POLL_S = 0.02  # many that go side by side end within a moment
 JOB_TIMEOUT_S = 900.0
 
 _decode = msgspec.msgpack.Decoder(TokenCall).decode
@@ -92,7 +93,7 @@ def _measured(load: Load, env: dict[str, str], data_dir: Path, port: int) -> Res
             idle = rss_bytes(server.pid)
             started = time.monotonic()
             job_id = _begin(server, load)
-            before = _until(server, job_id, lambda job: _ended(job) * 3 >= load.rollouts, watch)
+            before = _until(server, job_id, lambda job: _ended(job) * 3 >= load.rollouts, watch, KILL_POLL_S)
             os.kill(server.pid, signal.SIGKILL)
         known = _calls_on_disk(data_dir / "perdure.db")
     with serving(env, data_dir=data_dir, port=port) as server, watch.on(server.pid):
@@ -232,7 +233,9 @@ def _ended(job: dict[str, Any]) -> int:
     return sum(number for status, number in job["counts"].items() if status not in ("pending", "running"))
 
 
-def _until(server: Child, job_id: str, holds: Callable[[dict[str, Any]], bool], watch: _Watch) -> dict[str, Any]:
+def _until(
+    server: Child, job_id: str, holds: Callable[[dict[str, Any]], bool], watch: _Watch, poll_s: float = POLL_S
+) -> dict[str, Any]:
     deadline = time.monotonic() + JOB_TIMEOUT_S
     job: dict[str, Any] = {}
     while time.monotonic() < deadline:
@@ -240,7 +243,7 @@ def _until(server: Child, job_id: str, holds: Callable[[dict[str, Any]], bool], 
         watch.most_running = max(watch.most_running, job["counts"].get("running", 0))
         if holds(job):
             return job
-        time.sleep(POLL_S)
+        time.sleep(poll_s)
     raise RolloutLoss(f"The job did not come to its end within {JOB_TIMEOUT_S:.0f} s: {job.get('counts')}.")
 
 

@@ -9,7 +9,7 @@ def whole(result: Result) -> None:
     """What `measure` raises for is not there: every attempt ended, verified, with each of its calls once."""
     assert result.ended_at_kill is not None and result.calls_at_kill is not None
     assert 0 < result.ended_at_kill < result.rollouts
-    assert result.ended_at_kill * CALLS <= result.calls_at_kill < result.rollouts * CALLS
+    assert result.ended_at_kill * CALLS <= result.calls_at_kill <= result.rollouts * CALLS
 
 
 def test_rollouts_outlive_a_kill_in_the_middle_of_them() -> None:
