@@ -24,6 +24,7 @@ from perdure.providers.http_pool import (
     Origin,
     Pool,
     host_header,
+    login_in,
     proxy_headers,
 )
 from perdure.providers.retries import Retries, retry_after_s, seconds_before
@@ -51,7 +52,8 @@ class Timeouts(Struct, frozen=True):
 class Endpoint:
     """Where a provider is and how it is asked: made once, used for every call.
 
-    `base_url` has no trailing slash. What is sent before a body is kept encoded, per path.
+    `base_url` has no trailing slash, and no name and password: those become a header, before any other of that name. What is sent
+    before a body is kept encoded, per path.
     """
 
     def __init__(
@@ -64,16 +66,19 @@ class Endpoint:
         retries: Retries = Retries(),
     ) -> None:
         self.name = name
-        self.base_url = base_url.rstrip("/")
+        self.base_url = without_login(base_url).rstrip("/")
         self.timeouts = timeouts
         self.retries = retries
         try:
             self.origin, self._base_path = split_url(self.base_url)
         except ValueError as error:
             raise Invalid(
-                f"The base URL of provider '{name}' is {base_url!r}: give http:// or https:// and a host."
+                f"The base URL of provider '{name}' is {self.base_url!r}: give http:// or https:// and a host."
             ) from error
         self.headers: dict[str, str] = {"User-Agent": f"perdure/{__version__}", **(headers or {})}
+        if (login := login_in(base_url)) is not None:
+            kept = {key: value for key, value in self.headers.items() if key.lower() != "authorization"}
+            self.headers = {**kept, "Authorization": login}
         self._heads: dict[tuple[str, str, bool], bytes] = {}
 
     @property
@@ -97,6 +102,12 @@ class Endpoint:
             kind = {} if length is None else {"Content-Type": "application/json"}
             start = head_of(method, self.origin, self._base_path + path, {**kind, **self.headers, **more})
         return start + b"\r\n" if length is None else b"%bContent-Length: %d\r\n\r\n" % (start, length)
+
+
+def without_login(url: str) -> str:
+    scheme, mark, rest = url.partition("://")
+    where, slash, path = rest.partition("/")
+    return f"{scheme}{mark}{where.rpartition('@')[2]}{slash}{path}" if mark else url
 
 
 def split_url(url: str) -> tuple[Origin, str]:

@@ -219,11 +219,17 @@ class _Tunnel(asyncio.Protocol):
 
 def proxy_headers(proxy: str) -> list[bytes]:
     """What a proxy wants to know of who asks."""
-    parts = urlsplit(proxy)
+    login = login_in(proxy)
+    return [] if login is None else [f"Proxy-Authorization: {login}".encode()]
+
+
+def login_in(url: str) -> str | None:
+    """The name and password of a URL, as a header says them."""
+    parts = urlsplit(url)
     if parts.username is None:
-        return []
-    who = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
-    return [b"Proxy-Authorization: Basic " + base64.b64encode(who)]
+        return None
+    who = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    return f"Basic {base64.b64encode(who.encode()).decode()}"
 
 
 def host_header(origin: Origin) -> str:

@@ -5,10 +5,9 @@ are allowed; and nothing is read beyond the limits of size and time.
 """
 
 import asyncio
-import base64
 import ipaddress
 from collections.abc import Mapping, Sequence
-from urllib.parse import unquote, urljoin, urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from msgspec import Struct
 
@@ -16,7 +15,7 @@ from perdure import __version__
 from perdure.core.errors import Invalid
 from perdure.providers.http import MOVED, head_of, split_url
 from perdure.providers.http_exchange import Exchange, HttpFailure
-from perdure.providers.http_pool import NoHost, Pool
+from perdure.providers.http_pool import NoHost, Pool, login_in
 
 REDIRECTS = 3
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
@@ -160,13 +159,9 @@ class Web:
         except ValueError as error:
             raise Invalid(f"{shown(url)} is not a URL") from error
         origin = origin._replace(proxy=None)
-        told = {
-            "User-Agent": f"perdure/{__version__}",
-            "Accept": "*/*",
-            "Connection": "close",
-            **_login(url),
-            **headers,
-        }
+        told = {"User-Agent": f"perdure/{__version__}", "Accept": "*/*", "Connection": "close", **headers}
+        if (login := login_in(url)) is not None:
+            told["Authorization"] = login
         if body is not None:
             told["Content-Length"] = str(len(body))
         if self._pool is None:
@@ -194,14 +189,6 @@ async def _read(exchange: Exchange, limit: int) -> bytes:
     while len(body) < limit and (data := await exchange.read()):
         body += data
     return bytes(body[:limit])
-
-
-def _login(url: str) -> dict[str, str]:
-    parts = urlsplit(url)
-    if parts.username is None:
-        return {}
-    who = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-    return {"Authorization": f"Basic {base64.b64encode(who.encode()).decode()}"}
 
 
 def shown(url: str) -> str:

@@ -216,6 +216,17 @@ async def test_a_header_cannot_smuggle_another_in(http: Http, wire: Wire, value:
     assert wire.connections == 0
 
 
+async def test_a_name_and_password_in_the_address_are_sent_and_never_shown(http: Http, wire: Wire) -> None:
+    wire.answers = [answer(200, b"yes"), answer(500, b"no")]
+    url = wire.url.replace("://", "://ada:pass%20word@")
+    endpoint = Endpoint("acme", url, headers={"authorization": "Bearer key"})
+    assert await http.call(endpoint, "/x", method="GET") == b"yes"
+    assert wire.requests[0][1]["authorization"] == "Basic YWRhOnBhc3Mgd29yZA=="
+    with pytest.raises(ProviderError) as failed:
+        await http.call(endpoint, "/x", method="GET", retry=False)
+    assert "word" not in failed.value.message and "word" not in endpoint.base_url
+
+
 async def test_a_path_is_sent_as_a_path(http: Http, wire: Wire) -> None:
     wire.answers = [answer(200, b"yes")]
     for path in ("/models/a b/é?limit=2", "/models/a%2Fb"):
