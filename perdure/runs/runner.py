@@ -17,6 +17,7 @@ from perdure.core.events import Event
 from perdure.core.ids import now_us
 from perdure.core.messages import Message
 from perdure.core.runs import Run, StopReason
+from perdure.core.weighed import weight_of
 from perdure.providers.batched import CallParked
 from perdure.providers.registry import Registry
 from perdure.providers.web import Web
@@ -44,7 +45,7 @@ from perdure.runs.worker import Observer, Worker
 from perdure.store import events as event_store
 from perdure.store import runs as run_store
 from perdure.store import submissions
-from perdure.store.base import Store
+from perdure.store.base import LARGE, Store
 from perdure.store.submissions import Accepted, RequestKey
 from perdure.tools.executor import OpenSecrets
 from perdure.tools.sandbox import Sandbox
@@ -217,6 +218,7 @@ class Runner:
                 start=start,
             ),
             lazy=lazy,
+            quick=weight_of(inputs) < LARGE,
         )
         accepted: Accepted = await write.executed
         if accepted.attached:

@@ -198,7 +198,7 @@ class Worker:
             attempts += 1
             return commit_step(commit, again=attempts > 1)
 
-        await self._store.write(tx, repeatable=True, quick=True)
+        await self._store.write(tx, repeatable=True, quick=not commit.large)
         self._on_commit(self.run.id, commit.events)
         for observer in self._observers:
             try:

@@ -15,6 +15,8 @@ from perdure.store.signals import Signals
 T = TypeVar("T")
 Row = tuple[Any, ...]
 
+LARGE = 1 << 20  # bytes; what writes as many is not quick
+
 
 class Query(NamedTuple):
     """One named query with its `:name` parameters; answers its rows ([] for a write without RETURNING).
@@ -93,13 +95,13 @@ class Store(Protocol):
         """Run the transaction; durable when this returns. Raises what the transaction raised, with nothing written.
 
         `repeatable`: the transaction notices by itself that it has been committed already, so it may be run again when the
-        answer to its commit was lost on the way. `quick`: it is a few point statements; SQLite runs those at once on the
-        event loop, and has a thread for the others.
+        answer to its commit was lost on the way. `quick`: it is a few point statements with less than a megabyte
+        between them; SQLite runs those at once on the event loop, and has a thread for the others.
         """
         ...
 
-    def begin_write(self, tx: TxFactory[T], *, lazy: bool = False) -> Write:
-        """As a `quick` `write`, without waiting. Writes commit in the order they were begun.
+    def begin_write(self, tx: TxFactory[T], *, lazy: bool = False, quick: bool = True) -> Write:
+        """As `write`, without waiting. Writes commit in the order they were begun.
 
         `lazy`: the commit may wait a few milliseconds to be shared with the next write.
         """

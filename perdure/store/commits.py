@@ -13,7 +13,7 @@ from perdure.core.messages import Message
 from perdure.core.runs import RunStatus, Step, StopReason, Usage
 from perdure.core.tokens import Segment, TokenCall
 from perdure.store.approvals import set_pending
-from perdure.store.base import Query, Tx
+from perdure.store.base import LARGE, Query, Tx
 from perdure.store.blocks import attach_block, create_block
 from perdure.store.codec import block_params
 from perdure.store.compaction import NewContext, replace_context
@@ -26,6 +26,8 @@ from perdure.store.runs import Lease
 
 _json = msgspec.json.Encoder().encode
 _pack = msgspec.msgpack.Encoder().encode
+
+TOP_LOGPROBS_BYTES = 200  # of one position's alternatives, about
 
 
 class BlockWrite(Struct, frozen=True):
@@ -91,6 +93,16 @@ class StepCommit(Struct, frozen=True, kw_only=True):
     turn: GroupTurn | None = None
     queued: tuple[QueuedRun, ...] = ()
     end: RunEnd | None = None
+
+    @property
+    def large(self) -> bool:
+        """Whether it takes more than a moment to write: an answer of megabytes, or the experts of many tokens."""
+        size = len(self.events.body) if self.events is not None else 0
+        if (call := self.call) is not None:
+            size += len(call.delta_ids) + len(call.completion_ids) + len(call.logprobs)
+            size += len(call.top_logprobs or ()) * TOP_LOGPROBS_BYTES
+            size += len(call.experts.data) if call.experts is not None else 0
+        return size > LARGE
 
 
 def commit_step(commit: StepCommit, *, again: bool = False) -> Tx[None]:

@@ -81,7 +81,7 @@ class PostgresStore:
     async def write(self, tx: TxFactory[T], *, repeatable: bool = False, quick: bool = False) -> T:
         return await asyncio.shield(self._begin(tx, repeatable=repeatable))
 
-    def begin_write(self, tx: TxFactory[Any], *, lazy: bool = False) -> Write:
+    def begin_write(self, tx: TxFactory[Any], *, lazy: bool = False, quick: bool = True) -> Write:
         """`lazy` means nothing here: each transaction is a commit of its own, and the server groups those by itself."""
         task = self._begin(tx)
         return Write(task, task)

@@ -81,9 +81,9 @@ class SqliteStore:
         self._check_open()
         return await self._writer.submit(tx, quick=quick).committed
 
-    def begin_write(self, tx: TxFactory[Any], *, lazy: bool = False) -> Write:
+    def begin_write(self, tx: TxFactory[Any], *, lazy: bool = False, quick: bool = True) -> Write:
         self._check_open()
-        job = self._writer.submit(tx, quick=True, lazy=lazy, early=True)
+        job = self._writer.submit(tx, quick=quick, lazy=lazy, early=True)
         assert job.executed is not None
         # a caller that only wants `executed` must not be blamed for a `committed` nobody reads, nor the other way round
         for future in (job.executed, job.committed):

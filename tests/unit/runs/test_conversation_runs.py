@@ -329,3 +329,25 @@ async def test_a_fork_never_begins_with_a_call_without_its_return(world: World, 
     assert len(at_start.message_ids) == 1 and at_start.message_ids[0] != ids[0]
     again = await store.write(lambda: fork_conversation(at_call.conversation.id, message_id=said))
     assert again.message_ids[1:] == (said,)
+
+
+async def test_what_is_large_is_not_written_on_the_event_loop(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick: list[bool] = []
+    submit = world.store._writer.submit  # type: ignore[attr-defined]
+
+    def noted(tx: Any, **how: bool) -> Any:
+        quick.append(how["quick"])
+        return submit(tx, **how)
+
+    monkeypatch.setattr(world.store._writer, "submit", noted)  # type: ignore[attr-defined]
+    thread = await world.conversation()
+    quick.clear()
+    await world.send(thread, "short")
+    assert quick and all(quick)
+    quick.clear()
+    await world.send(thread, "long " * 300_000)  # its acceptance
+    assert quick.count(False) == 1
+    quick.clear()
+    world.model.answers = [insert("long " * 300_000)]  # the step that says so
+    await world.send(thread, "short")
+    assert quick.count(False) == 1

@@ -61,7 +61,7 @@ class DyingStore:
         await write.executed
         return await write.committed
 
-    def begin_write(self, tx: Any, *, lazy: bool = False) -> Write:
+    def begin_write(self, tx: Any, **how: bool) -> Write:
         if self.lost.is_set():
             nothing = asyncio.ensure_future(self._nothing())
             nothing.add_done_callback(lambda task: task.cancelled() or task.exception())
