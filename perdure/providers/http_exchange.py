@@ -12,6 +12,7 @@ from typing import Any, Final
 import httptools
 
 HIGH_WATER = 1 << 20
+MAX_HEADERS = 500
 SMALL_BODY = 1 << 16
 MAX_INFLATED = 1 << 25  # of what came in one read, at most 256 KB: no honest body grows like that
 INFLATE_ANY: Final = 32 + zlib.MAX_WBITS  # gzip or zlib, whichever it begins with
@@ -158,6 +159,8 @@ class Exchange:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._raw_headers.append((name, value))
+        if len(self._raw_headers) > MAX_HEADERS:
+            raise Broken(f"it sent more than {MAX_HEADERS} headers")
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()

@@ -132,6 +132,12 @@ async def test_what_is_not_http_is_said_to_be_so(http: Http, wire: Wire, noise: 
     assert failed.value.kind == "llm_connection"
 
 
+async def test_headers_without_end_are_an_error(http: Http, wire: Wire) -> None:
+    wire.answers = [[b"HTTP/1.1 200 OK\r\n", *[b"X-Again: and again\r\n" * 100] * 20, 0.1]]
+    with pytest.raises(ProviderError, match="more than 500 headers"):
+        await get(http, wire)
+
+
 async def test_a_server_that_says_more_than_its_answer_is_not_believed(http: Http, wire: Wire) -> None:
     wire.answers = [[*answer(200, b"one"), 0.02, *answer(200, b"planted")], answer(200, b"two")]
     assert await get(http, wire) == b"one"
