@@ -16,12 +16,11 @@ from perdure.agents.sleeptime import sleeptime_of, store_sleeper, wants_sleeptim
 from perdure.agents.spec import AgentSpec
 from perdure.core.ids import now_us
 from perdure.core.messages import Message
+from perdure.core.weighed import weight_of
 from perdure.providers.registry import Registry
 from perdure.store.agents import AgentView
 from perdure.store.agents import create_agent as store_agent
-from perdure.store.base import Store, Tx
-
-MANY_MESSAGES = 100
+from perdure.store.base import LARGE, Store, Tx
 
 
 async def create_agent(
@@ -75,5 +74,5 @@ async def create_agent(
         if sleeper is not None:
             yield from store_sleeper(sleeper)
 
-    await store.write(tx, quick=len(said) < MANY_MESSAGES)
+    await store.write(tx, quick=weight_of(said) < LARGE)
     return AgentView(bundle=bundle, message_ids=(system.id, *(message.id for message in said)))

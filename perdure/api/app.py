@@ -47,7 +47,7 @@ COLLECTION_ROOTS = frozenset(
 
 
 def create_app(services: Services, *, extra_routes: Sequence[BaseRoute] | None = None) -> ASGIApp:
-    """`extra_routes` replaces the message and stream routes, which come first in the router."""
+    """`extra_routes` replaces the message and stream routes, which are tried first."""
     api = FastAPI(
         title="Perdure",
         version=perdure.__version__,
@@ -163,12 +163,11 @@ class HotFirst:
         self._anywhere: list[BaseRoute] = []
         self._by_end: dict[tuple[str, str], list[BaseRoute]] = {}  # by method and the path's last word
         for route in routes:
-            end = route.path.rpartition("/")[2] if isinstance(route, Route) else "{"
-            if not isinstance(route, Route) or "{" in end:
+            if isinstance(route, Route) and "{" not in (end := route.path.rpartition("/")[2]):
+                for method in route.methods or ():
+                    self._by_end.setdefault((method, end), []).append(route)
+            else:
                 self._anywhere.append(route)
-                continue
-            for method in route.methods or ():
-                self._by_end.setdefault((method, end), []).append(route)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":

@@ -5,10 +5,9 @@ knows whether another attempt is right (`attempts.py`).
 """
 
 import asyncio
-import urllib.request
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Self
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote, urljoin
 
 from msgspec import Struct
 
@@ -16,6 +15,7 @@ from perdure import __version__
 from perdure.core.errors import Invalid, ProviderError
 from perdure.providers.failures import status_error
 from perdure.providers.http_exchange import Exchange, HttpFailure, Silent
+from perdure.providers.http_head import MOVED, URL_CHARACTERS, head_of, split_url, without_login
 from perdure.providers.http_pool import (
     ConnectTimeout,
     NoConnection,
@@ -23,22 +23,16 @@ from perdure.providers.http_pool import (
     NotSecure,
     Origin,
     Pool,
-    host_header,
     login_in,
-    proxy_headers,
 )
 from perdure.providers.retries import Retries, retry_after_s, seconds_before
 
 KEPT_HEADS = 64
 MAX_ERROR_BYTES = 65_536
 OK = (200, 201)
-MOVED = (301, 302, 303, 307, 308)
 MAX_REDIRECTS = 10
 MAX_BODY_BYTES = 256 * 1024 * 1024
 DRAIN_S = 2.0
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
-SECRET_HEADERS = ("authorization", "x-api-key", "api-key", "x-goog-api-key", "cookie")
-URL_CHARACTERS = "!#$%&'()*+,/:;=?@[]~"  # those that stay as they are
 
 
 class Timeouts(Struct, frozen=True):
@@ -92,62 +86,14 @@ class Endpoint:
     def head(self, method: str, path: str, length: int | None, more: Mapping[str, str] | None) -> bytes:
         """The request line and the headers. `length`: of a body in JSON. Invalid if a header cannot be sent."""
         key = (method, path, length is not None)
-        start = self._heads.get(key)
+        start = self._heads.get(key) if not more else None
         if start is None:
             kind = {} if length is None else {"Content-Type": "application/json"}
-            start = head_of(method, self.origin, self._base_path + path, {**kind, **self.headers})
-            if len(self._heads) < KEPT_HEADS:  # some paths have an id in them
+            headers = {**kind, **self.headers, **(more or {})}
+            start = head_of(method, self.origin, self._base_path + path, headers)
+            if not more and len(self._heads) < KEPT_HEADS:  # some paths have an id in them
                 self._heads[key] = start
-        if more:
-            kind = {} if length is None else {"Content-Type": "application/json"}
-            start = head_of(method, self.origin, self._base_path + path, {**kind, **self.headers, **more})
         return start + b"\r\n" if length is None else b"%bContent-Length: %d\r\n\r\n" % (start, length)
-
-
-def without_login(url: str) -> str:
-    scheme, mark, rest = url.partition("://")
-    where, slash, path = rest.partition("/")
-    return f"{scheme}{mark}{where.rpartition('@')[2]}{slash}{path}" if mark else url
-
-
-def split_url(url: str) -> tuple[Origin, str]:
-    """Whom to talk to and what to ask for there. ValueError if it is not an http or https URL with a host."""
-    parts = urlsplit(url)
-    host, port = parts.hostname, parts.port
-    if parts.scheme not in ("http", "https") or not host:
-        raise ValueError(f"{url!r} is not an http or https URL")
-    secure = parts.scheme == "https"
-    if not host.isascii():
-        host = host.encode("idna").decode()
-    path = f"{parts.path}?{parts.query}" if parts.query else parts.path
-    return Origin(secure, host, port or (443 if secure else 80), _proxy_for(parts.scheme, host)), path
-
-
-def head_of(method: str, origin: Origin, path: str, headers: Mapping[str, str]) -> bytes:
-    """A request's first lines, without the empty one. Invalid if a header's value cannot be in one."""
-    target = quote(path, safe=URL_CHARACTERS) or "/"
-    if not target.startswith("/"):
-        target = f"/{target}"
-    host = host_header(origin)
-    lines: list[bytes] = []
-    if origin.proxy is not None and not origin.secure:  # a proxy in the middle is told all of the address
-        target = f"http://{host}{target}"
-        lines = proxy_headers(origin.proxy)
-    for name, value in {"Host": host, **headers}.items():
-        if any(character in value or character in name for character in "\r\n\0"):
-            raise Invalid(
-                f"The header {name!r} holds a line break or a null byte, which no header may: {value[:20]!r}..."
-            )
-        lines.append(f"{name}: {value}".encode())
-    return b"\r\n".join([f"{method} {target} HTTP/1.1".encode(), *lines, b""])
-
-
-def _proxy_for(scheme: str, host: str) -> str | None:
-    """The proxy of the environment for this host. A loopback address is never asked through a proxy."""
-    if host in LOOPBACK:
-        return None
-    proxy = urllib.request.getproxies().get(scheme)
-    return None if proxy is None or urllib.request.proxy_bypass(host) else proxy
 
 
 class Http:
@@ -277,15 +223,14 @@ class Http:
         )
 
     async def _exchange(self, origin: Origin, head: bytes, body: bytes | None, timeouts: Timeouts) -> Exchange:
-        """An answer with its status and headers. HttpFailure."""
-        connection = await self.pool().connection(origin, timeouts.connect_s)
-        exchange = connection.send(head, body, timeouts.first_byte_s, timeouts.between_s)
-        try:
-            await exchange.begin()
-        except BaseException:
-            exchange.close()
-            raise
-        return exchange
+        return await self.pool().exchange(
+            origin,
+            head,
+            body,
+            connect_s=timeouts.connect_s,
+            first_byte_s=timeouts.first_byte_s,
+            between_s=timeouts.between_s,
+        )
 
     async def _follow(
         self, endpoint: Endpoint, path: str, exchange: Exchange, headers: dict[str, str], timeouts: Timeouts
@@ -303,7 +248,7 @@ class Http:
             except ValueError as error:
                 raise NoConnection(f"it points to {location!r}, which is not an http or https URL") from error
             if there != origin:
-                headers = {name: value for name, value in headers.items() if name.lower() not in SECRET_HEADERS}
+                headers = {"User-Agent": headers["User-Agent"]}
             origin = there
             exchange = await self._exchange(there, head_of("GET", there, target, headers) + b"\r\n", None, timeouts)
         raise NoConnection(f"it points from one address to the next, more than {MAX_REDIRECTS} times")

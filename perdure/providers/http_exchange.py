@@ -56,17 +56,16 @@ class Exchange:
         "_connection",
         "_decode",
         "_failure",
-        "_first_byte_s",
         "_parser",
         "_pieces",
         "_raw_headers",
-        "_silence_s",
         "_size",
         "_waiter",
         "between_s",
         "complete",
         "headers",
         "keep",
+        "silence_s",
         "status",
         "waiting_since",
     )
@@ -80,19 +79,13 @@ class Exchange:
         self._waiter: asyncio.Future[None] | None = None
         self._failure: HttpFailure | None = None
         self._decode: Callable[[bytes], bytes] | None = None
-        self._silence_s = first_byte_s
-        self._first_byte_s = first_byte_s
+        self.silence_s = first_byte_s  # for how long nothing may come: from the body's first byte on, `between_s`
         self.between_s = between_s
         self.waiting_since: float | None = None
         self.status = 0
         self.headers = Headers(self._raw_headers)
         self.keep = False
         self.complete = False
-
-    @property
-    def silence_s(self) -> float:
-        """For how long nothing may come now: for the first byte of the body longer than between two of them."""
-        return self._silence_s
 
     async def begin(self) -> None:
         """Returns once the status and the headers are there."""
@@ -123,7 +116,7 @@ class Exchange:
         connection = self._connection
         self._waiter = connection.loop.create_future()
         self.waiting_since = connection.loop.time()
-        connection.watch(self._silence_s)
+        connection.watch(self.silence_s)
         try:
             await self._waiter
         finally:
@@ -176,7 +169,7 @@ class Exchange:
             self._decode = _refusing(encoding)
 
     def on_body(self, data: bytes) -> None:
-        self._silence_s = self.between_s
+        self.silence_s = self.between_s
         if self._decode is not None:
             data = self._decode(data)
             if not data:
@@ -271,7 +264,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         exchange = self.exchange
         if exchange is None or exchange.complete:
-            self._misbehaved("it sent more than its answer")
+            self.drop()  # more than its answer: whatever that is, it is not the next one's
             return
         try:
             exchange.feed(data)
@@ -303,12 +296,6 @@ class Connection(asyncio.Protocol):
         if self._paused and not self.closed:
             self._paused = False
             self._transport.resume_reading()
-
-    def _misbehaved(self, why: str) -> None:
-        exchange = self.exchange
-        if exchange is not None and not exchange.complete:
-            exchange.fail(Broken(why))
-        self.drop()
 
     # -- silence
 

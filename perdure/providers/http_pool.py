@@ -14,7 +14,7 @@ from itertools import zip_longest
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from perdure.providers.http_exchange import Connection, HttpFailure
+from perdure.providers.http_exchange import Connection, Exchange, HttpFailure
 
 KEPT_S = 55.0
 NAMES_KEPT_S = 60.0
@@ -52,7 +52,8 @@ class Origin(NamedTuple):
 
 class Pool:
     """All connections of one event loop. `check` is told a name and its addresses before any is connected to, and may raise.
-    `keep`: whether connections are used again."""
+    `keep`: whether connections, and what names lead to, are
+    used again."""
 
     def __init__(self, *, check: Check | None = None, keep: bool = True) -> None:
         self._check = check
@@ -62,6 +63,26 @@ class Pool:
         self._names: dict[tuple[str, int], tuple[float, list[Address]]] = {}
         self._tls: ssl.SSLContext | None = None
         self._sweep: asyncio.TimerHandle | None = None
+
+    async def exchange(
+        self,
+        origin: Origin,
+        head: bytes,
+        body: bytes | None,
+        *,
+        connect_s: float,
+        first_byte_s: float,
+        between_s: float,
+    ) -> Exchange:
+        """Ask, and answer once the status and the headers are there. HttpFailure."""
+        connection = await self.connection(origin, connect_s)
+        exchange = connection.send(head, body, first_byte_s, between_s)
+        try:
+            await exchange.begin()
+        except BaseException:
+            exchange.close()
+            raise
+        return exchange
 
     async def connection(self, origin: Origin, timeout_s: float) -> Connection:
         """One that is free, or a new one. HttpFailure says why there is none."""
@@ -108,7 +129,11 @@ class Pool:
         """The transport of a connection to the first of the host's addresses that answers."""
         loop = asyncio.get_running_loop()
         tls: dict[str, Any] = {"ssl": self._context(), "server_hostname": host} if secure else {}
-        sock = await _first(await self._addresses(host, port))
+        try:
+            sock = await _first(await self._addresses(host, port))
+        except OSError:
+            self._names.pop((host, port), None)  # it may have moved
+            raise
         try:
             transport, _ = await loop.create_connection(lambda: connection, sock=sock, **tls)
         except BaseException:
@@ -149,7 +174,8 @@ class Pool:
         else:
             infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
             found = _in_turns([(family, kind, protocol, where) for family, kind, protocol, _, where in infos])
-            self._names[host, port] = (loop.time() + NAMES_KEPT_S, found)
+            if self._keep:
+                self._names[host, port] = (loop.time() + NAMES_KEPT_S, found)
         if self._check is not None:
             self._check(host, [str(where[0]) for *_, where in found])
         return found

@@ -7,12 +7,12 @@ import random
 import sys
 import time
 from email.utils import parsedate_to_datetime
-from typing import Any, Protocol
 
 from msgspec import Struct
 
 from perdure.core.errors import ProviderError
 from perdure.providers.failures import RETRYABLE_STATUSES
+from perdure.providers.http_exchange import Headers
 
 
 class Retries(Struct, frozen=True):
@@ -22,10 +22,6 @@ class Retries(Struct, frozen=True):
     base_s: float = 0.3
     factor: float = 3.0
     longest_s: float = 20.0
-
-
-class Headers(Protocol):
-    def get(self, name: str, default: Any = None) -> Any: ...
 
 
 def retry_after_s(headers: Headers) -> float | None:

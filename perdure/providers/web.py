@@ -13,8 +13,8 @@ from msgspec import Struct
 
 from perdure import __version__
 from perdure.core.errors import Invalid
-from perdure.providers.http import MOVED, head_of, split_url
 from perdure.providers.http_exchange import Exchange, HttpFailure
+from perdure.providers.http_head import MOVED, head_of, split_url
 from perdure.providers.http_pool import NoHost, Pool, login_in
 
 REDIRECTS = 3
@@ -166,16 +166,9 @@ class Web:
             told["Content-Length"] = str(len(body))
         if self._pool is None:
             self._pool = Pool(check=self._check_addresses, keep=False)
-        connection = await self._pool.connection(origin, limits.timeout_s)
-        exchange = connection.send(
-            head_of(method, origin, target, told) + b"\r\n", body, limits.timeout_s, limits.timeout_s
-        )
-        try:
-            await exchange.begin()
-        except BaseException:
-            exchange.close()
-            raise
-        return exchange
+        head = head_of(method, origin, target, told) + b"\r\n"
+        limit_s = limits.timeout_s
+        return await self._pool.exchange(origin, head, body, connect_s=limit_s, first_byte_s=limit_s, between_s=limit_s)
 
     def _check_addresses(self, host: str, addresses: Sequence[str]) -> None:
         """At the moment of connecting: what the DNS said earlier does not count."""

@@ -90,12 +90,11 @@ class Writer:
     `alone`: whether nobody would notice if the event loop waited for a moment.
     """
 
-    alone: Callable[[], bool] = staticmethod(lambda: False)
-
     def __init__(self, connection: sqlite3.Connection, runner: Runner, lock_timeout_s: float) -> None:
         self._connection = connection
         self._runner = runner
         self._lock_timeout_s = lock_timeout_s
+        self.alone: Callable[[], bool] = lambda: False
         self._waiting: deque[Job] = deque()
         self._group: list[Job] = []  # have run in the open transaction
         self._urgent = False  # somebody waits for the group's commit
