@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,21 @@ def as_stream(frames: list[Any]) -> bytes:
     """Recorded frames as the bytes they came in."""
     texts = [frame if isinstance(frame, str) else json.dumps(frame) for frame in frames]
     return "".join(f"data: {each}\n\n" for each in texts).encode()
+
+
+@contextmanager
+def hole() -> Iterator[int]:
+    """The port of a host that takes no more connections: its queue is full and nobody empties it."""
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        waiting = [socket.socket() for _ in range(4)]
+        for each in waiting:
+            each.setblocking(False)
+            each.connect_ex(full.getsockname())
+        yield full.getsockname()[1]
+        for each in waiting:
+            each.close()
 
 
 class Wire:

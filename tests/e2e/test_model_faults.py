@@ -2,13 +2,13 @@
 nothing was shown, and an agent that answers the next message."""
 
 import json
-import socket
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from letta_client import Letta
 
+from tests.doubles import wire
 from tests.doubles.openai_chat import OpenAIDouble, Turn, call, failure, text
 from tests.e2e.conftest import ServerProcess
 from tests.e2e.frames import frames, post
@@ -64,17 +64,8 @@ FAULTS: dict[str, tuple[Turn, int, int, str, bool]] = {
 
 @pytest.fixture(scope="module")
 def hole() -> Iterator[int]:
-    """The port of a host that takes no more connections: its queue is full and nobody empties it."""
-    with socket.socket() as full:
-        full.bind(("127.0.0.1", 0))
-        full.listen(0)
-        waiting = [socket.socket() for _ in range(4)]
-        for each in waiting:
-            each.setblocking(False)
-            each.connect_ex(full.getsockname())
-        yield full.getsockname()[1]
-        for each in waiting:
-            each.close()
+    with wire.hole() as port:
+        yield port
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import ipaddress
 import socket
 import ssl
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from perdure.core.errors import Invalid, ProviderError
 from perdure.providers import http_pool
 from perdure.providers.http import Endpoint, Http, Timeouts
 from perdure.providers.http_pool import Origin, Pool
-from tests.doubles.wire import END, HEAD, Wire, answer, chunk
+from tests.doubles.wire import END, HEAD, Wire, answer, chunk, hole
 
 uvloop = pytest.importorskip("uvloop", reason="not on this platform")
 pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy. fixture:DeprecationWarning")
@@ -406,6 +406,12 @@ async def test_a_proxy_that_refuses_is_named_as_the_cause(http: Http, monkeypatc
             await http.call(Endpoint("acme", "https://api.acme.test"), "/x", method="GET", retry=False)
 
 
+@pytest.fixture
+def silent() -> Iterator[int]:
+    with hole() as port:
+        yield port
+
+
 def _ipv6() -> bool:
     try:
         with socket.socket(socket.AF_INET6) as probe:
@@ -415,18 +421,13 @@ def _ipv6() -> bool:
     return True
 
 
-async def test_of_several_addresses_the_first_that_answers_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    silent = socket.socket()  # its backlog is full: a connection to it neither succeeds nor fails
-    silent.bind(("127.0.0.1", 0))
-    silent.listen(0)
-    fillers = [socket.socket() for _ in range(4)]
-    for each in fillers:
-        each.setblocking(False)
-        each.connect_ex(silent.getsockname())
+async def test_of_several_addresses_the_first_that_answers_is_taken(
+    silent: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pool = Pool()
     async with serving(greet) as port:
         infos = [
-            (socket.AF_INET, socket.SOCK_STREAM, 6, "", silent.getsockname()),
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", silent)),
             (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)),
         ]
 
@@ -439,8 +440,6 @@ async def test_of_several_addresses_the_first_that_answers_is_taken(monkeypatch:
         await exchange.begin()
         assert await exchange.read() == b"GET / HTTP/1.1"
     pool.close()
-    for each in (*fillers, silent):
-        each.close()
 
 
 @pytest.mark.skipif(not _ipv6(), reason="this machine has no IPv6 loopback")
@@ -449,17 +448,8 @@ async def test_an_ipv6_address_is_written_in_brackets(http: Http) -> None:
         assert await http.call(Endpoint("acme", f"http://[::1]:{port}"), "/x", method="GET") == b"GET /x HTTP/1.1"
 
 
-async def test_no_connection_in_time_is_a_timeout(http: Http) -> None:
-    silent = socket.socket()
-    silent.bind(("127.0.0.1", 0))
-    silent.listen(0)
-    fillers = [socket.socket() for _ in range(4)]
-    for each in fillers:
-        each.setblocking(False)
-        each.connect_ex(silent.getsockname())
-    endpoint = Endpoint("acme", f"http://127.0.0.1:{silent.getsockname()[1]}", timeouts=Timeouts(connect_s=0.2))
+async def test_no_connection_in_time_is_a_timeout(http: Http, silent: int) -> None:
+    endpoint = Endpoint("acme", f"http://127.0.0.1:{silent}", timeouts=Timeouts(connect_s=0.2))
     with pytest.raises(ProviderError, match=r"no connection within 0.2 s") as failed:
         await http.call(endpoint, "/x", method="GET", retry=False)
     assert failed.value.kind == "llm_timeout" and failed.value.retryable
-    for each in (*fillers, silent):
-        each.close()
