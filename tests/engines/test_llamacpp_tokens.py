@@ -63,11 +63,7 @@ async def _post(engine: LocalEngine, path: str, body: dict[str, Any]) -> dict[st
     await engine.warm()
     assert engine._engine is not None
     endpoint = engine._engine._endpoint
-    async with engine._http.session().post(
-        endpoint.base_url + path, json=body, headers=dict(endpoint.headers)
-    ) as response:
-        assert response.status == 200, await response.text()
-        return await response.json()
+    return json.loads(await engine._http.call(endpoint, path, json.dumps(body).encode()))
 
 
 async def test_our_ids_are_the_engines_ids(engine: LocalEngine) -> None:
