@@ -13,6 +13,9 @@ import httptools
 
 HIGH_WATER = 1 << 20
 MAX_HEADERS = 500
+BURST = 1 << 14  # bytes: an answer that begins with as many takes milliseconds to work through
+BEGINNING = 1 << 11
+TURNS = 3  # of the event loop, within which what came of the beginning is on its way
 SMALL_BODY = 1 << 16
 MAX_INFLATED = 1 << 25  # of what came in one read, at most 256 KB: no honest body grows like that
 INFLATE_ANY: Final = 32 + zlib.MAX_WBITS  # gzip or zlib, whichever it begins with
@@ -59,6 +62,7 @@ class Exchange:
         "_parser",
         "_pieces",
         "_raw_headers",
+        "_rests",
         "_size",
         "_waiter",
         "between_s",
@@ -76,6 +80,7 @@ class Exchange:
         self._raw_headers: list[tuple[bytes, bytes]] = []
         self._pieces: list[bytes] = []
         self._size = 0
+        self._rests: bool | None = None  # whether the rest of a burst is still to be read; None before the first read
         self._waiter: asyncio.Future[None] | None = None
         self._failure: HttpFailure | None = None
         self._decode: Callable[[bytes], bytes] | None = None
@@ -93,7 +98,14 @@ class Exchange:
             await self._wait()
 
     async def read(self) -> bytes:
-        """What has arrived of the body, as soon as something has; b"" at its end."""
+        """What has arrived of the body, as soon as something has; b"" at its end.
+
+        Where much of it arrives at once, its beginning comes first, so that it can be shown before the rest is worked through.
+        """
+        if self._rests:
+            self._rests = False
+            for _ in range(TURNS):
+                await asyncio.sleep(0)
         while not self._pieces:
             if self.complete:
                 return b""
@@ -101,6 +113,11 @@ class Exchange:
         pieces = self._pieces
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         pieces.clear()
+        if self._rests is None:
+            self._rests = len(data) > BURST
+            if self._rests:
+                pieces.append(data[BEGINNING:])
+                return data[:BEGINNING]
         if self._size > HIGH_WATER and self._connection.exchange is self:
             self._connection.resume()
         self._size = 0

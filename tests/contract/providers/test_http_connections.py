@@ -205,6 +205,31 @@ async def test_a_large_request_arrives_whole(http: Http, wire: Wire) -> None:
     assert wire.requests[0][2] == body
 
 
+async def test_an_answer_that_comes_all_at_once_begins_before_it_is_whole(http: Http, wire: Wire) -> None:
+    words = [f"{at:08d}".encode() for at in range(20_000)]
+    wire.answers = [[HEAD + b"".join(map(chunk, words)) + END]]
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with await http.open(Endpoint("acme", wire.url), "/x", b"{}", retry=False) as response:
+        other = asyncio.create_task(others())
+        first = await response.read()
+        before = turns
+        pieces = [first, await response.read()]
+        assert len(first) <= 2048 and turns > before, (
+            "whoever shows the beginning has its turn before the rest is there"
+        )
+        while data := await response.read():
+            pieces.append(data)
+        other.cancel()
+    assert b"".join(pieces) == b"".join(words)
+
+
 async def test_a_cancelled_call_takes_its_connection_with_it(http: Http, wire: Wire) -> None:
     wire.answers = [[5.0]]
     call = asyncio.create_task(get(http, wire))
