@@ -13,6 +13,7 @@ from msgspec import Struct, field
 
 from perdure.bench.crowds import CROWDS
 from perdure.bench.engine import run
+from perdure.bench.floor import floor
 from perdure.bench.install import core_packages, size_bytes
 from perdure.bench.load import LoadError, Target
 from perdure.bench.measure import MEASUREMENTS
@@ -37,13 +38,16 @@ def measure_ours(plan: Plan, *, database: str | None, only: Sequence[str], progr
     if not only or "install" in only:
         with _noting(outcome, "install", progress):
             outcome.figures += install_figures()
-    if only and not {"start", *MEASUREMENTS, *CROWDS} & set(only):
+    if only and not {"start", "floor", *MEASUREMENTS, *CROWDS} & set(only):
         return outcome
     with tempfile.TemporaryDirectory(prefix="perdure-bench-") as folder, scripted_engine() as engine:
         env = clean_env({"OPENAI_BASE_URL": f"{engine.url}/v1", "OPENAI_API_KEY": "scripted"})
         if not only or "start" in only:
             with _noting(outcome, "start", progress):
                 outcome.figures += start_figures(env, Path(folder))
+        if not only or "floor" in only:
+            with _noting(outcome, "floor", progress):
+                outcome.figures += run(floor(engine.url, plan))
         if not only or {*MEASUREMENTS, *CROWDS} & set(only):
             options = ("--database", database) if database else ()
             with serving(env, *options, data_dir=Path(folder) / "server") as server:
@@ -133,7 +137,7 @@ def _noting(outcome: Outcome, name: str, progress: Progress) -> Generator[None]:
 
 def known(names: Sequence[str]) -> None:
     """AgentError naming the measurement there is none of."""
-    choices = ["install", "start", *MEASUREMENTS, *CROWDS]
+    choices = ["install", "start", "floor", *MEASUREMENTS, *CROWDS]
     for name in names:
         if name not in choices:
             raise AgentError(f"There is no measurement {name!r}; there are: {', '.join(choices)}.")

@@ -40,6 +40,15 @@ def test_a_server_is_started_measured_and_stopped() -> None:
     assert done.returncode == any(figure["verdict"] == "MISS" for figure in report["figures"])
 
 
+def test_the_machine_is_measured_without_a_server_of_ours() -> None:
+    done = subprocess.run([*BENCH, "--only", "floor"], check=False, capture_output=True, timeout=100)
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["failures"]) == (0, {})
+    figures = {figure["name"]: figure for figure in report["figures"]}
+    assert set(figures) == {"floor.request", "floor.message", "floor.token"}
+    assert all(figure["value"] > 0 and figure["verdict"] == "-" for figure in figures.values())
+
+
 def test_a_measurement_there_is_none_of_is_named() -> None:
     done = subprocess.run([*BENCH, "--only", "mesage"], check=False, capture_output=True, text=True, timeout=30)
     assert done.returncode == 1 and "'mesage'" in done.stderr and "throughput" in done.stderr

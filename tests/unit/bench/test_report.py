@@ -16,6 +16,7 @@ from perdure.bench.report import BUDGETS, Figure, as_json, kept, rows
         ("throughput.128", 200.0, 2.0, "MISS"),
         ("throughput.128", 0.0, float("inf"), "MISS"),
         ("message.p95", 9.0, None, "-"),
+        ("floor.message", 3.0, 2.0, "-"),
     ],
 )
 def test_a_figure_is_held_to_its_budget(name: str, value: float, ratio: float | None, verdict: str) -> None:
@@ -24,8 +25,9 @@ def test_a_figure_is_held_to_its_budget(name: str, value: float, ratio: float | 
 
 
 def test_rows_read_in_the_order_of_the_budgets() -> None:
-    figures = [Figure("throughput.128", 1234.5), Figure("message.cpu", 1.234)]
+    figures = [Figure("throughput.128", 1234.5), Figure("message.cpu", 1.234), Figure("floor.token", 117.0)]
     assert rows(figures) == [
+        ("floor: a token relayed, each alone, CPU", "117 us", "(78 us)", "1.50", "-"),
         ("plain message, CPU", "1.23 ms", "<= 2 ms", "0.62", "PASS"),
         ("messages a second, 128 agents", "1,234 /s", ">= 400 /s", "0.32", "PASS"),
     ]
