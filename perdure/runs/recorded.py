@@ -48,6 +48,6 @@ def _capped(body: bytes, limit: int) -> bytes:
             "truncated": True,
             "bytes": len(body),
             "head": body[:half].decode(errors="replace"),
-            "tail": body[-half:].decode(errors="replace"),
+            "tail": body[len(body) - half :].decode(errors="replace"),
         }
     )
