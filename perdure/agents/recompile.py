@@ -14,8 +14,8 @@ from perdure.core.archives import Filed
 from perdure.core.ids import new_id, now_us
 from perdure.core.messages import Message, TextPart
 from perdure.memory.compile import compile_system_text, same_but_for_time
-from perdure.store.archives import filed_by
-from perdure.store.base import Query, Tx
+from perdure.store.base import Tx
+from perdure.store.conversation_reads import counts
 from perdure.store.conversations import ConversationState, conversation_state, recompiled
 from perdure.store.messages import message_by_id
 from perdure.store.private_blocks import conversation_bundle
@@ -64,9 +64,8 @@ def compiled_text(conversation_id: str) -> Tx[str]:
 
 
 def _compile(bundle: AgentBundle, state: ConversationState) -> Tx[str]:
-    said = yield Query("count_messages", {"conversation_id": state.id})
-    filed = yield from filed_by(state.agent_id)
-    return compile_bundle(bundle, state.id, said=said[0][0], filed=filed)
+    said, filed = yield from counts(state.agent_id, state.id)
+    return compile_bundle(bundle, state.id, said=said, filed=filed)
 
 
 def recompile(conversation_id: str, why: str, *, touch_time: bool = False) -> Tx[str]:

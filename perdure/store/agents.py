@@ -4,6 +4,7 @@ An agent, its links and its default conversation (whose id is the agent's) come 
 """
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from msgspec import Struct
 
@@ -15,7 +16,7 @@ from perdure.core.ids import now_us
 from perdure.core.messages import Message
 from perdure.store.approvals import pending_request
 from perdure.store.archives import delete_archives_of_agent
-from perdure.store.base import Many, Query, Tx
+from perdure.store.base import Many, Query, Tx, together
 from perdure.store.blocks import block_by_id, blocks_of_agent, blocks_of_agents
 from perdure.store.codec import AGENT_COLUMNS, agent_from_row, agent_params, block_params
 from perdure.store.conversation_reads import contexts
@@ -67,7 +68,7 @@ def create_agent(
     `system_message` in the default conversation, in its context too, unless `in_context` says which ids make that up.
     """
     agent = bundle.agent
-    yield Query("insert_agent", agent_params(agent))
+    yield Query("insert_agent", agent_params(agent), later=True)
     yield from _create_blocks(agent.id, bundle.blocks, new_blocks)
     yield from _attach_tools(agent.id, bundle.tools)
     yield from add_tags("agent", agent.id, bundle.tags)
@@ -81,7 +82,7 @@ def create_agent(
 
 
 def _create_blocks(agent_id: str, blocks: Sequence[Block], new: Collection[str]) -> Tx[None]:
-    yield Many("add_block", [block_params(block) for block in blocks if block.id in new])
+    yield Many("add_block", [block_params(block) for block in blocks if block.id in new], later=True)
     attached: dict[str, str] = {}
     for block in blocks:
         if block.id in new:
@@ -95,7 +96,7 @@ def _create_blocks(agent_id: str, blocks: Sequence[Block], new: Collection[str])
         {"agent_id": agent_id, "block_id": block_id, "label": label, "position": at}
         for at, (label, block_id) in enumerate(attached.items(), 1)
     ]
-    yield Many("attach_block_at", links)
+    yield Many("attach_block_at", links, later=True)
 
 
 def _attach_tools(agent_id: str, tools: Sequence[Tool]) -> Tx[None]:
@@ -140,17 +141,27 @@ def timezones(agent_ids: Collection[str]) -> Tx[dict[str, str]]:
 
 
 def agent_bundle(agent_id: str) -> Tx[AgentBundle]:
-    agent = yield from agent_by_id(agent_id)
-    blocks = yield from blocks_of_agent(agent_id)
-    tools = yield from tools_of_agent(agent_id)
-    tags = yield from tags_of("agent", agent_id)
-    group = yield from group_of_manager(agent_id)
+    return _bundle((yield from together(*_parts(agent_id))))
+
+
+def _parts(agent_id: str) -> tuple[Tx[Any], ...]:
+    return (
+        agent_by_id(agent_id),
+        blocks_of_agent(agent_id),
+        tools_of_agent(agent_id),
+        tags_of("agent", agent_id),
+        group_of_manager(agent_id),
+    )
+
+
+def _bundle(parts: Sequence[Any]) -> AgentBundle:
+    agent, blocks, tools, tags, group = parts
     return AgentBundle(agent=agent, blocks=blocks, tools=tools, tags=tags, group=group)
 
 
 def agent_view(agent_id: str, *, pending: bool = False) -> Tx[AgentView]:
-    bundle = yield from agent_bundle(agent_id)
-    context = yield from contexts([agent_id])
+    *parts, context = yield from together(*_parts(agent_id), contexts([agent_id]))
+    bundle = _bundle(parts)
     message_ids = context[agent_id]
     waiting = (yield from pending_request(agent_id, now_us())) if pending else None
     done = (yield from progress(bundle.group.id)) if bundle.group is not None else None

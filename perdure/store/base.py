@@ -21,20 +21,26 @@ LARGE = 1 << 20  # bytes; what writes as many is not quick
 class Query(NamedTuple):
     """One named query with its `:name` parameters; answers its rows ([] for a write without RETURNING).
 
-    `later`: a write of one row of its own, of which nothing is to be known. It may travel with others of its kind that follow it,
-    in no order among different ones, before the next query of another kind or the commit.
+    `later`: a write of which nothing is to be known. It may travel with others of its kind that follow it, in no order among
+    those of different tables, before the next query of another kind or the commit.
+    `presumed`: what a write answers unless another transaction got in between; it answers no row then. A driver may go on with
+    that answer, find out with the commit, and in the bad case run the transaction again from the start, asking.
+    `provisional`: a read that a write with a presumed answer will prove to hold still, before anything is written.
     """
 
     name: str
     params: dict[str, Any] = {}  # noqa: RUF012 (never changed)
     later: bool = False
+    presumed: Sequence[Row] | None = None
+    provisional: bool = False
 
 
 class Many(NamedTuple):
-    """The same write for several parameter sets, in order."""
+    """The same write for several parameter sets, in order. `later`: as a query's."""
 
     name: str
     params: Sequence[dict[str, Any]]
+    later: bool = False
 
 
 class Built(NamedTuple):
@@ -44,8 +50,37 @@ class Built(NamedTuple):
     params: dict[str, Any]
 
 
-Tx = Generator[Query | Many | Built, list[Row], T]
+class Several(NamedTuple):
+    """Reads of which none needs another's answer; answers the rows of each, in their order."""
+
+    queries: Sequence[Query | Built]
+
+
+Tx = Generator[Query | Many | Built | Several, list[Row], T]
 TxFactory = Callable[[], Tx[T]]
+
+
+def together(*parts: Tx[Any]) -> Tx[tuple[Any, ...]]:
+    """Run transactions that only read side by side, asking at once what they ask at the same time; their results in order."""
+    results: list[Any] = [None] * len(parts)  # of those that go on, the answers they wait for
+    going = range(len(parts))
+    while True:
+        asked: list[Any] = []
+        still: list[int] = []
+        for at in going:
+            try:
+                asked.append(parts[at].send(results[at]))
+                still.append(at)
+            except StopIteration as done:
+                results[at] = done.value
+        if not asked:
+            return tuple(results)
+        if len(asked) == 1:
+            results[still[0]] = yield asked[0]
+        else:
+            for at, rows in zip(still, (yield Several(asked)), strict=True):
+                results[at] = rows
+        going = still
 
 
 class Write(NamedTuple):
@@ -101,7 +136,8 @@ class Store(Protocol):
         ...
 
     def begin_write(self, tx: TxFactory[T], *, lazy: bool = False, quick: bool = True) -> Write:
-        """As `write`, without waiting. Writes commit in the order they were begun.
+        """As `write`, without waiting. On SQLite writes commit in the order they were begun; on PostgreSQL, whoever needs
+        one after another waits for the first.
 
         `lazy`: the commit may wait a few milliseconds to be shared with the next write.
         """

@@ -10,7 +10,6 @@ import msgspec
 from msgspec import Struct
 
 from perdure.core.batches import BatchCall, CallGroup, ProviderBatch
-from perdure.core.errors import LeaseLost
 from perdure.store.base import Many, Query, Tx
 from perdure.store.runs import PARKED, Lease
 
@@ -52,18 +51,10 @@ class Woken(Struct, frozen=True):
 def park_call(lease: Lease, call: BatchCall) -> Tx[bool]:
     """Give the conversation back to nobody until the call has its answer. False: the run is to be cancelled, and goes to whoever
     looks next instead. LeaseLost if it is not ours."""
-    fence = {
-        "conversation_id": lease.conversation_id,
-        "run_id": lease.run_id,
-        "owner": lease.owner,
-        "fence": lease.fence,
-    }
     if not (yield Query("park_run", {"id": lease.run_id})):
-        if not (yield Query("hand_over", fence)):
-            raise _lost(lease)
+        yield from lease.checked("hand_over")
         return False
-    if not (yield Query("park_conversation", {**fence, "parked": PARKED, "until": FOR_EVER_US})):
-        raise _lost(lease)
+    yield from lease.checked("park_conversation", parked=PARKED, until=FOR_EVER_US)
     yield Query("drop_calls_of_other_steps", {"run_id": lease.run_id, "step": f"{call.step} %"})
     yield Query(
         "insert_batch_call",
@@ -81,10 +72,6 @@ def park_call(lease: Lease, call: BatchCall) -> Tx[bool]:
         },
     )
     return True
-
-
-def _lost(lease: Lease) -> LeaseLost:
-    return LeaseLost(f"Run {lease.run_id} is not ours any more: another worker took over its conversation.")
 
 
 def unpark(run_id: str) -> Tx[bool]:

@@ -7,7 +7,6 @@ that was never committed. The receipt of a committed step is its tool message.
 import msgspec
 
 from perdure.core.begun import Begun
-from perdure.core.errors import LeaseLost
 from perdure.core.events import Event
 from perdure.core.messages import Message, ToolReturn
 from perdure.store.base import Query, Tx
@@ -41,25 +40,16 @@ def shown_so_far(run_id: str) -> Tx[tuple[list[Event], list[str]]]:
 
 def keep_abandoned(lease: Lease, message: Message) -> Tx[None]:
     """What a lost worker had shown of an answer. LeaseLost if the fence is void; may be run again."""
-    yield from _hold(lease)
+    yield from lease.checked("hold_fence")
     if not (yield Query("message_by_id", {"id": message.id})):
         yield from insert_messages((message,))
 
 
 def _put(lease: Lease, step_id: str, call_id: str, body: bytes) -> Tx[None]:
-    yield from _hold(lease)
-    yield Query("keep_begun", {"run_id": lease.run_id, "step_id": step_id, "call_id": call_id, "body": body})
-
-
-def _hold(lease: Lease) -> Tx[None]:
-    fence = {
-        "conversation_id": lease.conversation_id,
-        "run_id": lease.run_id,
-        "owner": lease.owner,
-        "fence": lease.fence,
-    }
-    if not (yield Query("hold_fence", fence)):
-        raise LeaseLost(f"Run {lease.run_id} is not ours any more: another worker took over its conversation.")
+    yield from lease.checked("hold_fence")
+    yield Query(
+        "keep_begun", {"run_id": lease.run_id, "step_id": step_id, "call_id": call_id, "body": body}, later=True
+    )
 
 
 def begun_step(run_id: str) -> Tx[Begun | None]:

@@ -8,7 +8,7 @@ from msgspec import Struct
 from perdure.core.agents import Block
 from perdure.core.approvals import Pending
 from perdure.core.archives import Passage
-from perdure.core.errors import LeaseLost, StaleBlock
+from perdure.core.errors import StaleBlock
 from perdure.core.messages import Message
 from perdure.core.runs import RunStatus, Step, StopReason, Usage
 from perdure.core.tokens import Segment, TokenCall
@@ -113,21 +113,11 @@ def commit_step(commit: StepCommit, *, again: bool = False) -> Tx[None]:
     lease, now = commit.lease, commit.now
     if again and (yield from _was_committed(commit)):
         return
-    fence = {
-        "conversation_id": lease.conversation_id,
-        "run_id": lease.run_id,
-        "owner": lease.owner,
-        "fence": lease.fence,
-        "segment_id": commit.segment_id,
-        "consumed_cause": commit.consumed_cause,
-        "now": now,
-    }
+    fence = {"segment_id": commit.segment_id, "consumed_cause": commit.consumed_cause, "now": now}
     if commit.end is None:
-        held = yield Query("fence_check", fence)
+        yield from lease.checked("fence_check", **fence)
     else:
-        held = yield Query("fence_check_and_release", fence | {"completed_us": commit.end.completed_us})
-    if not held:
-        raise LeaseLost(f"Run {lease.run_id} is not ours any more: another worker took over its conversation.")
+        yield from lease.checked("fence_check_and_release", **fence, completed_us=commit.end.completed_us)
     if commit.turn is not None:
         yield from count_turn(commit.turn)
         for queued in commit.queued:
@@ -136,7 +126,7 @@ def commit_step(commit: StepCommit, *, again: bool = False) -> Tx[None]:
     if commit.parked is not None or commit.settled:
         yield from set_pending(lease.conversation_id, commit.parked)
     if commit.begun:
-        yield Query("settle_begun", {"run_id": lease.run_id})
+        yield Query("settle_begun", {"run_id": lease.run_id}, later=True)
     if commit.context is not None:
         yield from replace_context(lease.conversation_id, commit.context, now)
     yield from _write_blocks(commit)
@@ -245,11 +235,11 @@ def _write_blocks(commit: StepCommit) -> Tx[None]:
             ):  # another conversation was quicker: the tool is to be told so
                 raise StaleBlock(block.id)
             columns = block_params(block) | {"version": write.base_version, "updated_us": commit.now}
-            if not (yield Query("change_block", columns)):
+            if not (yield Query("change_block", columns, presumed=((write.base_version + 1,),))):
                 raise StaleBlock(block.id)
             if write.kind == "rename":
                 yield Query("relabel_attached_block", {"block_id": block.id, "label": block.label})
-        yield Query("bump_agents_of_block", {"block_id": block.id, "now": commit.now})
+        yield Query("bump_agents_of_block", {"block_id": block.id, "now": commit.now}, later=True)
 
 
 def _create_block(commit: StepCommit, block: Block) -> Tx[None]:

@@ -5,10 +5,13 @@ from collections.abc import Sequence
 import msgspec
 from msgspec import Struct
 
+from perdure.core.archives import Filed
 from perdure.core.conversations import Conversation, ConversationSettings
-from perdure.store.base import Built, Query, Row, Tx
+from perdure.store.archives import filed_by
+from perdure.store.base import Built, Query, Row, Tx, together
 from perdure.store.conversations import missing
 from perdure.store.listing import Filters, Page, Source, contains, in_list, list_rows
+from perdure.store.messages import count_messages
 
 _ids = msgspec.json.Decoder(tuple[str, ...]).decode
 _settings = msgspec.json.Decoder(ConversationSettings).decode
@@ -63,6 +66,11 @@ def list_conversations(wanted: ConversationFilter, page: Page) -> Tx[list[Conver
         filters.add("c.hidden = 0")
     rows = yield from list_rows(_CONVERSATIONS, filters, page, what="Conversation")
     return (yield from _views([_conversation(row) for row in rows]))
+
+
+def counts(agent_id: str, conversation_id: str) -> Tx[tuple[int, Filed]]:
+    """What a system prompt says of how much was said in a conversation, and of what its agent has archived."""
+    return (yield from together(count_messages(conversation_id), filed_by(agent_id)))
 
 
 def contexts(conversation_ids: Sequence[str]) -> Tx[dict[str, tuple[str, ...]]]:

@@ -21,7 +21,7 @@ _pending = msgspec.json.Decoder(Pending).decode
 
 class ConversationState(Struct, frozen=True, kw_only=True):
     """A conversation's row as a run needs it. `seen_blocks`: label -> value last shown (append rendering only). `queued`: how
-    many runs wait for it."""
+    many runs wait for it. `mark`: which version of its row this is, where the database can tell."""
 
     id: str
     agent_id: str
@@ -39,6 +39,7 @@ class ConversationState(Struct, frozen=True, kw_only=True):
     settings: ConversationSettings = ConversationSettings()
     pending: Pending | None = None
     queued: int = 0
+    mark: str | None = None
 
 
 def run_view(conversation_id: str, row: Row) -> ConversationState:
@@ -59,12 +60,13 @@ def run_view(conversation_id: str, row: Row) -> ConversationState:
         agent_revision=row[13],
         pending=_pending(row[14]) if row[14] else None,
         queued=row[15],
+        mark=row[16],
     )
 
 
-def conversation_state(conversation_id: str) -> Tx[ConversationState]:
-    """NotFound for an unknown or deleted conversation."""
-    rows = yield Query("conversation_for_run", {"id": conversation_id})
+def conversation_state(conversation_id: str, *, provisional: bool = False) -> Tx[ConversationState]:
+    """NotFound for an unknown or deleted conversation. `provisional`: as a query's."""
+    rows = yield Query("conversation_for_run", {"id": conversation_id}, provisional=provisional)
     if not rows or rows[0][12] is not None:
         raise missing(conversation_id)
     return run_view(conversation_id, rows[0])
@@ -107,6 +109,7 @@ def create_conversation(
             "hidden": int(conversation.hidden),
             "body": _json(conversation.settings),
         },
+        later=True,
     )
 
 
@@ -147,16 +150,18 @@ def set_context(
 def recompiled(conversation_id: str, system_message: Message | None, compiled_revision: int, cause: str) -> Tx[None]:
     """Store a newly compiled system text in place. None: the text stayed the same, only the revision is noted."""
     if system_message is None:
-        yield Query("set_compiled", {"id": conversation_id, "compiled_revision": compiled_revision})
+        yield Query("set_compiled", {"id": conversation_id, "compiled_revision": compiled_revision}, later=True)
         return
     yield from rewrite_message(system_message)
-    yield Query("recompiled", {"id": conversation_id, "compiled_revision": compiled_revision, "break_cause": cause})
+    change = {"id": conversation_id, "compiled_revision": compiled_revision, "break_cause": cause}
+    yield Query("recompiled", change, later=True)
 
 
 def noted_blocks(conversation_id: str, compiled_revision: int, seen_blocks: dict[str, Any]) -> Tx[None]:
     yield Query(
         "set_seen_blocks",
         {"id": conversation_id, "compiled_revision": compiled_revision, "seen_blocks": _json(seen_blocks)},
+        later=True,
     )
 
 

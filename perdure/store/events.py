@@ -2,7 +2,7 @@
 
 import msgspec
 
-from perdure.core.errors import Gone, LeaseLost
+from perdure.core.errors import Gone
 from perdure.core.events import Event
 from perdure.core.runs import Run
 from perdure.store.base import Query, Tx
@@ -20,14 +20,7 @@ def chunk(first_seq: int, events: list[Event]) -> EventChunk:
 
 def save_events(lease: Lease, stored: EventChunk, *, again: bool = False) -> Tx[None]:
     """Store events of a step that is still going on. LeaseLost if the fence is void. `again`: it may have been done already."""
-    fence = {
-        "conversation_id": lease.conversation_id,
-        "run_id": lease.run_id,
-        "owner": lease.owner,
-        "fence": lease.fence,
-    }
-    if not (yield Query("hold_fence", fence)):
-        raise LeaseLost(f"Run {lease.run_id} is not ours any more: another worker took over its conversation.")
+    yield from lease.checked("hold_fence")
     if again and (yield from last_seq(lease.run_id)) >= stored.last_seq:
         return  # under this fence nobody else can have written them
     yield from insert_events(lease.run_id, stored)

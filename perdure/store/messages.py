@@ -26,12 +26,12 @@ def insert_messages(messages: tuple[Message, ...]) -> Tx[None]:
     if len(messages) == 1:
         yield Query("insert_message", message_params(messages[0]), later=True)
     elif messages:
-        yield Many("insert_message", [message_params(message) for message in messages])
+        yield Many("insert_message", [message_params(message) for message in messages], later=True)
 
 
 def rewrite_message(message: Message) -> Tx[None]:
     """Replace a message's body in place (the compiled system message is the only one this happens to)."""
-    yield Query("update_message_body", {"id": message.id, "body": _encode(message)})
+    yield Query("update_message_body", {"id": message.id, "body": _encode(message)}, later=True)
 
 
 def message_by_id(message_id: str) -> Tx[tuple[int, Message] | None]:
@@ -61,3 +61,8 @@ def next_position() -> Tx[int]:
     """A position no message has yet; what is inserted from now on lies at or after it."""
     rows = yield Query("last_pos")
     return int(rows[0][0]) + 1
+
+
+def count_messages(conversation_id: str) -> Tx[int]:
+    rows = yield Query("count_messages", {"conversation_id": conversation_id})
+    return rows[0][0]

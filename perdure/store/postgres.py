@@ -14,9 +14,9 @@ from collections.abc import AsyncGenerator
 from typing import Any, TypeVar
 
 from perdure.core.errors import AgentError, StoreError
-from perdure.store.base import Built, Many, Query, Row, Tx, TxFactory, Work, Write
+from perdure.store.base import TxFactory, Work, Write
+from perdure.store.postgres_driver import Driver, NotAsPresumed
 from perdure.store.signals import PostgresSignals, Signals
-from perdure.store.sql import Combined, combined, positional, queries
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -53,9 +53,7 @@ class PostgresStore:
             "lock_timeout": str(int(lock_timeout_s * 1000)),
         }
         self._patience_s = patience_s
-        self._text = queries("postgres")
-        self._sql = {name: positional(text) for name, text in self._text.items()}
-        self._together: dict[tuple[str, ...], Combined] = {}
+        self._driver = Driver(self.work)
         self._pool: Any = None
         self._opening: asyncio.Lock | None = None
         self._writes: set[asyncio.Task[Any]] = set()
@@ -63,7 +61,7 @@ class PostgresStore:
 
     async def read(self, tx: TxFactory[T], *, executed: bool = False) -> T:
         async def run(connection: Any) -> T:
-            return await self._drive(connection, tx())
+            return await self._driver.read(connection, tx())
 
         return await self._until_done(run)
 
@@ -71,7 +69,7 @@ class PostgresStore:
         async def run(connection: Any) -> T:
             await connection.execute(BEGIN_SCAN)
             try:
-                return await self._drive(connection, tx())
+                return await self._driver.read(connection, tx())
             finally:
                 with contextlib.suppress(Exception):  # the connection may be gone; the pool drops it then
                     await connection.execute("ROLLBACK")
@@ -137,67 +135,23 @@ class PostgresStore:
             task.exception()  # whoever awaits it is told; a caller that does not want to know is not blamed
 
     async def _write(self, tx: TxFactory[T], repeatable: bool) -> T:
+        import asyncpg
+
         progress = _Progress()
+        presuming = True
 
         async def run(connection: Any) -> T:
+            nonlocal presuming
+            if presuming:
+                presuming = False  # only once: whatever came of it, the next attempt asks
+                try:
+                    return await self._driver.write(connection, tx(), presuming=True, committing=progress.commits)
+                except (NotAsPresumed, asyncpg.DivisionByZeroError, asyncpg.IntegrityConstraintViolationError):
+                    pass  # nothing of it was written; asked step by step, it succeeds or says what is wrong
             progress.committing = False
-            await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
-            try:
-                result = await self._drive(connection, tx())
-            except BaseException:
-                with contextlib.suppress(Exception):  # the connection may be gone; the pool drops it then
-                    await connection.execute("ROLLBACK")
-                raise
-            progress.committing = True
-            await connection.execute("COMMIT")
-            return result
+            return await self._driver.write(connection, tx(), presuming=False, committing=progress.commits)
 
         return await self._until_done(run, progress=None if repeatable else progress)
-
-    async def _drive(self, connection: Any, tx: Tx[T]) -> T:
-        sql = self._sql
-        rows: list[Row] | None = None
-        later: list[Query] = []
-        try:
-            while True:
-                query = tx.send(rows) if rows is not None else next(tx)
-                self.work.statements += 1
-                goes_on = query if type(query) is Query and query.later else None
-                if later and (goes_on is None or any(each.name == goes_on.name for each in later)):
-                    await self._run_together(connection, later)
-                    later = []
-                if goes_on is not None:
-                    later.append(goes_on)
-                    rows = []
-                    continue
-                if type(query) is Query:
-                    text, names = sql[query.name]
-                    rows = await connection.fetch(text, *map(query.params.__getitem__, names))
-                elif type(query) is Built:
-                    text, names = positional(query.sql)
-                    rows = await connection.fetch(text, *map(query.params.__getitem__, names))
-                else:
-                    assert type(query) is Many
-                    text, names = sql[query.name]
-                    if query.params:
-                        await connection.executemany(
-                            text, [tuple(map(each.__getitem__, names)) for each in query.params]
-                        )
-                    rows = []
-        except StopIteration as done:
-            if later:
-                await self._run_together(connection, later)
-            return done.value
-        finally:
-            tx.close()
-
-    async def _run_together(self, connection: Any, writes: list[Query]) -> None:
-        """In one round trip."""
-        key = tuple([write.name for write in writes])
-        text, names = self._together.get(key) or self._together.setdefault(
-            key, combined([self._text[name] for name in key])
-        )
-        await connection.fetch(text, *[writes[at].params[name] for at, name in names])
 
     async def _until_done(self, run: Any, *, progress: "_Progress | None" = None) -> Any:
         """Run it on a connection, again after what goes away by itself: conflicts at once, a lost database after a pause."""
@@ -279,6 +233,9 @@ class _Progress:
 
     def __init__(self) -> None:
         self.committing = False
+
+    def commits(self) -> None:
+        self.committing = True
 
 
 async def _nothing_to_reset(_connection: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from perdure.core.errors import NotFound
+from perdure.core.errors import LeaseLost, NotFound
 from perdure.core.events import Event, LogEnded, RunStopped
 from perdure.core.runs import Run, RunConfig, Usage
 from perdure.store.base import Many, Query, Row, Tx
@@ -23,6 +23,7 @@ _pack = msgspec.msgpack.Encoder().encode
 _END: list[Event] = [RunStopped("cancelled"), LogEnded()]  # all that ever happened to a run that never began
 
 
+_HELD = ((True,),)
 PARKED = "at the provider"  # who holds the conversation of a run that waits for a provider's batch: no process, so never dead
 
 
@@ -33,6 +34,20 @@ class Lease(Struct, frozen=True):
     run_id: str
     owner: str
     fence: int
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return {
+            "conversation_id": self.conversation_id,
+            "run_id": self.run_id,
+            "owner": self.owner,
+            "fence": self.fence,
+        }
+
+    def checked(self, query: str, **values: Any) -> Tx[None]:
+        """Run a `query` on the conversation that does something only under this fence. LeaseLost if it is void."""
+        if not (yield Query(query, self.params | values, presumed=_HELD)):
+            raise LeaseLost(f"Run {self.run_id} is not ours any more: another worker took over its conversation.")
 
 
 def run_from_row(row: Row) -> Run:
@@ -78,13 +93,7 @@ def request_cancel(run_id: str, now: int) -> Tx[str]:
 
 def hand_over(lease: Lease) -> Tx[None]:
     """Let anyone take up a run from its last committed step at once. It does not count as an attempt that failed."""
-    fence = {
-        "conversation_id": lease.conversation_id,
-        "run_id": lease.run_id,
-        "owner": lease.owner,
-        "fence": lease.fence,
-    }
-    if (yield Query("hand_over", fence)):
+    if (yield Query("hand_over", lease.params)):
         yield Query("forgive_attempt", {"id": lease.run_id})
 
 

@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from perdure.core.errors import AgentError, StoreError
-from perdure.store.base import Built, Many, Query, Row, Tx, TxFactory, Work
+from perdure.store.base import Built, Many, Query, Row, Several, Tx, TxFactory, Work
 from perdure.store.sql import queries
 
 T = TypeVar("T")
@@ -56,10 +56,16 @@ class Runner:
                     rows = connection.execute(sql[query.name], query.params).fetchall()
                 elif type(query) is Built:
                     rows = connection.execute(query.sql, query.params).fetchall()
-                else:
-                    assert type(query) is Many
+                elif type(query) is Many:
                     connection.executemany(sql[query.name], query.params)
                     rows = []
+                else:
+                    assert type(query) is Several
+                    rows = []
+                    for each in query.queries:
+                        text = sql[each.name] if type(each) is Query else each.sql  # type: ignore[union-attr]
+                        rows.append(connection.execute(text, each.params).fetchall())  # type: ignore[arg-type]
+                    statements += len(rows) - 1
         except StopIteration as done:
             return done.value
         except sqlite3.Error as error:

@@ -59,7 +59,7 @@ def submit_run(
     Raises NotFound for an unknown conversation, Unavailable when the queue is full.
     """
     conversation_id, now = run.conversation_id, run.created_us
-    state = yield from conversation_state(conversation_id)
+    state = yield from conversation_state(conversation_id, provisional=True)
     if (otids or key is not None) and (run_id := (yield from known_run(conversation_id, otids, key, now))) is not None:
         return Accepted(run_id, attached=True)
     if is_answer(inputs) and (replay := (yield from replay_of(state, inputs))) is not None:
@@ -82,7 +82,7 @@ def submit_run(
     # a run whose worker is gone is gone on with first: what comes later must not stand between its message and its answer
     busy = bool(state.queued) or state.active_run_id is not None or not start
     if not busy:
-        fence = yield from _take_lease(conversation_id, run.id, owner, until, now, dead_owner="")
+        fence = yield from _take_lease(conversation_id, run.id, owner, until, now, seen=state)
         busy = fence is None  # by the database's clock somebody still holds it
     yield _insert_run(run, inputs, busy=busy)
     admitted = Admission()
@@ -92,7 +92,7 @@ def submit_run(
     if admitted.refused is None:  # what is refused now may be sent again later
         yield from _remember(run, otids, key)
     if (url := run.config.callback_url) is not None:
-        yield Query("insert_callback", {"run_id": run.id, "url": url, "due_us": now})
+        yield Query("insert_callback", {"run_id": run.id, "url": url, "due_us": now}, later=True)
     if fence is None:
         return Accepted(run.id)
     lease = Lease(conversation_id, run.id, owner, fence)
@@ -123,20 +123,20 @@ def _remember(run: Run, otids: tuple[str, ...], key: RequestKey | None) -> Tx[No
     """Know the request again when it is sent again."""
     of = {"conversation_id": run.conversation_id, "run_id": run.id, "now": run.created_us}
     for otid in otids:
-        yield Query("insert_otid", {**of, "otid": otid})
+        yield Query("insert_otid", {**of, "otid": otid}, later=True)
     if key is not None:
         yield from put_key(run.conversation_id, key, run.id, run.created_us)
 
 
 def put_key(conversation_id: str, key: RequestKey, run_id: str, now: int) -> Tx[None]:
     row = {"conversation_id": conversation_id, "key": key.key, "digest": key.digest, "run_id": run_id, "now": now}
-    yield Query("put_request_key", row)
+    yield Query("put_request_key", row, later=True)
 
 
 def known_run(conversation_id: str, otids: tuple[str, ...], key: RequestKey | None, now: int) -> Tx[str | None]:
     """The run of a request that was accepted before. Conflict if its key was another request's."""
     for otid in otids:
-        rows = yield Query("otid_run", {"conversation_id": conversation_id, "otid": otid})
+        rows = yield Query("otid_run", {"conversation_id": conversation_id, "otid": otid}, provisional=True)
         if rows:
             return rows[0][0]
     return None if key is None else (yield from run_of_key(conversation_id, key, now))
@@ -144,7 +144,7 @@ def known_run(conversation_id: str, otids: tuple[str, ...], key: RequestKey | No
 
 def run_of_key(conversation_id: str, key: RequestKey, now: int) -> Tx[str | None]:
     """The run (or batch) that was asked for under this key; None if none was, lately. Conflict if it was for something else."""
-    rows = yield Query("request_key", {"conversation_id": conversation_id, "key": key.key})
+    rows = yield Query("request_key", {"conversation_id": conversation_id, "key": key.key}, provisional=True)
     if not rows or rows[0][2] < now - KEY_LIFE_US:
         return None
     digest, run_id, _ = rows[0]
@@ -157,8 +157,16 @@ def run_of_key(conversation_id: str, key: RequestKey, now: int) -> Tx[str | None
 
 
 def _take_lease(
-    conversation_id: str, run_id: str, owner: str, until: int, now: int, *, dead_owner: str
+    conversation_id: str,
+    run_id: str,
+    owner: str,
+    until: int,
+    now: int,
+    *,
+    dead_owner: str = "",
+    seen: ConversationState | None = None,
 ) -> Tx[int | None]:
+    """The lease's fence, or None: somebody holds it. `seen`: what it is presumed to be still, with nobody holding it."""
     rows = yield Query(
         "take_lease",
         {
@@ -168,7 +176,9 @@ def _take_lease(
             "until": until,
             "now": now,
             "dead_owner": dead_owner,
+            "seen": seen.mark if seen is not None else None,
         },
+        presumed=None if seen is None else ((seen.fence + 1,),),
     )
     return rows[0][0] if rows else None
 

@@ -2,10 +2,18 @@
 -- SQLite uses a partial index only where its condition stands in the query word for word, or where it is told to.
 
 -- name: conversation_for_run
+-- sqlite:
 SELECT c.agent_id, c.head_ids, c.tail_from, c.context_version, c.compiled_revision, c.segment_id, c.break_cause,
        c.active_run_id, c.lease_until_us, c.fence, c.seen_blocks, c.body, c.deleted_us, a.revision, c.pending,
        (SELECT COUNT(*) FROM runs r WHERE r.conversation_id = c.id AND r.status IN ('created', 'running')
-                                      AND r.status = 'created')
+                                      AND r.status = 'created'), NULL
+FROM conversations c JOIN agents a ON a.id = c.agent_id WHERE c.id = :id
+-- postgres:
+SELECT c.agent_id, c.head_ids, c.tail_from, c.context_version, c.compiled_revision, c.segment_id, c.break_cause,
+       c.active_run_id, c.lease_until_us, c.fence, c.seen_blocks, c.body, c.deleted_us, a.revision, c.pending,
+       (SELECT COUNT(*) FROM runs r WHERE r.conversation_id = c.id AND r.status IN ('created', 'running')
+                                      AND r.status = 'created'),
+       c.xmin::text
 FROM conversations c JOIN agents a ON a.id = c.agent_id WHERE c.id = :id
 
 -- name: otid_run
@@ -34,6 +42,7 @@ UPDATE conversations SET active_run_id = :run_id, lease_owner = :owner, fence = 
        lease_until_us = (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::bigint + :until - :now
 WHERE id = :conversation_id AND (active_run_id IS NULL OR lease_owner = :dead_owner
       OR lease_until_us < (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::bigint)
+  AND (CAST(:seen AS text) IS NULL OR xmin::text = CAST(:seen AS text))
 RETURNING fence
 
 -- name: renew_lease

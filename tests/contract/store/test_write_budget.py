@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from perdure.agents.builtin_tools import ensure_builtin_tools
 from perdure.agents.recompile import first_system_message
@@ -20,7 +21,7 @@ from perdure.store.tools import find_tool
 from tests.doubles.models import OneModel, PlayedModel
 
 STATEMENTS = 10
-ROUND_TRIPS = 10  # BEGIN, COMMIT and the news to other servers with them: what database time is made of
+ROUND_TRIPS = 5  # the news to other servers with them: what database time is made of
 
 
 class Conversation:
@@ -125,7 +126,7 @@ async def test_a_message_keeps_to_its_round_trips_at_any_history(
 
         return counted
 
-    for name in ("fetch", "execute", "executemany"):
+    for name in ("fetch", "fetchrow", "execute", "executemany"):
         monkeypatch.setattr(asyncpg.Connection, name, counting(getattr(asyncpg.Connection, name)))
     said = tuple(conversation.message(role) for _ in range(history // 2) for role in ("user", "assistant"))
     await conversation.store.write(lambda: insert_messages(said))
@@ -136,3 +137,31 @@ async def test_a_message_keeps_to_its_round_trips_at_any_history(
         await conversation.cost()
         counts.append(len(sent))
     assert min(counts) <= ROUND_TRIPS, sent
+
+
+async def test_an_agent_is_not_read_again_for_its_own_edits(conversation: Conversation) -> None:
+    agent_id, kept = conversation.agent.id, conversation.runner.contexts._bundles
+    arguments = '{"label": "human", "new_string": "likes tea"}'
+    await conversation.cost()
+    conversation.model.answers = [ToolCall("call_1", "memory_insert", arguments)]
+    await conversation.cost()
+    known, stored = kept.get(agent_id), await conversation.store.read(lambda: agents.agent_bundle(agent_id))
+    assert known is not None and known.agent.revision == 2 and "likes tea" in known.blocks[0].value
+    assert known.blocks == stored.blocks
+    assert (known.agent.revision, known.agent.updated_us) == (stored.agent.revision, stored.agent.updated_us)
+    await conversation.cost()
+    assert kept.get(agent_id) is known, "nothing was read"
+
+
+async def test_an_agent_that_others_change_meanwhile_is_read_again(conversation: Conversation) -> None:
+    agent_id, kept = conversation.agent.id, conversation.runner.contexts._bundles
+    await conversation.cost()
+    renamed = replace(conversation.agent, name="renamed", revision=2)
+    await conversation.store.write(lambda: agents.replace_agent(renamed))
+    loaded = kept.get(agent_id)
+    assert loaded is not None and loaded.agent.name == "test"
+    conversation.model.answers = [ToolCall("call_1", "memory_insert", '{"label": "human", "new_string": "x"}')]
+    await conversation.cost()
+    await conversation.cost()
+    known, stored = kept.get(agent_id), await conversation.store.read(lambda: agents.agent_bundle(agent_id))
+    assert known is not None and known.agent.name == "renamed" and known.blocks == stored.blocks
