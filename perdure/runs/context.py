@@ -5,26 +5,27 @@ conversation's last lease, which only this process may have held since.
 """
 
 from collections.abc import Awaitable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from perdure.core.agents import AgentBundle
 from perdure.core.approvals import is_answer
-from perdure.core.archives import Filed
 from perdure.core.conversations import ConversationSettings, bundle_in
 from perdure.core.history import history
 from perdure.core.ids import new_id, now_us
 from perdure.core.messages import Message, TextPart
+from perdure.core.runs import Run
 from perdure.core.weighed import Weighed, weight_of
 from perdure.memory.compile import compile_system_text, same_but_for_time
 from perdure.memory.notes import blocks_note
 from perdure.providers.base import TokenStream
 from perdure.providers.token_exact import restore
 from perdure.store import agents, conversations, ledger, messages
-from perdure.store.archives import filed_by
-from perdure.store.base import Query, Store, Tx
+from perdure.store.base import Store, TxFactory
+from perdure.store.commits import StepCommit
+from perdure.store.conversation_reads import counts
 from perdure.store.conversations import ConversationState
 from perdure.store.private_blocks import private_blocks
 from perdure.store.submissions import Accepted
@@ -42,7 +43,8 @@ class Context:
 
     `bundle`: the agent as it is in this conversation. `private`: which of its own blocks the prompt was compiled with.
     `answer`: what was said to the approval request that `messages` end with, until that is carried out.
-    `weighed`: (how many messages, the last of them, their weight) when it was weighed last.
+    `weighed`: (how many messages, the last of them, their weight) when it was weighed last. `storing`: what was changed of the
+    prompt is being stored; the run's next commit comes after it.
     """
 
     conversation_id: str
@@ -57,6 +59,7 @@ class Context:
     private: Versions | None = None
     answer: Message | None = None
     weighed: tuple[int, Message | None, int] = (0, None, 0)
+    storing: list[Awaitable[object]] = field(default_factory=list)
 
     def weigh(self) -> int:
         """About how many bytes it takes. Messages are weighed once, unless others took their places meanwhile."""
@@ -84,6 +87,23 @@ class Contexts:
         """A run on it has ended, and it has grown."""
         if (context := self._kept.get(conversation_id)) is not None:
             self._kept.put(conversation_id, context, context.weigh())
+
+    def learn(self, run: Run, commit: StepCommit) -> None:
+        """What a step changed of its agent's blocks need not be read again, unless others change the agent meanwhile: then its
+        revision will be another."""
+        bundle = self._bundles.get(run.agent_id)
+        if bundle is None or not commit.blocks or any(write.kind != "update" for write in commit.blocks):
+            return
+        blocks = {block.id: block for block in bundle.blocks}
+        edits = [write for write in commit.blocks if write.block.id in blocks]  # the others are the conversation's own
+        for write in edits:
+            blocks[write.block.id] = msgspec.structs.replace(
+                write.block, version=write.base_version + 1, updated_us=commit.now
+            )
+        agent = bundle.agent
+        agent = msgspec.structs.replace(agent, revision=agent.revision + len(edits), updated_us=commit.now)
+        known = msgspec.structs.replace(bundle, agent=agent, blocks=tuple(blocks.values()))
+        self._bundles.put(run.agent_id, known, _weight_of_agent(known))
 
     async def load(
         self,
@@ -144,9 +164,12 @@ class Contexts:
         """What the conversation has been shown of its blocks is what they hold now."""
         bundle = context.bundle
         context.seen_blocks = seen = {block.label: block.value for block in bundle.blocks}
-        self._store.begin_write(
-            lambda: conversations.noted_blocks(context.conversation_id, bundle.agent.revision, dict(seen)), lazy=True
+        self._store_prompt(
+            context, lambda: conversations.noted_blocks(context.conversation_id, bundle.agent.revision, dict(seen))
         )
+
+    def _store_prompt(self, context: Context, tx: TxFactory[None]) -> None:
+        context.storing.append(self._store.begin_write(tx, lazy=True).executed)
 
     async def _bundle(self, state: ConversationState) -> AgentBundle:
         bundle = self._bundles.get(state.agent_id)
@@ -207,15 +230,15 @@ class Contexts:
         agent = bundle.agent
         text = await self.compile(bundle, None if state.id == agent.id else state.id)
         if system is not None and same_but_for_time(system.text, text):
-            self._store.begin_write(lambda: conversations.recompiled(state.id, None, agent.revision, ""), lazy=True)
+            self._store_prompt(context, lambda: conversations.recompiled(state.id, None, agent.revision, ""))
             return
         context.system = changed = system_message(text, agent.id, state.id, replacing=system)
         detail = "the compiled system prompt changed"
         if context.tokens is not None and context.tokens.segment is not None and context.tokens.break_cause is None:
             context.tokens.break_cause = ("memory_rewrite", detail)
         context.version += 1
-        self._store.begin_write(
-            lambda: conversations.recompiled(state.id, changed, agent.revision, f"memory_rewrite: {detail}"), lazy=True
+        self._store_prompt(
+            context, lambda: conversations.recompiled(state.id, changed, agent.revision, f"memory_rewrite: {detail}")
         )
 
     async def _note_changes(self, context: Context, state: ConversationState) -> None:
@@ -240,7 +263,7 @@ class Contexts:
     async def compile(self, bundle: AgentBundle, conversation_id: str | None) -> str:
         agent_id = bundle.agent.id
         # with the messages of the run itself: the count is to be the same whenever it is taken
-        said, filed = await self._store.read(lambda: _counts(agent_id, conversation_id or agent_id), executed=True)
+        said, filed = await self._store.read(lambda: counts(agent_id, conversation_id or agent_id), executed=True)
         return compile_system_text(
             bundle,
             conversation_id=conversation_id,
@@ -268,9 +291,3 @@ def system_message(text: str, agent_id: str, conversation_id: str, *, replacing:
 def _weight_of_agent(bundle: AgentBundle) -> int:
     values = sum(len(block.value) for block in bundle.blocks) + len(bundle.agent.system or "")
     return AGENT_BYTES + values + sum(TOOL_BYTES + len(tool.source_code or "") for tool in bundle.tools)
-
-
-def _counts(agent_id: str, conversation_id: str) -> Tx[tuple[int, Filed]]:
-    said = yield Query("count_messages", {"conversation_id": conversation_id})
-    filed = yield from filed_by(agent_id)
-    return said[0][0], filed

@@ -20,8 +20,8 @@ from perdure.loop.sizes import counted, fixed_length, shared_sizes
 from perdure.memory.compile import memory_sections
 from perdure.providers.base import CountsTokens, Model
 from perdure.providers.registry import Registry
-from perdure.store.archives import filed_by
 from perdure.store.base import Query, Store, Tx
+from perdure.store.conversation_reads import counts
 from perdure.store.conversations import conversation_state
 from perdure.store.messages import context_messages
 from perdure.store.private_blocks import conversation_bundle
@@ -79,10 +79,9 @@ def _read(conversation_id: str) -> Tx[_Read]:
     state = yield from conversation_state(conversation_id)
     bundle = yield from conversation_bundle(state)
     context = yield from context_messages(state.id, state.head_ids, state.tail_from)
-    said = yield Query("count_messages", {"conversation_id": state.id})
-    filed = yield from filed_by(state.agent_id)
+    said, filed = yield from counts(state.agent_id, state.id)
     last = yield Query("last_context_tokens", {"agent_id": state.agent_id, "conversation_id": state.id})
-    return _Read(bundle, context, said[0][0], filed.passages, last[0][0] if last else None)
+    return _Read(bundle, context, said, filed.passages, last[0][0] if last else None)
 
 
 async def context_use(store: Store, registry: Registry, conversation_id: str) -> ContextUse:

@@ -110,7 +110,7 @@ class Runner:
         self.capacity = Capacity(self._jobs, most=max_runs, max_backlog=max_backlog)
         self._background: set[asyncio.Task[Any]] = set()
         self._stopping = False
-        self.observers: list[Observer] = []
+        self.observers: list[Observer] = [self.contexts.learn]
         self.parked: Callable[[], None] = lambda: None
         self._mirrors = Mirrors(store, driven=self._jobs.__contains__)
         self._remote = Remote(

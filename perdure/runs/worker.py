@@ -4,7 +4,7 @@ The last events of a step are published after its commit; a worker whose lease i
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 
 import msgspec
@@ -92,6 +92,7 @@ class Worker:
         self.journal = StepJournal(store, lease, before=self._out.flush)
         self._begun: Begun | None = None
         self._turn: Turn | None = None
+        self._storing: list[Awaitable[object]] = []
 
     @property
     def model(self) -> tuple[str, str] | None:
@@ -116,6 +117,7 @@ class Worker:
     async def drive(self, turn: Turn, context: Context, executor: Executor, compactor: Compactor) -> None:
         """Run the loop to its end. Raises LeaseLost; every other failure ends the run and is on record."""
         self._turn, turn.journal, turn.interrupted = turn, self.journal, self._begun
+        self._storing = context.storing
         executor.journal = self.journal
         async with aclosing(run_compacting(turn)) as items:
             async for item in items:
@@ -136,6 +138,7 @@ class Worker:
 
     async def compact_only(self, turn: Turn, context: Context, executor: Executor, compactor: Compactor) -> None:
         """A run that somebody asked for to compact the conversation. It may have done so before it was interrupted."""
+        self._storing = context.storing
         due = CompactionDue(trigger="manual")
         if not any(message.role == "summary" and message.run_id == self.run.id for message in turn.context):
             await compactor.compact(self, turn, context, executor, due)
@@ -191,6 +194,8 @@ class Worker:
         return await looked.executed
 
     async def _write(self, commit: StepCommit) -> None:
+        while self._storing:  # the prompt that the step was made with
+            await self._storing.pop(0)
         attempts = 0
 
         def tx() -> Tx[None]:
