@@ -32,6 +32,7 @@ check: $(STAMP)
 	$(BIN)/ruff format --check perdure tests scripts examples
 	$(BIN)/ruff check perdure tests scripts examples
 	$(BIN)/pyright
+	$(BIN)/pyright -p tests
 	$(BIN)/lint-imports
 
 fmt: $(STAMP)

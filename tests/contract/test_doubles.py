@@ -30,7 +30,9 @@ def test_a_whole_answer(double: OpenAIDouble, sdk: OpenAI) -> None:
     choice = answer.choices[0]
     assert choice.message.content == "Rolling."
     assert choice.message.tool_calls is not None
-    assert choice.message.tool_calls[0].function.arguments == '{"sides": 6}'
+    (called,) = choice.message.tool_calls
+    assert called.type == "function"
+    assert called.function.arguments == '{"sides": 6}'
     assert choice.finish_reason == "tool_calls"
     assert answer.usage is not None
     assert answer.usage.total_tokens == 15

@@ -1,7 +1,6 @@
 """Made-up conversations and an engine that says what it is told, for the tests of token-exactness."""
 
 import asyncio
-import itertools
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
@@ -78,9 +77,7 @@ class SaidEngine:
             said = said[0]
         ids, finish = said
         try:
-            for part in (
-                itertools.batched(ids, self._batch) if hasattr(itertools, "batched") else _batched(ids, self._batch)
-            ):
+            for part in _batched(ids, self._batch):
                 top = [[(-0.5, one), (-1.5, 0)] for one in part] if request.top_logprobs else None
                 yield TokenBatch(ids=list(part), logprobs=[-0.5] * len(part), top_logprobs=top)
                 await asyncio.sleep(0)

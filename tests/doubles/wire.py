@@ -3,7 +3,7 @@
 import asyncio
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,8 +43,8 @@ class Wire:
     requests of their own, by method and path, are answered instead."""
 
     def __init__(self) -> None:
-        self.answers: list[list[bytes | float | None]] = []
-        self.apart: dict[str, list[bytes | float | None]] = {}
+        self.answers: list[Sequence[bytes | float | None]] = []
+        self.apart: dict[str, Sequence[bytes | float | None]] = {}
         self.requests: list[tuple[str, dict[str, str], bytes]] = []
         self.connections = 0
         self.closed_by_client = 0

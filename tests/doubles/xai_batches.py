@@ -79,7 +79,9 @@ class XaiBatchRoutes(OpenAIBatchRoutes):
         return web.json_response(self._shown(batch))
 
     def _shown(self, batch: Body) -> Body:
-        state = dict.fromkeys(("num_requests", "num_pending", "num_success", "num_error", "num_cancelled"), 0)
+        state: dict[str, int] = dict.fromkeys(
+            ("num_requests", "num_pending", "num_success", "num_error", "num_cancelled"), 0
+        )
         if batch["status"] == "in_progress":
             state.update(num_requests=len(self.lines(batch)), num_pending=len(self.lines(batch)))
         failed = [each for each in batch["results"] if "error" in each["batch_result"]]

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from perdure.core.errors import StoreError
-from perdure.store.base import Built, Tx
+from perdure.store.base import Built, Row, Tx
 from perdure.store.postgres import PostgresStore
 from tests.doubles.postgres import PostgresProcess
 
@@ -28,8 +28,8 @@ async def opened(postgres: PostgresProcess) -> AsyncIterator[Open]:
         await store.close()
 
 
-def ask(sql: str) -> Callable[[], Tx[list[tuple[object, ...]]]]:
-    def tx() -> Tx[list[tuple[object, ...]]]:
+def ask(sql: str) -> Callable[[], Tx[list[Row]]]:
+    def tx() -> Tx[list[Row]]:
         return (yield Built(sql, {}))
 
     return tx

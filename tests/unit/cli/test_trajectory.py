@@ -80,9 +80,10 @@ class RescoringServer(FakeServer):
     error = 0.0
 
     def _handler(self) -> Any:
-        base, fake = super()._handler(), self
+        base: Any = super()._handler()
+        fake = self
 
-        class Handler(base):  # type: ignore[misc,valid-type]
+        class Handler(base):
             def handle_any(self) -> None:
                 if not self.path.startswith("/v1/trajectories/rescore"):
                     return super().handle_any()

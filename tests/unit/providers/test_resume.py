@@ -2,6 +2,7 @@
 
 import itertools
 from array import array
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
@@ -170,7 +171,7 @@ class _Engine:
     def __init__(self, *answers: list[Any]) -> None:
         self.answers = list(answers)
 
-    async def generate(self, request: TokenRequest) -> Any:
+    async def generate(self, request: TokenRequest) -> AsyncGenerator[Any]:
         for item in self.answers.pop(0):
             yield item
 
@@ -188,7 +189,7 @@ async def test_each_attempt_names_who_made_it_and_counts_add_up() -> None:
 
 async def test_an_engine_that_is_gone_when_asked_again_is_an_error() -> None:
     class Gone(_Engine):
-        async def generate(self, request: TokenRequest) -> Any:
+        async def generate(self, request: TokenRequest) -> AsyncGenerator[Any]:
             if not self.answers:
                 raise ProviderError("Cannot connect.", kind="llm_connection", retryable=True)
             async for item in super().generate(request):

@@ -8,7 +8,7 @@ import asyncio
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> None:
 class CheckedModel(PlayedModel):
     """Refuses what a provider would refuse: calls that the next message does not answer, returns of no call."""
 
-    async def stream(self, prompt: Any, tokens: Any = None) -> Any:
+    async def stream(self, prompt: Any, tokens: Any = None) -> AsyncIterator[Any]:
         check_well_formed(prompt.messages)
         async for batch in super().stream(prompt, tokens):
             yield batch
@@ -264,7 +264,7 @@ class ApprovalMachine(RuleBasedStateMachine):
         self.answers.append(given)
 
         async def both() -> list[str]:
-            return await asyncio.gather(self.world.submit(given), self.world.submit(given))
+            return list(await asyncio.gather(self.world.submit(given), self.world.submit(given)))
 
         first, second = self.go(both())
         if pending.waits(now_us()) and not self.held:

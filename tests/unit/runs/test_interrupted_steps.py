@@ -284,7 +284,7 @@ async def test_text_that_was_shown_before_a_cancellation_is_kept_and_marked(worl
 
 async def half_an_answer(world: World, run_id: str) -> str:
     async for _, batch in world.runner.follow(run_id):
-        if texts := [event.text for event in batch if getattr(event, "text", None)]:
+        if texts := [text for event in batch if (text := getattr(event, "text", None))]:
             return "".join(texts)
     raise AssertionError("nothing was shown")
 

@@ -153,7 +153,7 @@ def test_which_engine_and_choice_gets_what() -> None:
     def kind(engine: str, choice: str, **more: Any) -> str | None:
         dialect = more.pop("dialect", OutputDialect())
         made = tool_grammar(engine, dialect, [TOOL], choice, parallel=True, reasoning_open=False, **more)
-        return made and made["kind"]
+        return None if made is None else made["kind"]
 
     assert kind("llamacpp", "auto") == "gbnf_lazy"
     assert kind("llamacpp", "required") == kind("llamacpp", "find") == "gbnf"
@@ -382,7 +382,7 @@ def test_which_form_of_calls_is_forced() -> None:
     def kind(written: Any, choice: str) -> str | None:
         dialect = OutputDialect(tool_format=written)
         made = tool_grammar("llamacpp", dialect, [TOOL], choice, parallel=True, reasoning_open=False)
-        return made and made["kind"]
+        return None if made is None else made["kind"]
 
     assert [kind("llama3_json", choice) for choice in ("auto", "required")] == [None, "gbnf"]
     assert [kind("mistral", choice) for choice in ("auto", "required")] == ["gbnf_lazy", "gbnf"]

@@ -313,7 +313,7 @@ def synthesized_trained(record: Record) -> None:
     call["synthesized"] = [{"pos": call["start"], "len": 1, "why": "closed"}]
 
 
-def in_two_attempts(change: Callable[[Record], None]) -> Callable[[Record], None]:
+def in_two_attempts(change: Callable[[Any], object]) -> Callable[[Record], None]:
     """The last call, as one that was broken off after three ids; `change` is done to its second attempt."""
 
     def corrupt(record: Record) -> None:
