@@ -17,6 +17,7 @@ from perdure.core.history import history
 from perdure.core.ids import new_id, now_us
 from perdure.core.messages import Message, TextPart
 from perdure.core.runs import Run
+from perdure.core.traces import TraceBase
 from perdure.core.weighed import Weighed, weight_of
 from perdure.memory.compile import compile_system_text, same_but_for_time
 from perdure.memory.notes import blocks_note
@@ -44,7 +45,7 @@ class Context:
     `bundle`: the agent as it is in this conversation. `private`: which of its own blocks the prompt was compiled with.
     `answer`: what was said to the approval request that `messages` end with, until that is carried out.
     `weighed`: (how many messages, the last of them, their weight) when it was weighed last. `storing`: what was changed of the
-    prompt is being stored; the run's next commit comes after it.
+    prompt is being stored; the run's next commit comes after it. `trace_base`: what the next request is kept against.
     """
 
     conversation_id: str
@@ -60,6 +61,7 @@ class Context:
     answer: Message | None = None
     weighed: tuple[int, Message | None, int] = (0, None, 0)
     storing: list[Awaitable[object]] = field(default_factory=list)
+    trace_base: TraceBase | None = None
 
     def weigh(self) -> int:
         """About how many bytes it takes. Messages are weighed once, unless others took their places meanwhile."""
@@ -68,6 +70,8 @@ class Context:
             count = weight = 0
         weight += weight_of(messages[count:])
         self.weighed = (len(messages), messages[-1] if messages else None, weight)
+        if self.trace_base is not None:
+            weight += sum(map(len, self.trace_base.parts))
         tokens = self.tokens
         return weight if tokens is None else weight + tokens.ids.itemsize * len(tokens.ids)
 

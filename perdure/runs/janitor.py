@@ -78,6 +78,7 @@ class Janitor:
             await self._drain(lambda: retention.expire_events_left(before))
         if (traces_s := self._kept.traces_s) is not None:
             await self._drain(lambda: retention.expire_traces(now - _us(traces_s) - ACCEPTANCE_US))
+            await self._drain(lambda: retention.expire_trace_bases(now - _us(traces_s) - ACCEPTANCE_US))
         if (callbacks_s := self._kept.callbacks_s) is not None:
             await self._drain(lambda: retention.expire_callbacks(now - _us(callbacks_s)))
         await self._drain(lambda: retention.expire_request_keys(now - KEY_LIFE_US))

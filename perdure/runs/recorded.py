@@ -2,10 +2,9 @@
 
 from typing import TypedDict
 
-import msgspec
-
 from perdure.core.model import ProviderExchange, TokenCapture
 from perdure.core.tokens import Segment, TokenCall
+from perdure.core.traces import KeptRequest, capped
 
 
 class Recorded(TypedDict):
@@ -15,19 +14,26 @@ class Recorded(TypedDict):
     call: TokenCall | None
     segment_id: str | None
     consumed_cause: str | None
-    request: bytes | None
+    request: KeptRequest | None
     response: bytes | None
 
 
-def recorded(capture: TokenCapture | None, exchange: ProviderExchange | None, trace_limit: int) -> Recorded:
-    """`trace_limit`: the most bytes a request or an answer is kept whole with."""
+def recorded(
+    capture: TokenCapture | None,
+    exchange: ProviderExchange | None,
+    trace_limit: int,
+    request: KeptRequest | None = None,
+) -> Recorded:
+    """`trace_limit`: the most bytes a request or an answer is kept whole with. `request`: what is kept of it, if not itself."""
+    if request is None and exchange is not None:
+        request = KeptRequest(capped(exchange.request, trace_limit))
     return {
         "segment": capture.segment if capture else None,
         "call": capture.call if capture else None,
         "segment_id": capture.call.segment_id if capture else None,
         "consumed_cause": _consumed(capture),
-        "request": _capped(exchange.request, trace_limit) if exchange else None,
-        "response": _capped(exchange.response, trace_limit) if exchange else None,
+        "request": request,
+        "response": capped(exchange.response, trace_limit) if exchange else None,
     }
 
 
@@ -36,18 +42,3 @@ def _consumed(capture: TokenCapture | None) -> str | None:
     if capture is None or capture.segment is None:
         return None
     return f"{capture.segment.cause}: {capture.segment.cause_detail or ''}"
-
-
-def _capped(body: bytes, limit: int) -> bytes:
-    """Whole, or its two ends if it is larger than the limit."""
-    if len(body) <= limit:
-        return body
-    half = limit // 2
-    return msgspec.json.encode(
-        {
-            "truncated": True,
-            "bytes": len(body),
-            "head": body[:half].decode(errors="replace"),
-            "tail": body[len(body) - half :].decode(errors="replace"),
-        }
-    )

@@ -19,6 +19,7 @@ from perdure.core.events import Event, RunStarted
 from perdure.core.ids import now_us
 from perdure.core.messages import Message
 from perdure.core.runs import COMPLETED, Run, StopReason
+from perdure.core.traces import TraceBase, kept
 from perdure.loop.compaction import CompactionDue, RunEnding, run_compacting
 from perdure.loop.loop import committed, redo_tools
 from perdure.loop.summarise import Attempt
@@ -93,6 +94,7 @@ class Worker:
         self._begun: Begun | None = None
         self._turn: Turn | None = None
         self._storing: list[Awaitable[object]] = []
+        self._trace_base: TraceBase | None = None
 
     @property
     def model(self) -> tuple[str, str] | None:
@@ -215,6 +217,9 @@ class Worker:
         now = now_us()
         last = self._last_events(result.stop, result.error) if result.stop is not None else ()
         effects = result.outcome.effects if result.outcome else ()
+        exchange, request = exchange_of(result), None
+        if exchange is not None:
+            request, self._trace_base = kept(exchange.request, self._trace_limit, context.trace_base, now)
         return StepCommit(
             lease=self.lease,
             agent_id=self.run.agent_id,
@@ -229,7 +234,7 @@ class Worker:
             events=self._out.staged([*result.events, *last]),
             context_tokens=self._tally.context_tokens,
             ttft_ns=self._tally.ttft_ns,
-            **recorded(result.done.capture if result.done else None, exchange_of(result), self._trace_limit),
+            **recorded(result.done.capture if result.done else None, exchange, self._trace_limit, request),
             blocks=tuple(
                 BlockWrite(effect.kind, effect.block, effect.base_version)
                 for effect in effects
@@ -257,6 +262,8 @@ class Worker:
     def _after_commit(self, turn: Turn, context: Context, executor: Executor, result: StepResult) -> None:
         committed(turn, result)
         self._begun, self.journal.open = None, False
+        if self._trace_base is not None:
+            context.trace_base = self._trace_base
         if result.resumed:
             self._answering, self._later, context.answer = None, (), None
         done = result.done
@@ -283,10 +290,10 @@ class Worker:
         capture = done.capture if done is not None else None
         tokens, extends = context.tokens, attempt.extends and capture is not None
         cause = tokens.break_cause if tokens is not None and extends else None
-        kept = recorded(capture, done.exchange if done is not None else None, self._trace_limit)
-        kept["consumed_cause"] = f"{cause[0]}: {cause[1]}" if cause else None
+        record = recorded(capture, done.exchange if done is not None else None, self._trace_limit)
+        record["consumed_cause"] = f"{cause[0]}: {cause[1]}" if cause else None
         if not extends:  # written from a prompt of its own: the conversation stays in its segment
-            kept["segment_id"] = None
+            record["segment_id"] = None
         if done is not None:
             self._tally.usage += done.usage
         if message is not None and message.compaction is not None:
@@ -304,7 +311,7 @@ class Worker:
             context_tokens=self._tally.context_tokens,
             ttft_ns=self._tally.ttft_ns,
             context=new,
-            **kept,
+            **record,
         )
         await self._write(commit)
         if tokens is not None and capture is not None:

@@ -203,6 +203,7 @@ _OF_AN_AGENT = (
     "delete_agent_conversations",
     "delete_agent_events",
     "delete_agent_traces",
+    "delete_agent_trace_bases",
     "delete_agent_callbacks",
     "delete_agent_runs",
     "delete_agent_ticks",

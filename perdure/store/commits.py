@@ -12,6 +12,7 @@ from perdure.core.errors import StaleBlock
 from perdure.core.messages import Message
 from perdure.core.runs import RunStatus, Step, StopReason, Usage
 from perdure.core.tokens import Segment, TokenCall
+from perdure.core.traces import KeptRequest
 from perdure.store.approvals import set_pending
 from perdure.store.base import LARGE, Query, Tx
 from perdure.store.blocks import attach_block, create_block
@@ -84,7 +85,7 @@ class StepCommit(Struct, frozen=True, kw_only=True):
     call: TokenCall | None = None
     segment_id: str | None = None
     consumed_cause: str | None = None
-    request: bytes | None = None
+    request: KeptRequest | None = None
     response: bytes | None = None
     blocks: tuple[BlockWrite, ...] = ()
     passages: tuple[Passage, ...] = ()
@@ -180,12 +181,12 @@ def _write_step(commit: StepCommit, step: Step) -> Tx[None]:
         },
         later=True,
     )
-    if commit.request is not None:
-        yield Query(
-            "insert_trace",
-            {"step_id": step.id, "created_us": commit.now, "request": commit.request, "response": commit.response},
-            later=True,
-        )
+    if (request := commit.request) is not None:
+        if (base := request.new_base) is not None:
+            row = {"id": base.id, "agent_id": step.agent_id, "created_us": base.created_us, "body": base.text}
+            yield Query("insert_trace_base", row, later=True)
+        row = {"step_id": step.id, "created_us": commit.now, "request": request.body, "response": commit.response}
+        yield Query("insert_trace", row | {"base_id": request.base_id}, later=True)
 
 
 def _write_tokens(commit: StepCommit) -> Tx[None]:

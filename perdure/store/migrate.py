@@ -13,7 +13,7 @@ from typing import Any
 
 from perdure.core.errors import StoreError
 
-HEAD = "0016"
+HEAD = "0017"
 SQLITE_SCHEMA = Path(__file__).parent / "sqlite_schema.sql"
 STARTING_S = 30.0
 

@@ -3,6 +3,7 @@
 Messages, steps and token records are never deleted here. `before`: what ended earlier goes (microseconds).
 """
 
+from perdure.core.traces import BASE_LIFE_US
 from perdure.store.base import Query, Tx
 
 AT_ONCE = 50
@@ -42,6 +43,12 @@ def expire_traces(before: int, limit: int = AT_ONCE) -> Tx[bool]:
     if runs:
         yield Query("clean_to", {"name": "traces", "at_us": runs[-1][1], "at_id": runs[-1][0]})
     return len(runs) == limit
+
+
+def expire_trace_bases(before: int, limit: int = AT_ONCE) -> Tx[bool]:
+    """What traces of requests were kept against, none of which is younger than `before`."""
+    oldest = {"before": before - BASE_LIFE_US, "limit": limit}
+    return len((yield Query("delete_old_trace_bases", oldest))) == limit
 
 
 def expire_callbacks(before: int, limit: int = AT_ONCE) -> Tx[bool]:

@@ -214,7 +214,7 @@ CREATE TABLE provider_traces (
 	step_id TEXT NOT NULL, 
 	created_us BIGINT NOT NULL, 
 	request BLOB NOT NULL, 
-	response BLOB NOT NULL, 
+	response BLOB NOT NULL, base_id TEXT, 
 	PRIMARY KEY (step_id)
 )
  WITHOUT ROWID
@@ -680,4 +680,19 @@ CREATE INDEX segments_agent ON segments (agent_id);
 
 CREATE INDEX archives_made_for ON archives (made_for) WHERE made_for IS NOT NULL;
 
-INSERT INTO alembic_version VALUES ('0016');
+CREATE TABLE trace_bases (
+	id TEXT NOT NULL, 
+	agent_id TEXT NOT NULL, 
+	created_us BIGINT NOT NULL, 
+	body BLOB NOT NULL, 
+	PRIMARY KEY (id)
+)
+ WITHOUT ROWID
+
+;
+
+CREATE INDEX trace_bases_agent ON trace_bases (agent_id);
+
+CREATE INDEX trace_bases_created ON trace_bases (created_us);
+
+INSERT INTO alembic_version VALUES ('0017');

@@ -3,8 +3,9 @@
 import msgspec
 from msgspec import Struct
 
-from perdure.core.errors import NotFound
+from perdure.core.errors import NotFound, StoreError
 from perdure.core.runs import Step, StopReason
+from perdure.core.traces import restored
 from perdure.store.base import Query, Row, Tx
 from perdure.store.listing import Filters, Page, Source, list_rows
 
@@ -112,4 +113,11 @@ def trace_of_step(step_id: str) -> Tx[Trace | None]:
     """NotFound for an unknown step; None when its trace was not kept."""
     yield from step_by_id(step_id)
     rows = yield Query("trace_of_step", {"step_id": step_id})
-    return Trace(*rows[0]) if rows else None
+    if not rows:
+        return None
+    created_us, request, response, base_id, base = rows[0]
+    if base_id is not None:
+        if base is None:
+            raise StoreError(f"The request of {step_id} cannot be read: what it was kept against, {base_id}, is gone.")
+        request = restored(request, base)
+    return Trace(created_us, request, response)

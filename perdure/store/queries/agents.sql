@@ -58,6 +58,9 @@ DELETE FROM conversations WHERE agent_id = :id
 -- name: delete_agent_events
 DELETE FROM run_events WHERE run_id IN (SELECT id FROM runs WHERE agent_id = :id)
 
+-- name: delete_agent_trace_bases
+DELETE FROM trace_bases WHERE agent_id = :id
+
 -- name: delete_agent_traces
 DELETE FROM provider_traces WHERE step_id IN (SELECT id FROM steps WHERE agent_id = :id)
 

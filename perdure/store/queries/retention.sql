@@ -35,6 +35,11 @@ WHERE r.id IS NULL OR (r.status NOT IN ('created', 'running') AND r.completed_us
 -- name: run_not_left
 DELETE FROM cleanup_left WHERE run_id = :run_id
 
+-- name: delete_old_trace_bases
+DELETE FROM trace_bases WHERE id IN
+    (SELECT id FROM trace_bases WHERE created_us < :before ORDER BY created_us LIMIT :limit)
+RETURNING id
+
 -- name: delete_told_callbacks
 DELETE FROM callbacks WHERE run_id IN
     (SELECT run_id FROM callbacks WHERE done = 1 AND sent_us < :before ORDER BY sent_us LIMIT :limit)

@@ -176,8 +176,13 @@ VALUES (:id, :run_id, :agent_id, :created_us, :model, NULL, :body)
 ON CONFLICT (id) DO UPDATE SET body = excluded.body
 
 -- name: insert_trace
-INSERT INTO provider_traces (step_id, created_us, request, response) VALUES (:step_id, :created_us, :request, :response)
-ON CONFLICT (step_id) DO UPDATE SET request = excluded.request, response = excluded.response
+INSERT INTO provider_traces (step_id, created_us, base_id, request, response)
+VALUES (:step_id, :created_us, :base_id, :request, :response)
+ON CONFLICT (step_id) DO UPDATE SET base_id = excluded.base_id, request = excluded.request, response = excluded.response
+
+-- name: insert_trace_base
+INSERT INTO trace_bases (id, agent_id, created_us, body) VALUES (:id, :agent_id, :created_us, :body)
+ON CONFLICT (id) DO NOTHING
 
 -- name: bump_agents_of_block
 UPDATE agents SET revision = revision + 1, updated_us = :now

@@ -5,7 +5,8 @@ SELECT body, feedback FROM steps WHERE id = :id
 UPDATE steps SET feedback = :feedback, body = :body WHERE id = :id RETURNING id
 
 -- name: trace_of_step
-SELECT created_us, request, response FROM provider_traces WHERE step_id = :step_id
+SELECT t.created_us, t.request, t.response, t.base_id, b.body
+FROM provider_traces t LEFT JOIN trace_bases b ON b.id = t.base_id WHERE t.step_id = :step_id
 
 -- name: steps_of_run
 SELECT body, feedback FROM steps WHERE run_id = :run_id ORDER BY created_us, id

@@ -115,7 +115,7 @@ async def test_a_run_that_goes_on_keeps_its_log_until_it_has_ended_for_long_enou
 async def add_step(store: Store, run_id: str, at: int) -> str:
     step_id = new_id("step")
     step = {"id": step_id, "run_id": run_id, "agent_id": "agent-1", "created_us": at, "model": "m", "body": b"{}"}
-    trace = {"step_id": step_id, "created_us": at, "request": b"{}", "response": b"{}"}
+    trace = {"step_id": step_id, "created_us": at, "base_id": None, "request": b"{}", "response": b"{}"}
     await ask(store, Query("insert_step", step), Query("insert_trace", trace))
     return step_id
 

@@ -12,7 +12,7 @@ BODY = b'{"said": "' + b"abcdefgh" * 100 + b'"}'
 def kept(limit: int) -> bytes:
     request = recorded(None, ProviderExchange(request=BODY, response=b"{}"), limit)["request"]
     assert request is not None
-    return request
+    return request.body
 
 
 def test_what_is_within_the_limit_is_kept_whole() -> None:
