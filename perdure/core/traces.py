@@ -16,6 +16,8 @@ BASE_LIFE_US = 3_600_000_000  # bases are deleted so much later than traces
 _MOST_NEW = 6  # a base is given up for another when this part of a request is new
 _SMALL = 2_048  # bytes; what has fewer is kept as it is
 _ALIKE = 32  # bytes by which a place is found again
+_MOST_EDITS = 3
+_GAP = 256  # bytes between two alike places that are not looked through
 _DEPTHS = (_ALIKE, 16 * _ALIKE, 64 * _ALIKE)  # so far before the end of what differs they are looked for
 
 Piece = tuple[int, int] | bytes  # (offset, length) in the base, or bytes of its own
@@ -108,23 +110,33 @@ def _against(base: TraceBase, parts: Sequence[bytes], size: int) -> bytes:
     return _pack(_Packed(size, pieces))
 
 
-def _pieces(old: bytes, new: bytes, at: int) -> list[Piece]:
+def _pieces(old: bytes, new: bytes, at: int, edits: int = _MOST_EDITS) -> list[Piece]:
     """`new` as pieces of `old`, which begins at `at` in the base.
 
-    They begin and end alike. What a prompt's edit has moved, or what the end of a window has, is found by what it ends with.
+    They begin and end alike. What an edit of the prompt has moved, or the end of a window, is found by what it ends with, and
+    what lies before and after that is looked at in the same way, for as many more `edits`.
     """
+    if not new:
+        return []
+    if old == new:
+        return [(at, len(new))]
+    if not old or len(new) < _GAP or not edits:
+        return [new]
     first = _common_start(old, new)
-    rest_old, rest_new = old[first:], new[first:]
-    last = _common_end(rest_old, rest_new)
-    rest_old, rest_new = rest_old[: len(rest_old) - last], rest_new[: len(rest_new) - last]
-    pieces: list[Piece] = [(at, first)]
+    last = _common_end(old[first:], new[first:])
+    pieces: list[Piece] = [(at, first)] if first else []
+    rest_old, rest_new = old[first : len(old) - last], new[first : len(new) - last]
     old_at, new_at, length = _moved(rest_old, rest_new)
     if length:
-        pieces += [rest_new[:new_at], (at + first + old_at, length), rest_new[new_at + length :]]
-    else:
+        old_end, new_end, rest_at = old_at + length, new_at + length, at + first
+        pieces += _pieces(rest_old[:old_at], rest_new[:new_at], rest_at, edits - 1)
+        pieces.append((rest_at + old_at, length))
+        pieces += _pieces(rest_old[old_end:], rest_new[new_end:], rest_at + old_end, edits - 1)
+    elif rest_new:
         pieces.append(rest_new)
-    pieces.append((at + len(old) - last, last))
-    return [piece for piece in pieces if (piece[1] if isinstance(piece, tuple) else piece)]
+    if last:
+        pieces.append((at + len(old) - last, last))
+    return pieces
 
 
 def _moved(old: bytes, new: bytes) -> tuple[int, int, int]:
@@ -139,28 +151,39 @@ def _moved(old: bytes, new: bytes) -> tuple[int, int, int]:
             continue
         before = _common_end(old[:probe_at], new[:found])
         length = before + _common_start(old[probe_at:], new[found:])
-        best = max(best, (probe_at - before, found - before, length), key=lambda each: each[2])
+        if length > best[2]:
+            best = (probe_at - before, found - before, length)
     return best
 
 
 def _common_start(one: bytes, other: bytes) -> int:
-    """How many bytes they begin alike with, found by halves: slices are compared at once."""
-    low, high = 0, min(len(one), len(other))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if one[low:middle] == other[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+    """How many bytes they begin alike with: found in growing, then in shrinking steps, of slices that are compared at once."""
+    most = min(len(one), len(other))
+    if one[:most] == other[:most]:
+        return most
+    at, step = 0, _ALIKE
+    while one[at : at + step] == other[at : at + step]:
+        at += step
+        step *= 2
+    while step > 1:
+        step //= 2
+        if one[at : at + step] == other[at : at + step]:
+            at += step
+    return at
 
 
 def _common_end(one: bytes, other: bytes) -> int:
-    low, high = 0, min(len(one), len(other))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if one[len(one) - middle : len(one) - low] == other[len(other) - middle : len(other) - low]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+    """As `_common_start`, from the end."""
+    of_one, of_other = len(one), len(other)
+    most = min(of_one, of_other)
+    if one[of_one - most :] == other[of_other - most :]:
+        return most
+    step = _ALIKE
+    while most > step and one[of_one - step : of_one] == other[of_other - step : of_other]:
+        of_one, of_other, most = of_one - step, of_other - step, most - step
+        step *= 2
+    while step > 1:
+        step //= 2
+        if step <= most and one[of_one - step : of_one] == other[of_other - step : of_other]:
+            of_one, of_other, most = of_one - step, of_other - step, most - step
+    return len(one) - of_one

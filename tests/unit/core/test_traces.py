@@ -75,6 +75,18 @@ def test_what_a_memory_edit_moves_is_found_again(count: int) -> None:
     assert one.base_id is not None and len(one.body) < LIMIT / 6
 
 
+def test_several_edits_at_once_are_found() -> None:
+    all_of_it = Kept()
+    messages = [words(12, at) for at in range(400)]
+    notes = words(120, 1)
+    for at in range(2, 6):
+        one = all_of_it.keep(
+            request(messages, f"Chars: {at * 7}. {notes}{' x' * at}. Updated: {at}. " + "Be kind. " * 50)
+        )
+        messages.append(words(12, 400 + at))
+    assert one.base_id is not None and len(one.body) < LIMIT / 30
+
+
 def test_the_first_requests_and_small_ones_are_kept_as_they_are() -> None:
     all_of_it = Kept()
     assert all_of_it.keep(request(["Hi"])).base_id is None
