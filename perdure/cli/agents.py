@@ -1,27 +1,30 @@
 """`perdure agents`: list, show, create and delete agents, and take them out to files and back."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+import click
 
+from perdure.cli import options
 from perdure.cli.client import Client, ClientError, connect, segment
-from perdure.cli.options import AsJson, BaseUrl, Limit, new_app
 from perdure.cli.show import print_fields, print_json, print_table
 
-app = new_app("List, show, create, delete, export and import agents.", no_args_is_help=True)
-
 INCLUDE = ["agent.blocks", "agent.tools", "agent.tags"]
-AgentArg = Annotated[str, typer.Argument(metavar="AGENT", help="An agent's id or name.")]
+agent_argument = click.argument("agent", cls=options.Argument, metavar="AGENT", about="An agent's id or name.")
 
 
-@app.command("list")
-def list_agents(
-    base_url: BaseUrl = None,
-    name: Annotated[str | None, typer.Option(help="Only agents of this name.")] = None,
-    limit: Limit = 50,
-    as_json: AsJson = False,
-) -> None:
+@click.group(cls=options.Group)
+def agents() -> None:
+    """List, show, create, delete, export and import agents."""
+
+
+@agents.command("list")
+@options.base_url
+@click.option("--name", help="Only agents of this name.")
+@options.limit(50)
+@options.as_json
+def list_agents(base_url: str | None, name: str | None, limit: int, as_json: bool) -> None:
     """List agents, the newest first."""
     found = connect(base_url).get("/v1/agents/", limit=limit, name=name, include=["agent.tags"])
     if as_json:
@@ -31,8 +34,11 @@ def list_agents(
     print_table(("id", "name", "model", "tags", "created"), rows, empty="No agents yet. `perdure chat` creates one.")
 
 
-@app.command("show")
-def show_agent(agent: AgentArg, base_url: BaseUrl = None, as_json: AsJson = False) -> None:
+@agents.command("show")
+@agent_argument
+@options.base_url
+@options.as_json
+def show_agent(agent: str, base_url: str | None, as_json: bool) -> None:
     """Show one agent: its model, memory, tools and system prompt."""
     found = find_agent(connect(base_url), agent)
     if as_json:
@@ -47,38 +53,49 @@ def show_agent(agent: AgentArg, base_url: BaseUrl = None, as_json: AsJson = Fals
     print_fields(fields)
 
 
-@app.command("create")
+@agents.command("create")
+@click.argument(
+    "name", cls=options.Argument, required=False, metavar="[NAME]", about="Its name; made up when left out."
+)
+@click.option("--model", metavar="HANDLE", help="`perdure models` lists handles.")
+@click.option(
+    "--memory",
+    "-m",
+    metavar="LABEL=TEXT",
+    multiple=True,
+    help="A memory block; may be given more than once.",
+)
+@click.option("--system", help="The system prompt, or @FILE to read it from a file.")
+@click.option("--tool", metavar="NAME", multiple=True, help="A tool to attach by name.")
+@options.base_url
+@options.as_json
 def create_agent(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Its name; made up when left out.")] = None,
-    model: Annotated[str | None, typer.Option(metavar="HANDLE", help="`perdure models` lists handles.")] = None,
-    memory: Annotated[
-        list[str] | None,
-        typer.Option("--memory", "-m", metavar="LABEL=TEXT", help="A memory block; may be given more than once."),
-    ] = None,
-    system: Annotated[str | None, typer.Option(help="The system prompt, or @FILE to read it from a file.")] = None,
-    tool: Annotated[list[str] | None, typer.Option("--tool", metavar="NAME", help="A tool to attach by name.")] = None,
-    base_url: BaseUrl = None,
-    as_json: AsJson = False,
+    name: str | None,
+    model: str | None,
+    memory: tuple[str, ...],
+    system: str | None,
+    tool: tuple[str, ...],
+    base_url: str | None,
+    as_json: bool,
 ) -> None:
     """Create an agent and print its id."""
     client = connect(base_url)
-    body: dict[str, Any] = {"model": model or choose_model(client), "memory_blocks": parse_memory(memory or [])}
+    body: dict[str, Any] = {"model": model or choose_model(client), "memory_blocks": parse_memory(memory)}
     if name is not None:
         body["name"] = name
     if system is not None:
         body["system"] = _read_text(system)
     if tool:
-        body["tools"] = tool
+        body["tools"] = list(tool)
     created = client.post("/v1/agents/", body)
     print_json(created) if as_json else print(created["id"])
 
 
-@app.command("delete")
-def delete_agent(
-    agent: AgentArg,
-    base_url: BaseUrl = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-) -> None:
+@agents.command("delete")
+@agent_argument
+@options.base_url
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+def delete_agent(agent: str, base_url: str | None, yes: bool) -> None:
     """Delete an agent with its conversations and token record."""
     import sys
 
@@ -87,19 +104,25 @@ def delete_agent(
     if not yes:
         if not sys.stdin.isatty():
             raise ClientError("Deleting asks first, and nobody is there to answer: give --yes.")
-        typer.confirm(f"Delete {found['name']} ({found['id']}) and all it remembers?", abort=True)
+        click.confirm(f"Delete {found['name']} ({found['id']}) and all it remembers?", abort=True)
     client.delete(f"/v1/agents/{segment(found['id'])}")
     print(f"Deleted {found['id']}.")
 
 
-@app.command("export")
+@agents.command("export")
+@agent_argument
+@click.option("--output", "-o", type=options.FILE, help="Write here instead of printing it.")
+@click.option("--conversation", help="Its messages, instead of the agent's own.")
+@click.option("--scrub-messages", is_flag=True, help="Leave all messages out.")
+@click.option("--legacy", is_flag=True, help="Write the old format, one agent with all in it.")
+@options.base_url
 def export_agent(
-    agent: AgentArg,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write here instead of printing it.")] = None,
-    conversation: Annotated[str | None, typer.Option(help="Its messages, instead of the agent's own.")] = None,
-    scrub_messages: Annotated[bool, typer.Option("--scrub-messages", help="Leave all messages out.")] = False,
-    legacy: Annotated[bool, typer.Option("--legacy", help="Write the old format, one agent with all in it.")] = False,
-    base_url: BaseUrl = None,
+    agent: str,
+    output: Path | None,
+    conversation: str | None,
+    scrub_messages: bool,
+    legacy: bool,
+    base_url: str | None,
 ) -> None:
     """Write an agent to an agent file (.af): its settings, memory, tools and messages, without the values of its secrets."""
     client = connect(base_url)
@@ -114,30 +137,32 @@ def export_agent(
         raise ClientError(f"{output} cannot be written: {error.strerror}.") from error
 
 
-@app.command("import")
+@agents.command("import")
+@click.argument("file", cls=options.Argument, type=options.FILE, metavar="FILE", about="An agent file.")
+@click.option("--name", help="The agent's name, instead of the one in the file.")
+@click.option("--model", metavar="HANDLE", help="Its model, instead of the one in the file.")
+@click.option("--secret", metavar="NAME=VALUE", multiple=True, help="A secret of its; may be given more than once.")
+@click.option("--strip-messages", is_flag=True, help="Leave all messages out.")
+@click.option(
+    "--keep-tools", is_flag=True, help="Leave tools that are here as they are, whatever the file says of them."
+)
+@options.base_url
+@options.as_json
 def import_agent(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="An agent file.")],
-    name: Annotated[str | None, typer.Option(help="The agent's name, instead of the one in the file.")] = None,
-    model: Annotated[
-        str | None, typer.Option(metavar="HANDLE", help="Its model, instead of the one in the file.")
-    ] = None,
-    secret: Annotated[
-        list[str] | None,
-        typer.Option("--secret", metavar="NAME=VALUE", help="A secret of its; may be given more than once."),
-    ] = None,
-    strip_messages: Annotated[bool, typer.Option("--strip-messages", help="Leave all messages out.")] = False,
-    keep_tools: Annotated[
-        bool,
-        typer.Option("--keep-tools", help="Leave tools that are here as they are, whatever the file says of them."),
-    ] = False,
-    base_url: BaseUrl = None,
-    as_json: AsJson = False,
+    file: Path,
+    name: str | None,
+    model: str | None,
+    secret: tuple[str, ...],
+    strip_messages: bool,
+    keep_tools: bool,
+    base_url: str | None,
+    as_json: bool,
 ) -> None:
     """Make the agents of an agent file and print their ids. What could not be taken over is said on stderr."""
     import json
     import sys
 
-    secrets = dict(_pair(item, "--secret") for item in secret or [])
+    secrets = dict(_pair(item, "--secret") for item in secret)
     fields = {"append_copy_suffix": "false", "strip_messages": str(strip_messages).lower()}
     fields |= {"override_existing_tools": str(not keep_tools).lower(), "secrets": json.dumps(secrets)}
     fields |= {key: value for key, value in (("name", name), ("model", model)) if value is not None}
@@ -185,7 +210,7 @@ def choose_model(client: Client) -> str:
     return offered[0]["handle"]
 
 
-def parse_memory(given: list[str]) -> list[dict[str, str]]:
+def parse_memory(given: Sequence[str]) -> list[dict[str, str]]:
     parsed: list[dict[str, str]] = []
     for item in given:
         label, equals, value = item.partition("=")

@@ -2,22 +2,18 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
 
-import typer
+import click
 
-from perdure.cli.options import new_app
-
-app = new_app("Copy the database, also while the server runs.")
+from perdure.cli import options
 
 
-@app.command()
-def backup(
-    target: Annotated[Path, typer.Argument(help="Where the copy goes: a file, or a folder.")],
-    data_dir: Annotated[Path | None, typer.Option(help="Where data is kept. (PERDURE_DATA_DIR)")] = None,
-    database: Annotated[str | None, typer.Option(help="The SQLite file. (PERDURE_DATABASE_URL)")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
-) -> None:
+@click.command(cls=options.Command, short_help="Copy the database, also while the server runs.")
+@click.argument("target", cls=options.Argument, type=options.FILE, about="Where the copy goes: a file, or a folder.")
+@click.option("--data-dir", type=options.FILE, help="Where data is kept. (PERDURE_DATA_DIR)")
+@click.option("--database", help="The SQLite file. (PERDURE_DATABASE_URL)")
+@click.option("--force", is_flag=True, help="Replace an existing file.")
+def backup(target: Path, data_dir: Path | None, database: str | None, force: bool) -> None:
     """Copy the SQLite database as of one moment, without stopping anybody, and check the copy.
 
     To go back to it, stop the server and put the copy in the database's place.

@@ -1,51 +1,48 @@
 """`perdure bench`: what a message, a token and a start cost, beside their budgets."""
 
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 
-from perdure.cli.options import AsJson, new_app
+from perdure.cli import options
 
 if TYPE_CHECKING:
     from perdure.bench.session import Outcome
 
-HELP = """\
-Measure a server against a scripted engine that answers at once, so that only the server's own cost is seen.
 
-Starts both by itself. To measure a server that runs already, start it with OPENAI_BASE_URL=http://127.0.0.1:18900/v1
-and OPENAI_API_KEY=scripted, and give --base-url and --pid. Exits with status 1 when a budget is missed or a
-measurement fails.
-"""
-
-app = new_app(HELP)
-
-
-@app.callback(invoke_without_command=True)
+@click.group(cls=options.Group, invoke_without_command=True, short_help="Measure a server against a scripted engine.")
+@click.option("--quick", is_flag=True, help="Fewer of everything: about 20 s, rougher figures.")
+@click.option("--only", metavar="NAME", multiple=True, help="Only this measurement; may be given more than once.")
+@click.option("--database", help="Database of the server that is started: a new SQLite file when left out.")
+@click.option("--base-url", metavar="URL", help="Measure this running server instead of a new one.")
+@click.option("--pid", type=int, help="Process of the running server; without it, its CPU and memory are left out.")
+@click.option(
+    "--engine-port", type=int, default=18_900, help="With --base-url: where the server finds the scripted engine."
+)
+@click.option(
+    "--model", metavar="HANDLE", default="openai/scripted", help="The handle that reaches the scripted engine."
+)
+@options.as_json
+@click.pass_context
 def bench(
-    ctx: typer.Context,
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer of everything: about 20 s, rougher figures.")] = False,
-    only: Annotated[
-        list[str] | None,
-        typer.Option("--only", metavar="NAME", help="Only this measurement; may be given more than once."),
-    ] = None,
-    database: Annotated[
-        str | None, typer.Option(help="Database of the server that is started: a new SQLite file when left out.")
-    ] = None,
-    base_url: Annotated[
-        str | None, typer.Option("--base-url", metavar="URL", help="Measure this running server instead of a new one.")
-    ] = None,
-    pid: Annotated[
-        int | None, typer.Option(help="Process of the running server; without it, its CPU and memory are left out.")
-    ] = None,
-    engine_port: Annotated[
-        int, typer.Option(help="With --base-url: where the server finds the scripted engine.")
-    ] = 18_900,
-    model: Annotated[
-        str, typer.Option(metavar="HANDLE", help="The handle that reaches the scripted engine.")
-    ] = "openai/scripted",
-    as_json: AsJson = False,
+    ctx: click.Context,
+    quick: bool,
+    only: tuple[str, ...],
+    database: str | None,
+    base_url: str | None,
+    pid: int | None,
+    engine_port: int,
+    model: str,
+    as_json: bool,
 ) -> None:
+    """Measure a server against a scripted engine that answers at once, so that only the server's own cost is seen.
+
+    Starts both by itself. To measure a server that runs already, start it with OPENAI_BASE_URL=http://127.0.0.1:18900/v1
+    and OPENAI_API_KEY=scripted, and give --base-url and --pid. Exits with status 1 when a budget is missed or a
+    measurement fails.
+    """
     if ctx.invoked_subcommand is not None:
         return
     import os
@@ -61,7 +58,7 @@ def bench(
     from perdure.cli.show import print_json, progress
 
     unwind_on_sigterm()
-    chosen = only or []
+    chosen = list(only)
     known(chosen)
     plan = msgspec.structs.replace(QUICK if quick else Plan(), model=model)
     if base_url is None:
@@ -79,11 +76,12 @@ def bench(
     else:
         _print(outcome, facts)
     if not kept(outcome.figures, outcome.failures):
-        raise typer.Exit(1)
+        sys.exit(1)
 
 
-@app.command()
-def parsers(as_json: AsJson = False) -> None:
+@bench.command()
+@options.as_json
+def parsers(as_json: bool) -> None:
     """Measure what reading a streamed token costs in each provider's wire format and each form of tool calls in text,
     beside the budget of the whole way.
 
@@ -106,18 +104,17 @@ def parsers(as_json: AsJson = False) -> None:
         headings = ("wire format", f"engine ahead, us (of {ahead:g})", f"each token alone, us (of {alone:g})")
         print_table(headings, [(cost.name, f"{cost.ahead_us:.1f}", f"{cost.alone_us:.1f}") for cost in costs])
     if any(cost.ahead_us > ahead or cost.alone_us > alone for cost in costs):
-        raise typer.Exit(1)
+        sys.exit(1)
 
 
-@app.command()
-def rollouts(
-    rollouts: Annotated[int, typer.Option("--rollouts", min=1, help="How many, in groups of --group.")] = 1000,
-    concurrency: Annotated[int, typer.Option(min=1, max=4096, help="How many at the same time.")] = 1000,
-    group: Annotated[int, typer.Option(min=1, help="Attempts at one task.")] = 8,
-    delay: Annotated[int, typer.Option(min=0, help="Milliseconds the engine thinks before each answer.")] = 200,
-    kill: Annotated[bool, typer.Option("--kill", help="Kill the server (SIGKILL) when a third have ended.")] = False,
-    as_json: AsJson = False,
-) -> None:
+@bench.command()
+@click.option("--rollouts", type=click.IntRange(1), default=1000, help="How many, in groups of --group.")
+@click.option("--concurrency", type=click.IntRange(1, 4096), default=1000, help="How many at the same time.")
+@click.option("--group", type=click.IntRange(1), default=8, help="Attempts at one task.")
+@click.option("--delay", type=click.IntRange(0), default=200, help="Milliseconds the engine thinks before each answer.")
+@click.option("--kill", is_flag=True, help="Kill the server (SIGKILL) when a third have ended.")
+@options.as_json
+def rollouts(rollouts: int, concurrency: int, group: int, delay: int, kill: bool, as_json: bool) -> None:
     """Run many rollouts at once on the scripted engine: how many a second, in how much memory.
 
     Each is a fork of one agent, two turns and three model calls, one of them a memory edit. Every record is verified; with
@@ -142,14 +139,13 @@ def rollouts(
         print_fields([(name.replace("_", " "), value) for name, value in shown if value is not None])
 
 
-@app.command()
-def tokens(
-    steps: Annotated[int, typer.Option(min=1, help="Steps with the record, and as many without.")] = 600,
-    tokenizer: Annotated[
-        Path | None, typer.Option(metavar="PLACE", help="Bridge with this model's tokenizer and renderer too.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
+@bench.command()
+@click.option("--steps", type=click.IntRange(1), default=600, help="Steps with the record, and as many without.")
+@click.option(
+    "--tokenizer", metavar="PLACE", type=options.FILE, help="Bridge with this model's tokenizer and renderer too."
+)
+@options.as_json
+def tokens(steps: int, tokenizer: Path | None, as_json: bool) -> None:
     """Measure what the token record costs: its share of a step's CPU, and a bridge over 65,536 tokens.
 
     Exits with status 1 when it takes more than 3 % of a step, or a bridge more than 5 ms.
@@ -177,7 +173,7 @@ def tokens(
         ]
         print_table(("what", "measured", "budget"), rows)
     if not costs.kept:
-        raise typer.Exit(1)
+        sys.exit(1)
 
 
 def _print(outcome: "Outcome", facts: dict[str, Any]) -> None:

@@ -1,14 +1,12 @@
 """`perdure chat`: talk to an agent. What it thinks, calls and answers is shown as it is produced."""
 
 import sys
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+import click
 
+from perdure.cli import options
 from perdure.cli.client import Client, ClientError, connect, segment
-from perdure.cli.options import BaseUrl, new_app
-
-app = new_app("Talk to an agent.")
 
 DEFAULT_MEMORY = [
     {"label": "human", "value": "Nothing is known about the human yet."},
@@ -16,19 +14,18 @@ DEFAULT_MEMORY = [
 ]
 
 
-@app.command()
-def chat(
-    agent: Annotated[
-        str | None, typer.Argument(metavar="[AGENT]", help="An agent's id or name; a new agent when left out.")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(metavar="HANDLE", help="The new agent's model. `perdure models` lists handles.")
-    ] = None,
-    message: Annotated[
-        str | None, typer.Option("--message", "-m", metavar="TEXT", help="Send this one message and leave.")
-    ] = None,
-    base_url: BaseUrl = None,
-) -> None:
+@click.command(cls=options.Command, short_help="Talk to an agent.")
+@click.argument(
+    "agent",
+    cls=options.Argument,
+    required=False,
+    metavar="[AGENT]",
+    about="An agent's id or name; a new agent when left out.",
+)
+@click.option("--model", metavar="HANDLE", help="The new agent's model. `perdure models` lists handles.")
+@click.option("--message", "-m", metavar="TEXT", help="Send this one message and leave.")
+@options.base_url
+def chat(agent: str | None, model: str | None, message: str | None, base_url: str | None) -> None:
     """Talk to an agent in the terminal.
 
     Without --message, what you type is sent line by line (Ctrl-D or /exit ends); in a pipe, stdin is one message.
@@ -45,7 +42,7 @@ def chat(
             raise ClientError("There is nothing to send: stdin is empty. Give --message TEXT.")
     if message is not None:
         if not send(client, found["id"], message):
-            raise typer.Exit(1)
+            sys.exit(1)
         return
     _converse(client, found)
 

@@ -8,13 +8,8 @@ import tempfile
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
-from perdure.cli.options import new_app
-
-app = new_app("Watch the whole thing work.")
+import click
 
 EMBEDDED_MODEL = "local/smollm2-135m"
 KEPT_FOLDER = Path(".demo")
@@ -30,14 +25,10 @@ NOT_PASSED_ON = (
 )
 
 
-@app.command()
-def demo(
-    model: Annotated[
-        str | None,
-        typer.Option(metavar="HANDLE", help=f"The agent's model. (PERDURE_MODEL, else {EMBEDDED_MODEL})"),
-    ] = None,
-    keep: Annotated[bool, typer.Option("--keep", help=f"Keep the data and the record in {KEPT_FOLDER}/.")] = False,
-) -> None:
+@click.command(short_help="Watch the whole thing work.")
+@click.option("--model", metavar="HANDLE", help=f"The agent's model. (PERDURE_MODEL, else {EMBEDDED_MODEL})")
+@click.option("--keep", is_flag=True, help=f"Keep the data and the record in {KEPT_FOLDER}/.")
+def demo(model: str | None, keep: bool) -> None:
     """Start a server, talk to an agent that remembers and uses a tool, then prove its token record.
 
     Needs nothing but this installation: the model is a small one that runs here. PERDURE_MODEL names a better one.

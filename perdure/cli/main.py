@@ -5,62 +5,53 @@ Whatever goes wrong ends here as one line on stderr and exit status 1; a traceba
 
 import sys
 from importlib import import_module
-from typing import Annotated, Any
 
-import typer
-from typer.core import TyperGroup
+import click
 
-from perdure.cli.options import new_app
+from perdure import __version__
+from perdure.cli.options import Group
 from perdure.config import SettingsError
 from perdure.core.errors import AgentError
 
-# name -> where its typer app is. `--help` imports these files, so they import nothing heavy at their top.
-COMMANDS = {
-    "serve": "perdure.cli.serve",
-    "worker": "perdure.cli.worker",
-    "chat": "perdure.cli.chat",
-    "agents": "perdure.cli.agents",
-    "runs": "perdure.cli.runs",
-    "rollouts": "perdure.cli.rollouts",
-    "models": "perdure.cli.models",
-    "providers": "perdure.cli.providers",
-    "trajectory": "perdure.cli.trajectory",
-    "backup": "perdure.cli.backup",
-    "bench": "perdure.cli.bench",
-    "demo": "perdure.cli.demo",
-}
+# Each is the click command of that name in the file of that name. `--help` imports these files, so they import nothing heavy
+# at their top.
+COMMANDS = (
+    "serve",
+    "worker",
+    "chat",
+    "agents",
+    "runs",
+    "rollouts",
+    "models",
+    "providers",
+    "trajectory",
+    "backup",
+    "bench",
+    "demo",
+)
 
 
-class Commands(TyperGroup):
-    def list_commands(self, ctx: Any) -> list[str]:
+class Commands(Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        module = COMMANDS.get(cmd_name)
-        if module is None:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
             return None
-        command = typer.main.get_command(import_module(module).app)
-        command.name = cmd_name
-        return command
+        return getattr(import_module(f"perdure.cli.{cmd_name}"), cmd_name)
+
+    def invoke(self, ctx: click.Context) -> None:
+        try:
+            super().invoke(ctx)
+        except KeyboardInterrupt:
+            ctx.exit(130)  # click itself would say that it aborted, and exit with 1
 
 
-app = new_app(None, cls=Commands, no_args_is_help=True)
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        from perdure import __version__
-
-        print(f"perdure {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def perdure(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
-    ] = False,
-) -> None:
+@click.group("perdure", cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.version_option(
+    __version__, prog_name="perdure", message="%(prog)s %(version)s", help="Print the version and exit."
+)
+def app() -> None:
     """A server for agents that remember, with every token on record.
 
     Start with `perdure demo` to see it work, or `perdure serve` and, in another terminal, `perdure chat`.

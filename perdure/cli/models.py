@@ -1,30 +1,26 @@
 """`perdure models`: which models can be used here, and what is wrong with the providers that cannot be reached."""
 
 import os
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 
-from perdure.cli.options import AsJson, new_app
+from perdure.cli import options
 
 if TYPE_CHECKING:
     from perdure.config import Settings
     from perdure.providers.registry import Registry
 
-app = new_app("List models and check providers.")
-
 COLUMNS = ("handle", "kind", "context", "endpoint")
 
 
-@app.command()
-def models(
-    base_url: Annotated[
-        str | None, typer.Option("--base-url", metavar="URL", help="Ask this server instead of the environment.")
-    ] = None,
-    config: Annotated[Path | None, typer.Option(help="A TOML file with providers. (PERDURE_CONFIG)")] = None,
-    as_json: AsJson = False,
-) -> None:
+@click.command(short_help="List models and check providers.")
+@click.option("--base-url", metavar="URL", help="Ask this server instead of the environment.")
+@options.config
+@options.as_json
+def models(base_url: str | None, config: Path | None, as_json: bool) -> None:
     """List the models that can be reached, and say what is wrong with the providers that cannot.
 
     Reads the same environment, configuration file and added providers as `perdure serve`, so no server is needed.
@@ -33,7 +29,7 @@ def models(
     found, errors = _from_server(base_url) if base_url else _from_environment(config)
     _print(found, errors, as_json=as_json)
     if not found:
-        raise typer.Exit(1)
+        sys.exit(1)
 
 
 def _from_server(base_url: str) -> tuple[list[dict[str, Any]], dict[str, str]]:

@@ -1,19 +1,14 @@
 """`perdure providers`: which providers can be configured, by which variables, and what each can do."""
 
-from typing import Annotated
+import click
 
-import typer
-
-from perdure.cli.options import AsJson, new_app
-
-app = new_app("List providers and what they can do.")
+from perdure.cli import options
 
 
-@app.command()
-def providers(
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print what each can do as a Markdown table.")] = False,
-    as_json: AsJson = False,
-) -> None:
+@click.command(short_help="List providers and what they can do.")
+@click.option("--markdown", is_flag=True, help="Print what each can do as a Markdown table.")
+@options.as_json
+def providers(markdown: bool, as_json: bool) -> None:
     """List the providers there are: the variables that configure each, and what it can do.
 
     `perdure models` says which of them are configured here and answer.

@@ -8,47 +8,72 @@ import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 from urllib.parse import urlsplit
 
-import typer
+import click
 
+from perdure.cli import options
 from perdure.cli.agents import find_agent
 from perdure.cli.client import Client, ClientError, connect, segment
-from perdure.cli.options import AsJson, BaseUrl, new_app
 from perdure.cli.show import is_terminal, print_fields, print_json, print_table, printable
 from perdure.rollouts.export import FORMATS, JSONL
 
-app = new_app("Run an agent in groups of attempts at tasks, scored.", no_args_is_help=True)
+out_option = click.option(
+    "--out", "-o", metavar="FILE", type=options.FILE, help="Write the trajectories there at the end."
+)
+format_option = click.option(
+    "--format",
+    "format_name",
+    metavar="FORMAT",
+    default=JSONL,
+    help="What --out writes, as `trajectory export` does.",
+)
+job_argument = click.argument("job", cls=options.Argument, metavar="JOB", about="A rollout job's id.")
 
-Out = Annotated[
-    Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the trajectories there at the end.")
-]
-Format = Annotated[
-    str, typer.Option("--format", metavar="FORMAT", help="What --out writes, as `trajectory export` does.")
-]
-Job = Annotated[str, typer.Argument(metavar="JOB", help="A rollout job's id.")]
+
+@click.group(cls=options.Group)
+def rollouts() -> None:
+    """Run an agent in groups of attempts at tasks, scored."""
 
 
-@app.command("run")
+@rollouts.command("run")
+@click.argument(
+    "tasks",
+    cls=options.Argument,
+    metavar="TASKS",
+    type=options.FILE,
+    about="JSON lines of {input} or {turns}, with id and metadata if wanted.",
+)
+@click.option("--agent", "-a", metavar="AGENT", required=True, help="An agent's id or name.")
+@click.option("--group", "-g", type=click.IntRange(1), default=1, help="Attempts at each task.")
+@click.option(
+    "--reward",
+    metavar="FILE|URL",
+    multiple=True,
+    help="A Python file with reward(rollout), or a judge. May be repeated.",
+)
+@click.option("--max-concurrency", type=click.IntRange(1), default=16, help="Attempts that run at the same time.")
+@click.option("--max-steps", type=click.IntRange(1), default=50, help="Steps a turn may take.")
+@click.option("--model", metavar="HANDLE", help="Another model than the agent's.")
+@click.option("--temperature", type=click.FloatRange(0), help="Another temperature than the agent's.")
+@out_option
+@format_option
+@options.base_url
+@options.as_json
 def run_rollouts(
-    tasks: Annotated[
-        Path, typer.Argument(metavar="TASKS", help="JSON lines of {input} or {turns}, with id and metadata if wanted.")
-    ],
-    agent: Annotated[str, typer.Option("--agent", "-a", metavar="AGENT", help="An agent's id or name.")],
-    group: Annotated[int, typer.Option("--group", "-g", min=1, help="Attempts at each task.")] = 1,
-    reward: Annotated[
-        list[str] | None,
-        typer.Option(metavar="FILE|URL", help="A Python file with reward(rollout), or a judge. May be repeated."),
-    ] = None,
-    max_concurrency: Annotated[int, typer.Option(min=1, help="Attempts that run at the same time.")] = 16,
-    max_steps: Annotated[int, typer.Option(min=1, help="Steps a turn may take.")] = 50,
-    model: Annotated[str | None, typer.Option(metavar="HANDLE", help="Another model than the agent's.")] = None,
-    temperature: Annotated[float | None, typer.Option(min=0.0, help="Another temperature than the agent's.")] = None,
-    out: Out = None,
-    format_name: Format = JSONL,
-    base_url: BaseUrl = None,
-    as_json: AsJson = False,
+    tasks: Path,
+    agent: str,
+    group: int,
+    reward: tuple[str, ...],
+    max_concurrency: int,
+    max_steps: int,
+    model: str | None,
+    temperature: float | None,
+    out: Path | None,
+    format_name: str,
+    base_url: str | None,
+    as_json: bool,
 ) -> None:
     """Start a job, show it live, and exit with 0 if every attempt came to its end, else with 1.
 
@@ -62,7 +87,7 @@ def run_rollouts(
         "group_size": group,
         "max_concurrency": max_concurrency,
         "max_steps": max_steps,
-        "rewards": [_reward(each) for each in reward or []],
+        "rewards": [_reward(each) for each in reward],
     }
     if model is not None:
         body["model"] = model
@@ -73,10 +98,13 @@ def run_rollouts(
     _see_through(client, job, out=out, format_name=format_name, as_json=as_json)
 
 
-@app.command("watch")
-def watch_job(
-    job: Job, out: Out = None, format_name: Format = JSONL, base_url: BaseUrl = None, as_json: AsJson = False
-) -> None:
+@rollouts.command("watch")
+@job_argument
+@out_option
+@format_option
+@options.base_url
+@options.as_json
+def watch_job(job: str, out: Path | None, format_name: str, base_url: str | None, as_json: bool) -> None:
     """Show a job that runs already live, to its end: as `run` does from its beginning."""
     _check_format(format_name)
     client = connect(base_url)
@@ -95,7 +123,7 @@ def _see_through(client: Client, job: dict[str, Any], *, out: Path | None, forma
             f"`perdure rollouts cancel {job['id']}` ends it.",
             file=sys.stderr,
         )
-        raise typer.Exit(130 if isinstance(error, KeyboardInterrupt) else 1) from None
+        sys.exit(130 if isinstance(error, KeyboardInterrupt) else 1)
     if out is not None:
         wanted = None if format_name == JSONL else format_name
         _write(out, client.get_bytes("/v1/trajectories", job_id=job["id"], format=wanted))
@@ -104,7 +132,7 @@ def _see_through(client: Client, job: dict[str, Any], *, out: Path | None, forma
     else:
         _print_job(ended)
     if ended["status"] != "completed" or ended["counts"].get("failed"):
-        raise typer.Exit(1)
+        sys.exit(1)
 
 
 def _check_format(name: str) -> None:
@@ -112,8 +140,11 @@ def _check_format(name: str) -> None:
         raise ClientError(f"--format: {name!r} is not known; use {', '.join(FORMATS)}.")
 
 
-@app.command("show")
-def show_job(job: Job, base_url: BaseUrl = None, as_json: AsJson = False) -> None:
+@rollouts.command("show")
+@job_argument
+@options.base_url
+@options.as_json
+def show_job(job: str, base_url: str | None, as_json: bool) -> None:
     """Show a job: how far it is, and each of its rollouts."""
     found = connect(base_url).get(f"/v1/rollouts/{segment(job)}")
     if as_json:
@@ -125,8 +156,11 @@ def show_job(job: Job, base_url: BaseUrl = None, as_json: AsJson = False) -> Non
     print_table(columns, [[rollout.get(name) for name in columns] for rollout in found["rollouts"]])
 
 
-@app.command("cancel")
-def cancel_job(job: Job, base_url: BaseUrl = None, as_json: AsJson = False) -> None:
+@rollouts.command("cancel")
+@job_argument
+@options.base_url
+@options.as_json
+def cancel_job(job: str, base_url: str | None, as_json: bool) -> None:
     """End a job: what has not begun never will, what goes on is cancelled."""
     found = connect(base_url).post(f"/v1/rollouts/{segment(job)}/cancel")
     if as_json:

@@ -1,26 +1,28 @@
 """`perdure runs`: what ran, how it ended, what each step cost."""
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+import click
 
+from perdure.cli import options
 from perdure.cli.agents import find_agent
 from perdure.cli.client import connect, segment
-from perdure.cli.options import AsJson, BaseUrl, Limit, new_app
 from perdure.cli.show import print_fields, print_json, print_table
 
-app = new_app("List runs and show how one went.", no_args_is_help=True)
+
+@click.group(cls=options.Group)
+def runs() -> None:
+    """List runs and show how one went."""
 
 
-@app.command("list")
-def list_runs(
-    base_url: BaseUrl = None,
-    agent: Annotated[str | None, typer.Option(metavar="AGENT", help="Only this agent's: an id or a name.")] = None,
-    active: Annotated[bool, typer.Option("--active", help="Only runs that have not ended.")] = False,
-    limit: Limit = 20,
-    as_json: AsJson = False,
-) -> None:
+@runs.command("list")
+@options.base_url
+@click.option("--agent", metavar="AGENT", help="Only this agent's: an id or a name.")
+@click.option("--active", is_flag=True, help="Only runs that have not ended.")
+@options.limit(20)
+@options.as_json
+def list_runs(base_url: str | None, agent: str | None, active: bool, limit: int, as_json: bool) -> None:
     """List runs, the newest first. A run is one message to an agent and all that follows from it."""
     client = connect(base_url)
     agent_id = find_agent(client, agent)["id"] if agent else None
@@ -34,12 +36,11 @@ def list_runs(
     print_table(("id", "status", "stop reason", "took", "created", "agent"), rows, empty="No runs.")
 
 
-@app.command("show")
-def show_run(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's id.")],
-    base_url: BaseUrl = None,
-    as_json: AsJson = False,
-) -> None:
+@runs.command("show")
+@click.argument("run", cls=options.Argument, metavar="RUN", about="A run's id.")
+@options.base_url
+@options.as_json
+def show_run(run: str, base_url: str | None, as_json: bool) -> None:
     """Show one run: its state, its error if it failed, and its steps."""
     client = connect(base_url)
     path = f"/v1/runs/{segment(run)}"

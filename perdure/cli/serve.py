@@ -5,58 +5,43 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import typer
+import click
 
-from perdure.cli.options import new_app
+from perdure.cli import options
 from perdure.cli.show import paint, use_colour
 
 if TYPE_CHECKING:
     from perdure.config import Settings
     from perdure.server import Server
 
-app = new_app("Run the server.")
-
-LogLevel = Literal["critical", "error", "warning", "info", "debug"]
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-@app.command()
+@click.command(short_help="Run the server.")
+@click.option("--host", help="Address to listen on. (PERDURE_HOST, else 127.0.0.1)")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on. (PERDURE_PORT, else 8283)")
+@click.option("--data-dir", type=options.FILE, help="Where data is kept. (PERDURE_DATA_DIR, else the platform's place)")
+@click.option(
+    "--database", help="A SQLite file or a database URL. (PERDURE_DATABASE_URL, else perdure.db in the data directory)"
+)
+@options.config
+@click.option("--no-runs", is_flag=True, help="Only accept runs, and leave them to workers. (PERDURE_RUNS=false)")
+@click.option(
+    "--ray", help="Run custom tools and rollouts on this Ray cluster: auto, local or host:port. (PERDURE_RAY)"
+)
+@options.log_level
 def serve(
-    host: Annotated[
-        str | None, typer.Option(help="Address to listen on. (PERDURE_HOST, else 127.0.0.1)", show_default=False)
-    ] = None,
-    port: Annotated[
-        int | None,
-        typer.Option(min=0, max=65535, help="Port to listen on. (PERDURE_PORT, else 8283)", show_default=False),
-    ] = None,
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(help="Where data is kept. (PERDURE_DATA_DIR, else the platform's place)", show_default=False),
-    ] = None,
-    database: Annotated[
-        str | None,
-        typer.Option(
-            help="A SQLite file or a database URL. (PERDURE_DATABASE_URL, else perdure.db in the data directory)",
-            show_default=False,
-        ),
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="A TOML file with providers. (PERDURE_CONFIG)", show_default=False)
-    ] = None,
-    no_runs: Annotated[
-        bool, typer.Option("--no-runs", help="Only accept runs, and leave them to workers. (PERDURE_RUNS=false)")
-    ] = False,
-    ray: Annotated[
-        str | None,
-        typer.Option(
-            help="Run custom tools and rollouts on this Ray cluster: auto, local or host:port. (PERDURE_RAY)",
-            show_default=False,
-        ),
-    ] = None,
-    log_level: Annotated[LogLevel, typer.Option(help="How much to log to stderr.")] = "warning",
+    host: str | None,
+    port: int | None,
+    data_dir: Path | None,
+    database: str | None,
+    config: Path | None,
+    no_runs: bool,
+    ray: str | None,
+    log_level: str,
 ) -> None:
     """Run the server until SIGTERM or Ctrl-C.
 

@@ -7,12 +7,12 @@ import sys
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import typer
+import click
 
+from perdure.cli import options
 from perdure.cli.client import Client, ClientError, connect
-from perdure.cli.options import AsJson, BaseUrl, new_app
 from perdure.cli.show import is_terminal, paint, print_fields, print_json, print_table, progress, use_colour, warn
 from perdure.core.errors import AgentError
 from perdure.rollouts.export import FORMATS, JSONL, PARQUET
@@ -21,29 +21,29 @@ if TYPE_CHECKING:
     from perdure.tokens.base import Tokenizer
     from perdure.tokens.verify_report import Report
 
-app = new_app("Export the token record of an agent or a run, and verify one.", no_args_is_help=True)
-
 EXACT_ONLY = "Only engines that take and give token ids (SGLang, vLLM, llama.cpp, the embedded model) leave one."
 
+target_argument = click.argument(
+    "target",
+    cls=options.Argument,
+    metavar="AGENT|RUN|JOB",
+    about="An agent's id or name, or the id of a run, conversation or rollout job.",
+)
 
-@app.command("export")
+
+@click.group(cls=options.Group)
+def trajectory() -> None:
+    """Export the token record of an agent or a run, and verify one."""
+
+
+@trajectory.command("export")
+@target_argument
+@click.option("--output", "-o", metavar="FILE", type=options.FILE, help="Write there, not to standard output.")
+@click.option("--format", "format_name", metavar="FORMAT", default=JSONL, help=f"One of {', '.join(FORMATS)}.")
+@options.base_url
+@click.option("--database", metavar="FILE", type=options.FILE, help="Read this SQLite file, without a server.")
 def export_trajectory(
-    target: Annotated[
-        str,
-        typer.Argument(
-            metavar="AGENT|RUN|JOB", help="An agent's id or name, or the id of a run, conversation or rollout job."
-        ),
-    ],
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write there, not to standard output.")
-    ] = None,
-    format_name: Annotated[
-        str, typer.Option("--format", metavar="FORMAT", help=f"One of {', '.join(FORMATS)}.")
-    ] = JSONL,
-    base_url: BaseUrl = None,
-    database: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Read this SQLite file, without a server.", show_default=False)
-    ] = None,
+    target: str, output: Path | None, format_name: str, base_url: str | None, database: Path | None
 ) -> None:
     """Write every rollout on record: as a line of JSON (traj/1), as Parquet, or in the shape a trainer reads.
 
@@ -121,17 +121,11 @@ def _from_database(file: Path, target: str, format_name: str) -> bytes:
     return asyncio.run(read())
 
 
-@app.command("drift")
-def show_drift(
-    target: Annotated[
-        str,
-        typer.Argument(
-            metavar="AGENT|RUN|JOB", help="An agent's id or name, or the id of a run, conversation or rollout job."
-        ),
-    ],
-    base_url: BaseUrl = None,
-    as_json: AsJson = False,
-) -> None:
+@trajectory.command("drift")
+@target_argument
+@options.base_url
+@options.as_json
+def show_drift(target: str, base_url: str | None, as_json: bool) -> None:
     """Show how often re-rendering the stored messages would have made another prompt than the model was given."""
     client = connect(base_url)
     report = client.get("/v1/trajectories/drift", **which(client, target))
@@ -160,40 +154,39 @@ def show_drift(
         warn(f"not compared: {number} calls, {why}")
 
 
-@app.command("verify")
+@trajectory.command("verify")
+@click.argument("file", cls=options.Argument, type=options.FILE, metavar="FILE", about="An export, of any format.")
+@click.option("--engine", metavar="URL", help="Recompute logprobs by this llama.cpp or SGLang server.")
+@click.option(
+    "--server",
+    "--base-url",
+    "server",
+    metavar="URL",
+    help="Recompute logprobs by the engines of this running Perdure.",
+)
+@click.option(
+    "--tokenizer",
+    metavar="PLACE",
+    type=options.FILE,
+    help="A model folder, tokenizer.json or .gguf: checks ids against text too.",
+)
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(0),
+    help="Largest mean logprob difference; ten times it for the 99th percentile. (0.02; 0.05 for llama.cpp)",
+)
+@click.option(
+    "--against", metavar="FILE", type=options.FILE, help="A traj/1 export: this file must train the very same."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def verify_trajectory(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="An export, of any format.")],
-    engine: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="Recompute logprobs by this llama.cpp or SGLang server.", show_default=False),
-    ] = None,
-    server: Annotated[
-        str | None,
-        typer.Option(
-            "--server",
-            "--base-url",
-            metavar="URL",
-            help="Recompute logprobs by the engines of this running Perdure.",
-            show_default=False,
-        ),
-    ] = None,
-    tokenizer: Annotated[
-        Path | None,
-        typer.Option(metavar="PLACE", help="A model folder, tokenizer.json or .gguf: checks ids against text too."),
-    ] = None,
-    tolerance: Annotated[
-        float | None,
-        typer.Option(
-            min=0.0,
-            help="Largest mean logprob difference; ten times it for the 99th percentile. (0.02; 0.05 for llama.cpp)",
-            show_default=False,
-        ),
-    ] = None,
-    against: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="A traj/1 export: this file must train the very same.", show_default=False),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    file: Path,
+    engine: str | None,
+    server: str | None,
+    tokenizer: Path | None,
+    tolerance: float | None,
+    against: Path | None,
+    as_json: bool,
 ) -> None:
     """Check every invariant an export can be held to, and name the first bad token."""
     try:
@@ -207,14 +200,14 @@ def verify_trajectory(
     else:
         _print_report(report)
     if not report.ok:
-        raise typer.Exit(1)
+        sys.exit(1)
 
 
 def _stop(message: str, as_json: bool) -> NoReturn:
     if as_json:
         print_json({"ok": False, "error": message})
     print(f"perdure: {message}", file=sys.stderr)
-    raise typer.Exit(2)
+    sys.exit(2)
 
 
 def _verified(

@@ -2,37 +2,28 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
+import click
 
-from perdure.cli.options import new_app
-from perdure.cli.serve import LogLevel, database_note, isolation_note, log_to_stderr, say
+from perdure.cli import options
+from perdure.cli.serve import database_note, isolation_note, log_to_stderr, say
 
 if TYPE_CHECKING:
     from perdure.config import Settings
     from perdure.server import Server
 
-app = new_app("Drive runs that servers accept.")
 
-
-@app.command()
+@click.command(short_help="Drive runs that servers accept.")
+@click.option("--database", help="A postgresql:// URL. (PERDURE_DATABASE_URL)")
+@click.option("--max-runs", type=click.IntRange(1), help="Runs driven at once, at most. (PERDURE_MAX_RUNS, else 1000)")
+@click.option(
+    "--data-dir", type=options.FILE, help="Where its own files are. (PERDURE_DATA_DIR, else the platform's place)"
+)
+@options.config
+@options.log_level
 def worker(
-    database: Annotated[
-        str | None, typer.Option(help="A postgresql:// URL. (PERDURE_DATABASE_URL)", show_default=False)
-    ] = None,
-    max_runs: Annotated[
-        int | None,
-        typer.Option(min=1, help="Runs driven at once, at most. (PERDURE_MAX_RUNS, else 1000)", show_default=False),
-    ] = None,
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(help="Where its own files are. (PERDURE_DATA_DIR, else the platform's place)", show_default=False),
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="A TOML file with providers. (PERDURE_CONFIG)", show_default=False)
-    ] = None,
-    log_level: Annotated[LogLevel, typer.Option(help="How much to log to stderr.")] = "warning",
+    database: str | None, max_runs: int | None, data_dir: Path | None, config: Path | None, log_level: str
 ) -> None:
     """Drive the runs that any `perdure serve` on the same PostgreSQL database accepts.
 

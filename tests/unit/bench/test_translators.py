@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from typer.testing import CliRunner
+from click.testing import CliRunner
 
 from perdure.bench.translators import FORMATS, WireFormat, measure
 from perdure.cli.main import app

@@ -5,6 +5,7 @@ import sys
 import time
 from typing import Any
 
+import click
 import pytest
 
 from perdure.cli.main import COMMANDS, app, main
@@ -52,6 +53,26 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
 
 def test_an_unknown_command_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
     assert perdure(monkeypatch, "sevre") == 2
+
+
+def test_ctrl_c_is_status_130_without_a_word(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    def interrupted(base_url: str | None) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("perdure.cli.agents.connect", interrupted)
+    assert perdure(monkeypatch, "agents", "list") == 130
+    assert capsys.readouterr() == ("", "")
+
+
+def test_help_explains_arguments_and_lists_commands_in_their_order_with_whole_summaries(
+    monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    assert perdure(monkeypatch, "--help") == 0
+    listed = capsys.readouterr().out.partition("Commands:\n")[2].splitlines()
+    assert [line.split()[0] for line in listed] == list(COMMANDS)
+    assert not any(line.endswith("...") for line in listed)
+    assert perdure(monkeypatch, "chat", "-h") == 0
+    assert "Arguments:\n  [AGENT]  An agent's id or name" in capsys.readouterr().out
 
 
 def test_no_server_is_one_line_and_status_1(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
@@ -155,13 +176,9 @@ def test_models_of_a_server(monkeypatch: pytest.MonkeyPatch, capsys: Any, server
 
 
 def test_every_command_has_help_of_its_own() -> None:
-    import typer
-
-    group = typer.main.get_command(app)
     for name in COMMANDS:
-        if name != "trajectory":  # tested where it is written
-            command = group.get_command(None, name)  # type: ignore[attr-defined,arg-type]
-            assert command is not None and command.help
+        command = app.get_command(click.Context(app), name)
+        assert command is not None and command.name == name and command.help
 
 
 def test_providers_and_what_they_can_do(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

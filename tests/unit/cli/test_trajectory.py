@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
+from click.testing import CliRunner
 
 from perdure.cli.client import ClientError
-from perdure.cli.trajectory import app
+from perdure.cli.trajectory import trajectory
 from perdure.tokens.export import dump_jsonl
 from perdure.tokens.trajectory import rollouts_of
 from tests.unit.cli.fake_server import FakeServer
@@ -31,7 +31,7 @@ def file(tmp_path: Path, export: bytes) -> Path:
 
 
 def run(*arguments: Any) -> Any:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return CliRunner().invoke(trajectory, [str(argument) for argument in arguments])
 
 
 def test_a_sound_export_verifies(file: Path) -> None:
