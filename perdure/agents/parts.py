@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from typing import Any
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from perdure.agents.models import ChosenModel
 from perdure.agents.names import made_up_name
@@ -10,6 +9,7 @@ from perdure.agents.spec import AgentSpec
 from perdure.core.agents import Agent, AgentBundle, Block, Tool
 from perdure.core.errors import Conflict, Invalid, NotFound
 from perdure.core.ids import new_id
+from perdure.core.timezones import time_zone
 from perdure.loop.rules import validate_rules
 from perdure.memory.system_prompts import DEFAULT_SYSTEM_PROMPTS
 from perdure.store.base import Tx
@@ -106,12 +106,7 @@ def check_labels(blocks: Sequence[Block]) -> None:
 
 
 def check_timezone(name: str) -> None:
-    try:
-        ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-        raise Invalid(
-            f"timezone: {name!r} is not an IANA time zone, such as UTC or Europe/Paris", status=422
-        ) from error
+    time_zone(name)
 
 
 def _file_limits(context_window: int) -> tuple[int, int]:

@@ -1,9 +1,9 @@
 """Times as the model reads and writes them, in the agent's timezone. Inside they are microseconds since the epoch."""
 
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from perdure.core.errors import ToolError
+from perdure.core.timezones import UnknownTimeZone, time_zone
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -11,8 +11,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 def zone(name: str) -> tzinfo:
     """The timezone of that name; UTC for one this machine does not know."""
     try:
-        return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return time_zone(name)
+    except UnknownTimeZone:
         return UTC
 
 

@@ -6,9 +6,6 @@ sent, and sent under an otid of its own, so a crash in between sends it again wi
 
 import asyncio
 import logging
-from collections.abc import Iterator
-from datetime import UTC, datetime
-from zoneinfo import ZoneInfo
 
 import msgspec
 
@@ -16,6 +13,8 @@ from perdure.core.errors import AgentError, Invalid, Stopping
 from perdure.core.ids import new_id, now_us
 from perdure.core.runs import Run
 from perdure.core.schedules import Schedule, Tick
+from perdure.core.timezones import UnknownTimeZone
+from perdure.runs.cron import next_time, times
 from perdure.runs.runner import Runner
 from perdure.store import schedules as schedule_store
 from perdure.store.base import Store
@@ -27,26 +26,6 @@ LATE_US = 60_000_000  # later than this, a moment was missed: nobody was there f
 LOST_US = 15_000_000
 MAX_CATCH_UP = 100
 MAX_COUNTED = 10_000
-
-
-def next_time(cron: str, timezone: str, after_us: int) -> int:
-    """The first moment of a cron expression after that one. Invalid for an expression that is wrong or never comes."""
-    return next(times(cron, timezone, after_us))
-
-
-def times(cron: str, timezone: str, after_us: int) -> Iterator[int]:
-    from croniter import CroniterError, croniter
-
-    start = datetime.fromtimestamp(after_us / 1e6, ZoneInfo(timezone))
-    try:
-        if len(cron.split()) != 5:
-            raise Invalid(f"cron_expression: {cron!r} has {len(cron.split())} fields; five are needed", status=422)
-        found = croniter(cron, start)
-        while True:
-            moment: datetime = found.get_next(datetime)
-            yield int(moment.astimezone(UTC).timestamp()) * 1_000_000
-    except (CroniterError, ValueError, KeyError) as error:
-        raise Invalid(f"cron_expression: {cron!r} is not valid: {error}", status=422) from error
 
 
 def due(schedule: Schedule, now: int) -> tuple[int | None, list[Tick]]:
@@ -91,11 +70,24 @@ def _tick(schedule: Schedule, moment: int, now: int) -> Tick:
     return Tick(schedule_id=schedule.id, due_us=moment, status="firing", at_us=now)
 
 
+def _refused(schedule: Schedule, error: Invalid, now: int) -> Tick:
+    """An expression from before, of which this version knows no meaning."""
+    assert schedule.next_us is not None
+    return Tick(
+        schedule_id=schedule.id,
+        due_us=schedule.next_us,
+        status="skipped",
+        reason=f"{error.message}. The schedule has ended with this; make another one",
+        at_us=now,
+    )
+
+
 class Schedules:
     def __init__(self, store: Store, runner: Runner) -> None:
         self._store = store
         self._runner = runner
         self._task: asyncio.Task[None] | None = None
+        self._put_off: set[str] = set()
 
     async def start(self) -> None:
         self._task = asyncio.create_task(self._watch())
@@ -120,7 +112,17 @@ class Schedules:
             await asyncio.sleep(LOOK_S)
 
     async def _claim(self, schedule: Schedule, now: int) -> None:
-        following, ticks = due(schedule, now)
+        try:
+            following, ticks = due(schedule, now)
+        except UnknownTimeZone as error:
+            # another server may know it, or this one when it has been put right
+            if schedule.id not in self._put_off:
+                self._put_off.add(schedule.id)
+                log.error("scheduled messages of %s (%s) wait: %s", schedule.agent_id, schedule.id, error.message)
+            return
+        except Invalid as error:
+            following, ticks = None, [_refused(schedule, error, now)]
+            log.error("%s of %s has ended: %s", schedule.id, schedule.agent_id, error.message)
         if await self._store.write(lambda: schedule_store.move_on(schedule, following, ticks)):
             for tick in ticks:
                 if tick.status == "firing":

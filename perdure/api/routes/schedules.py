@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
-from zoneinfo import ZoneInfo
 
 import msgspec
 from fastapi import APIRouter, Query
@@ -21,8 +20,9 @@ from perdure.api.to_wire import iso
 from perdure.core.errors import Invalid
 from perdure.core.ids import new_id, now_us
 from perdure.core.schedules import CatchUp, Schedule
+from perdure.core.timezones import time_zone
 from perdure.providers.images import fetched, has_addresses
-from perdure.runs.schedules import next_time
+from perdure.runs.cron import next_time
 from perdure.store import schedules as schedule_store
 from perdure.store.agents import agent_by_id, check_agent
 from perdure.store.listing import Page
@@ -100,7 +100,7 @@ def _first(schedule: Once | Recurring, timezone: str, now: int) -> int:
         raise Invalid("schedule.scheduled_at: give seconds or milliseconds since the epoch", status=422)
     at_us = int(at * (1_000 if at >= MILLISECONDS_FROM else 1_000_000))
     if at_us < now - 60_000_000:
-        when = datetime.fromtimestamp(at_us / 1e6, UTC).astimezone(ZoneInfo(timezone)).isoformat()
+        when = datetime.fromtimestamp(at_us / 1e6, UTC).astimezone(time_zone(timezone)).isoformat()
         raise Invalid(f"schedule.scheduled_at: {when} is in the past")
     return at_us
 

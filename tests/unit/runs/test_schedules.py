@@ -3,9 +3,13 @@
 PERDURE_PROMISES=long: ten thousand lives of a schedule instead of a hundred.
 """
 
+import asyncio
 import os
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import takewhile
+from typing import Any, cast
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -14,9 +18,14 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from perdure.core.errors import Invalid
-from perdure.core.runs import RunConfig
-from perdure.core.schedules import CatchUp, Schedule
-from perdure.runs.schedules import due, next_time, times
+from perdure.core.ids import now_us
+from perdure.core.runs import Run, RunConfig
+from perdure.core.schedules import CatchUp, Schedule, Tick
+from perdure.runs.cron import next_time, times
+from perdure.runs.runner import Runner
+from perdure.runs.schedules import Schedules, due
+from perdure.store import schedules as schedule_store
+from perdure.store.sqlite import SqliteStore
 
 LIVES = 10_000 if os.environ.get("PERDURE_PROMISES") == "long" else 100
 CRONS = ("* * * * *", "*/7 * * * *", "0 * * * *", "30 9 * * 1-5", "15 2 * * *")
@@ -119,3 +128,60 @@ def test_a_day_begins_when_it_does_where_the_agent_is() -> None:
 def test_an_expression_that_means_nothing_is_refused(cron: str) -> None:
     with pytest.raises(Invalid, match="cron_expression"):
         next_time(cron, "UTC", at("2026-01-01T00:00:00"))
+
+
+@dataclass
+class FakeRunner:
+    """Takes every run at once."""
+
+    fired: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
+
+    async def submit(self, run: Run, *_: Any, wait: bool) -> Any:
+        durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        durable.set_result(None)
+        self.fired.put_nowait(run.metadata["schedule_id"])
+        return type("Submitted", (), {"durable": durable, "run_id": run.id})
+
+
+@pytest.fixture
+async def fired(store: SqliteStore) -> AsyncIterator[asyncio.Queue[str]]:
+    """The schedules that fire, as they do."""
+    runner = FakeRunner()
+    schedules = Schedules(store, cast(Runner, runner))
+    await schedules.start()
+    yield runner.fired
+    await schedules.stop()
+
+
+async def add(store: SqliteStore, cron: str, *, before_s: float, timezone: str = "UTC") -> Schedule:
+    """One that was due so many seconds ago."""
+    due_us = now_us() - int(before_s * SECOND)
+    made = replace(hourly(due_us), id=f"schedule-{cron}", cron=cron, timezone=timezone)
+    await store.write(lambda: schedule_store.create_schedule(made))
+    return made
+
+
+async def state(store: SqliteStore, schedule: Schedule) -> tuple[int | None, list[Tick]]:
+    found = await store.read(lambda: schedule_store.schedule_by_id(schedule.agent_id, schedule.id))
+    return found.next_us, await store.read(lambda: schedule_store.ticks_of(schedule.id, before=1 << 62, limit=10))
+
+
+async def test_an_expression_that_is_not_understood_any_more_ends_its_schedule_on_record_and_holds_up_no_other(
+    store: SqliteStore, fired: asyncio.Queue[str]
+) -> None:
+    old = await add(store, "0 9 15W * *", before_s=9)
+    await add(store, "* * * * *", before_s=1)
+    assert await asyncio.wait_for(fired.get(), 20) == "schedule-* * * * *"
+    next_us, (tick,) = await state(store, old)
+    assert next_us is None
+    assert tick.status == "skipped" and "'15W'" in (tick.reason or "") and "has ended" in (tick.reason or "")
+
+
+async def test_a_schedule_in_a_time_zone_that_is_not_known_waits_and_holds_up_no_other(
+    store: SqliteStore, fired: asyncio.Queue[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    lost = await add(store, "0 9 * * *", before_s=9, timezone="Atlantis/Poseidonis")
+    await add(store, "* * * * *", before_s=1)
+    assert await asyncio.wait_for(fired.get(), 20) == "schedule-* * * * *"
+    assert await state(store, lost) == (lost.next_us, [])
+    assert "Atlantis/Poseidonis" in caplog.text
