@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -100,15 +101,34 @@ class Settings(Struct, frozen=True, kw_only=True):
         return Path(rest.removeprefix("/") if rest.startswith("/") else rest).expanduser()
 
 
-def default_data_dir() -> Path:
-    from platformdirs import user_data_path
+def default_data_dir(env: Mapping[str, str] = os.environ, platform: str = sys.platform) -> Path:
+    """Where the platform wants a user's data. SettingsError where the user has no home."""
+    if platform == "win32":
+        local = env.get("LOCALAPPDATA")
+        return (Path(local) if local else Path.home() / "AppData" / "Local") / "perdure"
+    # the specification has relative paths ignored (https://specifications.freedesktop.org/basedir-spec)
+    if (data := env.get("XDG_DATA_HOME", "")).startswith("/"):
+        return Path(data) / "perdure"
+    folder = "Library/Application Support" if platform == "darwin" else ".local/share"
+    return _home(env) / folder / "perdure"
 
-    return user_data_path("perdure", appauthor=False)
+
+def _home(env: Mapping[str, str]) -> Path:
+    if (home := env.get("HOME", "")).startswith("/"):
+        return Path(home)
+    import pwd
+
+    try:
+        return Path(pwd.getpwuid(os.getuid()).pw_dir)
+    except KeyError:
+        raise SettingsError(
+            "This user has no home directory: set PERDURE_DATA_DIR to where data is to be kept."
+        ) from None
 
 
 def load_settings(env: Mapping[str, str] = os.environ, **overrides: Any) -> Settings:
     """Environment first, then `overrides` that are not None. SettingsError names the variable that is wrong."""
-    values: dict[str, Any] = {"env": dict(env), "data_dir": default_data_dir()}
+    values: dict[str, Any] = {"env": dict(env)}
 
     def take(name: str, key: str, convert: Any = str) -> None:
         text = env.get(name)
@@ -159,6 +179,8 @@ def load_settings(env: Mapping[str, str] = os.environ, **overrides: Any) -> Sett
     take("PERDURE_CONFIG", "config_file", _path)
     take("PERDURE_SQLITE_SYNCHRONOUS", "synchronous", _synchronous)
     values.update({key: value for key, value in overrides.items() if value is not None})
+    if "data_dir" not in values:
+        values["data_dir"] = default_data_dir()
     if "password" not in values and _flag(env.get("LETTA_SERVER_SECURE", "false")):
         values["password"] = secrets.token_urlsafe(16)
     if (file := values.get("config_file")) is not None:
