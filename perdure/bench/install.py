@@ -1,10 +1,12 @@
 """How many packages a core install brings, and how large they are, read from the installed metadata."""
 
 import re
+import sys
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 MARKER_EXTRA = re.compile(r"""extra\s*==\s*['"]([^'"]+)['"]""")
+MARKER_PLATFORM = re.compile(r"""\s*sys_platform\s*==\s*['"]([^'"]+)['"]\s*""")
 
 
 def core_packages(root: str = "perdure") -> dict[str, Distribution]:
@@ -41,9 +43,11 @@ def size_bytes(package: Distribution) -> int:
 
 
 def _requirement(text: str, extras: frozenset[str]) -> tuple[str, frozenset[str]] | None:
-    """(name, its extras) of a requirement, None when only an extra nobody asked for needs it."""
+    """(name, its extras) of a requirement, None when only another platform or an extra nobody asked for needs it."""
     head, _, marker = text.partition(";")
     if (extra := MARKER_EXTRA.search(marker)) is not None and extra[1] not in extras:
+        return None
+    if (platform := MARKER_PLATFORM.fullmatch(marker)) is not None and platform[1] != sys.platform:
         return None
     name = NAME.match(head.strip())
     if name is None:

@@ -53,7 +53,8 @@ def test_a_core_install_has_what_is_needed_and_no_extras(monkeypatch: pytest.Mon
     packages = {
         "perdure": Package("Some_Web[fast]>=1", "absent; sys_platform == 'win32'", "big; extra == 'hub'"),
         "some-web": Package("speed>=2; extra == 'fast'", 'docs; extra == "docs"', "loop"),
-        "speed": Package("loop"),
+        "speed": Package("loop", 'zones; sys_platform == "elsewhere"'),
+        "zones": Package(),
         "loop": Package("some-web"),
     }
 
