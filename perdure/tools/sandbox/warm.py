@@ -13,9 +13,7 @@ import struct
 import subprocess
 import sys
 import tempfile
-from typing import Annotated, Any, BinaryIO
-
-import msgspec
+from typing import Any
 
 from perdure.tools.sandbox.isolation import (
     INSIDE,
@@ -31,29 +29,14 @@ from perdure.tools.sandbox.result import IsolationUnavailable, Reply, encoded_re
 
 log = logging.getLogger(__name__)
 
-_CALL = struct.Struct("!dI?")
-_LENGTH = struct.Struct("!I")
+_CALL = struct.Struct("!dII?")
+_REPLY = struct.Struct("!12siQQIIII")
 _NOT_BEGUN = b"\0"  # before the request; the supervisor changes it when the tool's process is about to be made
 _READ_SIZE = 262_144
-_HEADER_LIMIT = 65_536
 _STDERR_LIMIT = 65_536
 _START_TIMEOUT_S = 15.0
 _STOP_TIMEOUT_S = 2.0
 _GRACE_S = 5.0
-
-
-_Size = Annotated[int, msgspec.Meta(ge=0)]
-
-
-class _Header(msgspec.Struct):
-    outcome: str
-    code: int
-    detail: str
-    sizes: tuple[_Size, _Size, _Size]
-    dropped: tuple[int, int]
-
-
-_headers = msgspec.json.Decoder(_Header)
 
 
 class WorkerGone(Exception):
@@ -102,12 +85,14 @@ class WarmWorker:
     async def call(self, request: dict[str, Any], *, timeout_s: float, reply_limit: int) -> Reply:
         """Raises WorkerGone when the worker could not begin it. Cancelling ends the call and all its processes."""
         # the request lies in a file, so that the supervisor need not look at it to pass it on
-        with _anonymous_file(_NOT_BEGUN + encoded_request(request)) as file:
-            slot = await self._send(file.fileno(), timeout_s, request)
+        encoded = encoded_request(request)
+        file = _anonymous_file(_NOT_BEGUN + encoded)
+        try:
+            slot = await self._send(file, len(encoded), timeout_s, request)
             reply = Reply("lost")
             try:
                 async with asyncio.timeout(timeout_s + _GRACE_S):
-                    reply = await _read_reply(slot, reply_limit)
+                    reply = await read_reply(slot, reply_limit)
             except TimeoutError:
                 # the supervisor keeps the time; that it did not answer means that it is stuck
                 reply = Reply("timeout")
@@ -118,13 +103,15 @@ class WarmWorker:
                     self._free.append(slot)
                 else:
                     slot.close()
-            if reply.outcome == "lost" and os.pread(file.fileno(), 1, 0) == _NOT_BEGUN:
+            if reply.outcome == "lost" and os.pread(file, 1, 0) == _NOT_BEGUN:
                 raise WorkerGone
             return reply
+        finally:
+            os.close(file)
 
-    async def _send(self, request_fd: int, timeout_s: float, request: dict[str, Any]) -> socket.socket:
+    async def _send(self, request_fd: int, size: int, timeout_s: float, request: dict[str, Any]) -> socket.socket:
         """Give the call to a slot."""
-        message = _CALL.pack(timeout_s, request["answer_limit"], "async " in request["source"])
+        message = _CALL.pack(timeout_s, request["answer_limit"], size, "async " in request["source"])
         while True:
             slot = self._free.pop() if self._free else await self._new_slot()
             try:
@@ -288,37 +275,43 @@ async def _map_ids(process: "subprocess.Popen[bytes]", info_reader: int) -> None
             file.write(id_map())
 
 
-def _anonymous_file(data: bytes) -> BinaryIO:
-    file = os.fdopen(os.memfd_create("call", 0), "w+b", 0) if sys.platform == "linux" else tempfile.TemporaryFile()  # noqa: SIM115
-    file.write(data)
-    file.flush()
-    return file
+def _anonymous_file(data: bytes) -> int:
+    """A descriptor of a file with that in it, and no name."""
+    if sys.platform == "linux":
+        fd = os.memfd_create("call", 0)
+    else:
+        with tempfile.TemporaryFile() as file:
+            fd = os.dup(file.fileno())
+    written = os.write(fd, data)
+    while written < len(data):
+        written += os.write(fd, memoryview(data)[written:])
+    return fd
 
 
-async def _read_reply(sock: socket.socket, limit: int) -> Reply:
+async def read_reply(sock: socket.socket, limit: int) -> Reply:
     """Nothing of the sizes in it is believed beyond `limit` bytes in all."""
     loop = asyncio.get_running_loop()
     data = bytearray()
-    need = _LENGTH.size
-    header: _Header | None = None
-    start = 0
+    header: tuple[Any, ...] | None = None
+    need = _REPLY.size
     while header is None or len(data) < need:
         chunk = await loop.sock_recv(sock, _READ_SIZE)
         if not chunk:
             return Reply("lost")
         data += chunk
-        if header is None and len(data) >= _LENGTH.size:
-            start = need = _LENGTH.size + min(_LENGTH.unpack_from(data)[0], _HEADER_LIMIT)
-            if len(data) >= start:
-                try:
-                    header = _headers.decode(data[_LENGTH.size : start])
-                except msgspec.MsgspecError:
-                    return Reply("lost")
-                need = start + sum(header.sizes)
-        if need > limit:
-            return Reply("lost")
+        if header is None and len(data) >= _REPLY.size:
+            header = _REPLY.unpack_from(data)
+            need += sum(header[-4:])
+            if need > limit:
+                return Reply("lost")
+    outcome, code, dropped_stdout, dropped_stderr, *sizes = header
     parts: list[bytes] = []
-    for size in header.sizes:
+    start = _REPLY.size
+    for size in sizes:
         parts.append(bytes(data[start : start + size]))
         start += size
-    return Reply(header.outcome, header.code, header.detail, *parts, dropped=header.dropped)
+    detail, answer, stdout, stderr = parts
+    name = outcome.rstrip(b"\0").decode("ascii", "replace")
+    return Reply(
+        name, code, detail.decode("utf-8", "replace"), answer, stdout, stderr, (dropped_stdout, dropped_stderr)
+    )

@@ -1,8 +1,6 @@
 """The fork that runs tool code: what it takes along from its supervisor, what it closes, how it answers."""
 
-import contextlib
 import io
-import json
 import os
 import signal
 import sys
@@ -21,7 +19,9 @@ class Handover:
     """What can be made ready once for all calls of a slot: streams on descriptors 1 and 2, and an empty standard input."""
 
     def __init__(self) -> None:
-        self.null = os.open(os.devnull, os.O_RDONLY)
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.close(null)
         for name, fd in (("stdout", 1), ("stderr", 2)):
             raw = io.FileIO(fd, "wb", closefd=False)
             stream = io.TextIOWrapper(
@@ -31,12 +31,20 @@ class Handover:
             setattr(sys, f"__{name}__", stream)
         os.environ.clear()
         os.environ.update({"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"})
+        self._home = ""
+
+    def set_home(self, work_dir: str) -> None:
+        if work_dir != self._home:
+            self._home = os.environ["HOME"] = os.environ["TMPDIR"] = work_dir
 
 
 def become_tool(
-    handover: Handover, confinement: Confinement, request: int, writers: "tuple[int, int, int]"
+    confinement: Confinement, request: int, request_size: int, stdout: int, stderr: int, answer: int
 ) -> NoReturn:
-    """Give everything else up, run the request, write the answer as the last thing."""
+    """Give everything else up, run the request, write the answer as the last thing.
+
+    The descriptors lie beyond `_ANSWER_FD`, because the supervisor has all up to that one in use.
+    """
     code = 1
     try:
         signal.set_wakeup_fd(-1)
@@ -44,36 +52,25 @@ def become_tool(
         try:
             confinement.enter()
         except Exception as error:
-            _write(writers[2], json.dumps({"unprepared": f"{type(error).__name__}: {error}"}).encode())
+            _write(answer, execute.unprepared(error))
             os._exit(1)
-        text = _read(request)
-        _keep_only(handover.null, *writers)
-        os.environ["HOME"] = os.environ["TMPDIR"] = confinement.work_dir
+        text = os.pread(request, request_size, _REQUEST_START)
+        os.dup2(stdout, 1)
+        os.dup2(stderr, 2)
+        os.dup2(answer, _ANSWER_FD, False)  # not inheritable
+        os.closerange(_FIRST_SPARE_FD, _MAX_FD)
         _write(_ANSWER_FD, execute.answer(text))
         for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(Exception):  # the tool may have closed it
+            try:  # noqa: SIM105  `suppress` is more code in every call
                 stream.flush()
+            except Exception:  # the tool may have closed it
+                pass
         code = 0
     finally:
         os._exit(code)
 
 
-def _keep_only(*fds: int) -> None:
-    """Put these on descriptors 0, 1, 2 and 3 and close every other."""
-    # out of the way of 0..3 first, so that no dup2 closes one that is still to come
-    moved = [fd if fd > _ANSWER_FD else os.dup(fd) for fd in fds]
-    while any(fd <= _ANSWER_FD for fd in moved):
-        moved = [fd if fd > _ANSWER_FD else os.dup(fd) for fd in moved]
-    for at, fd in enumerate(moved):
-        os.dup2(fd, at, inheritable=at != _ANSWER_FD)
-    os.closerange(_FIRST_SPARE_FD, _MAX_FD)
-
-
-def _read(fd: int) -> bytes:
-    return os.pread(fd, os.fstat(fd).st_size, _REQUEST_START)
-
-
 def _write(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
+    written = os.write(fd, data)
+    while written < len(data):
+        written += os.write(fd, memoryview(data)[written:])

@@ -7,13 +7,11 @@ more than the work done in it.
 # pathlib would be one more thing loaded in every fork
 # ruff: noqa: PTH123
 
-import base64
 import contextlib
 import math
 import os
 import signal
 import sys
-from collections.abc import Callable
 
 try:
     import resource
@@ -35,55 +33,58 @@ class Confinement:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._filter = seccomp.Filter(base64.b64decode(settings.seccomp)) if settings.seccomp else None
+        self._filter = seccomp.Filter(bytes.fromhex(settings.seccomp)) if settings.seccomp else None
         self._ruleset = -1
         self._uid: int | None = None
         self._own_limits: list[tuple[int, tuple[int, int]]] = []
-        self._steps: list[Callable[[], object]] = []
+        self._timeout_s = 0.0
+        self._steps: list[libc.Call] = []
         self.work_dir = ""
-        self._no_capabilities = libc.Capabilities()
         _limit_resources(settings)
         if settings.uids is not None:
             os.setgroups([])
         if _LINUX:
             _expect_to_be_killed_first()
             libc.clear_ambient_capabilities()
-            libc.prctl("no new privileges", libc.PR_SET_NO_NEW_PRIVS, 1)
+            libc.make(libc.prctl("no new privileges", libc.PR_SET_NO_NEW_PRIVS, 1))
 
     def prepare(self, uid: int | None, work_dir: str, timeout_s: float) -> None:
-        """A ruleset stands until `forget`: it names the work folder itself, not its path."""
+        """What was made for the call before is kept where it fits this one. A ruleset stands until `forget`: it names the
+        work folder itself, not its path."""
         self._uid = uid
-        cpu_s = math.ceil(timeout_s) + 1
-        nproc = self._settings.nproc_limit
-        self._own_limits = [*_possible("RLIMIT_CPU", cpu_s, cpu_s + 1), *_possible("RLIMIT_NPROC", nproc, nproc)]
+        if timeout_s != self._timeout_s:
+            self._timeout_s = timeout_s
+            cpu_s = math.ceil(timeout_s) + 1
+            nproc = self._settings.nproc_limit
+            self._own_limits = [*_possible("RLIMIT_CPU", cpu_s, cpu_s + 1), *_possible("RLIMIT_NPROC", nproc, nproc)]
         self.work_dir = work_dir
-        if self._settings.landlock and self._ruleset < 0:
-            self._ruleset = landlock.ruleset(
-                self._settings.landlock,
-                self._settings.readable,
-                [*self._settings.writable, work_dir],
-                self._settings.allow_network,
-            )
-        self._steps = self._last_steps()
+        if not self._steps:
+            if self._settings.landlock:
+                self._ruleset = landlock.ruleset(
+                    self._settings.landlock,
+                    self._settings.readable,
+                    [*self._settings.writable, work_dir],
+                    self._settings.allow_network,
+                )
+            self._steps = self._last_steps()
 
-    def _last_steps(self) -> list[Callable[[], object]]:
+    def _last_steps(self) -> list[libc.Call]:
+        steps = [libc.chdir(self.work_dir)]
         if not _LINUX:
-            return []
+            return steps
         # dumpable, so that its /proc/self is its own; RLIMIT_CORE stops the dumps
-        steps: list[Callable[[], object]] = [
-            self._no_capabilities.set,
-            libc.prepared_prctl("dumpable", libc.PR_SET_DUMPABLE, 1),
-        ]
+        steps += [libc.set_capabilities(), libc.prctl("dumpable", libc.PR_SET_DUMPABLE, 1)]
         if not self._settings.namespaces:
-            steps.append(libc.prepared_prctl("end with the supervisor", libc.PR_SET_PDEATHSIG, signal.SIGKILL))
+            steps.append(libc.prctl("end with the supervisor", libc.PR_SET_PDEATHSIG, signal.SIGKILL))
         if self._ruleset >= 0:
-            steps.append(landlock.prepared_restriction(self._ruleset))
+            steps.append(landlock.restriction(self._ruleset))
         if self._filter is not None:
-            steps.append(self._filter.install)
+            steps.append(self._filter.installation)
         return steps
 
     def forget(self) -> None:
         """The work folder is another from now on."""
+        self._steps = []
         if self._ruleset >= 0:
             os.close(self._ruleset)
             self._ruleset = -1
@@ -92,13 +93,11 @@ class Confinement:
         if self._uid is not None:
             os.setresgid(self._uid, self._uid, self._uid)
             os.setresuid(self._uid, self._uid, self._uid)
-        os.chdir(self.work_dir)
         if resource is not None:
             os.nice(_NICENESS)
             for kind, limits in self._own_limits:
                 resource.setrlimit(kind, limits)
-        for step in self._steps:
-            step()
+        libc.make(*self._steps)
 
 
 def _limit_resources(settings: Settings) -> None:

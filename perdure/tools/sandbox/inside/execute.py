@@ -5,7 +5,6 @@ Runs in the confined process, beside the tool's code, so nothing it says is trus
 
 import enum
 import errno
-import inspect
 import json
 import linecache
 import os
@@ -20,11 +19,13 @@ _MESSAGE_LIMIT = 1_000
 _TRACEBACK_LIMIT = 16_384
 _NOT_THE_MODELS = ("self", "agent_state")
 _AS_THEY_COME = (str, bool, float, list, dict)
+_CO_VARKEYWORDS = 8  # inspect.CO_VARKEYWORDS
 
 
 # made before the fork, like all that can be
-_DECODER = json.JSONDecoder()
+_decode = json.JSONDecoder().raw_decode
 _ENCODER = json.JSONEncoder(ensure_ascii=False)
+_quoted = json.encoder.encode_basestring
 
 
 class CallRefused(Exception):
@@ -37,7 +38,7 @@ class CallRefused(Exception):
 
 def answer(request_text: bytes) -> bytes:
     """Run the request's function and give the answer as JSON: {"value", "is_json", "chars"} or {"error", "traceback"}."""
-    request: dict[str, Any] = _DECODER.raw_decode(request_text.decode())[0]
+    request: dict[str, Any] = _decode(request_text.decode())[0]
     try:
         for name, text in request["env"].items():
             os.environ[name] = text
@@ -47,12 +48,18 @@ def answer(request_text: bytes) -> bytes:
             value = _awaited(value)
         text, is_json = _as_text(value)
         limit = request["return_char_limit"]
-        told: dict[str, Any] = {"value": text[:limit], "is_json": is_json and len(text) <= limit, "chars": len(text)}
+        whole = "true" if is_json and len(text) <= limit else "false"
+        told = f'{{"value": {_quoted(text[:limit])}, "is_json": {whole}, "chars": {len(text)}}}'
     except CallRefused as refused:
-        told = {"error": f"{refused.kind}: {refused}", "traceback": ""}
+        told = _ENCODER.encode({"error": f"{refused.kind}: {refused}", "traceback": ""})
     except BaseException as error:
-        told = _failure(error, request)
-    return _ENCODER.encode(told).encode("utf-8", "replace")
+        told = _ENCODER.encode(_failure(error, request))
+    return told.encode("utf-8", "replace")
+
+
+def unprepared(error: Exception) -> bytes:
+    """The answer of a call that could not be confined and so was not begun."""
+    return _ENCODER.encode({"unprepared": f"{type(error).__name__}: {error}"}).encode("utf-8", "replace")
 
 
 def _awaited(awaitable: Any) -> Any:
@@ -65,8 +72,12 @@ async def _finish(awaitable: Any) -> Any:
     return await awaitable
 
 
+def _file_name(function: str) -> str:
+    return f"<tool {function}>"
+
+
 def _load(source: str, name: str) -> Any:
-    file_name = f"<tool {name}>"
+    file_name = _file_name(name)
     # so that tracebacks and inspect show the source, which is in no file
     linecache.cache[file_name] = (len(source), None, source.splitlines(keepends=True), file_name)
     module = types.ModuleType(MODULE_NAME)
@@ -74,7 +85,7 @@ def _load(source: str, name: str) -> Any:
     exec(compile(source, file_name, "exec"), module.__dict__)
     function = module.__dict__.get(name)
     if not callable(function):
-        found = ", ".join(key for key, value in vars(module).items() if inspect.isfunction(value)) or "none"
+        found = ", ".join(key for key, value in vars(module).items() if isinstance(value, types.FunctionType)) or "none"
         raise CallRefused(
             "NameError", f"the tool's source defines no function {name!r} (functions it defines: {found})"
         )
@@ -92,6 +103,8 @@ class _Signature(NamedTuple):
 
 def _signature(function: Any) -> _Signature:
     if type(function) is not types.FunctionType or hasattr(function, "__wrapped__"):
+        import inspect  # one more thing in every fork, and few functions need it
+
         parameters = inspect.signature(function).parameters.values()
         named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
         return _Signature(
@@ -106,7 +119,7 @@ def _signature(function: Any) -> _Signature:
     defaults = len(function.__defaults__ or ())
     optional = set(positional[len(positional) - defaults :]) | set(function.__kwdefaults__ or ())
     names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-    return _Signature(names, optional, bool(code.co_flags & inspect.CO_VARKEYWORDS), code.co_posonlyargcount > 0)
+    return _Signature(names, optional, bool(code.co_flags & _CO_VARKEYWORDS), code.co_posonlyargcount > 0)
 
 
 def _arguments(function: Any, given: "dict[str, Any]") -> "dict[str, Any]":
@@ -133,9 +146,16 @@ def _arguments(function: Any, given: "dict[str, Any]") -> "dict[str, Any]":
     return arguments
 
 
+def _written_hints(function: Any) -> dict[str, Any]:
+    try:
+        return getattr(function, "__annotations__", {})
+    except Exception:  # from Python 3.14 on they are evaluated here, and may name what does not exist
+        return {}
+
+
 def _type_hints(function: Any) -> dict[str, Any]:
     try:
-        written = getattr(function, "__annotations__", {})
+        written = _written_hints(function)
         if all(hint is int or hint in _AS_THEY_COME for hint in written.values()):
             return written
         return typing.get_type_hints(function)

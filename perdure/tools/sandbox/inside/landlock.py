@@ -8,7 +8,7 @@ import ctypes
 import os
 import stat
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from . import libc
 
@@ -27,7 +27,7 @@ _SCOPES = 0b11
 def abi() -> int:
     """The version of Landlock this kernel has; 0 for none."""
     try:
-        return libc.syscall("landlock version", _CREATE_RULESET, None, 0, 1)
+        return libc.make(libc.syscall("landlock version", _CREATE_RULESET, None, 0, 1))
     except OSError:
         return 0
 
@@ -42,7 +42,7 @@ def ruleset(version: int, readable: Sequence[str], writable: Sequence[str], allo
     scopes = _SCOPES if version >= 6 else 0
     attributes = struct.pack("=QQQ", handled, network, scopes)
     size = 24 if version >= 6 else 16 if version >= 4 else 8
-    rules = libc.syscall("landlock ruleset", _CREATE_RULESET, attributes, size, 0)
+    rules = libc.make(libc.syscall("landlock ruleset", _CREATE_RULESET, attributes, size, 0))
     try:
         for path in readable:
             _allow(rules, path, _READ & handled)
@@ -54,9 +54,9 @@ def ruleset(version: int, readable: Sequence[str], writable: Sequence[str], allo
     return rules
 
 
-def prepared_restriction(rules: int) -> Callable[[], int]:
-    """Confines the process that calls it, and all it starts, for good. Needs no_new_privs."""
-    return libc.prepared_syscall("landlock", _RESTRICT_SELF, rules, 0)
+def restriction(rules: int) -> libc.Call:
+    """Confines the process that makes it, and all it starts, for good. Needs no_new_privs."""
+    return libc.syscall("landlock", _RESTRICT_SELF, rules, 0)
 
 
 def _allow(rules: int, path: str, rights: int) -> None:
@@ -68,6 +68,6 @@ def _allow(rules: int, path: str, rights: int) -> None:
         if not stat.S_ISDIR(os.fstat(fd).st_mode):
             rights &= _ON_FILES
         rule = ctypes.create_string_buffer(struct.pack("=Qi", rights, fd))
-        libc.syscall("landlock rule", _ADD_RULE, rules, _PATH_BENEATH, rule, 0)
+        libc.make(libc.syscall("landlock rule", _ADD_RULE, rules, _PATH_BENEATH, rule, 0))
     finally:
         os.close(fd)

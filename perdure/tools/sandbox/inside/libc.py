@@ -3,8 +3,8 @@
 import ctypes
 import os
 import struct
-import sys
 from collections.abc import Callable
+from typing import NamedTuple
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWIPC = 0x08000000
@@ -32,7 +32,7 @@ CAP_SYS_ADMIN = 21
 
 _CAPABILITY_VERSION_3 = 0x20080522
 
-_libc: ctypes.CDLL | None = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+_libc: ctypes.CDLL | None = ctypes.CDLL(None, use_errno=True) if os.name == "posix" else None
 
 
 def _checked(what: str, result: int) -> int:
@@ -42,31 +42,42 @@ def _checked(what: str, result: int) -> int:
     return result
 
 
-def prepared_syscall(what: str, number: int, *args: object) -> Callable[[], int]:
-    """The call with its arguments converted beforehand, to be made after a fork with as little work as can be."""
+class Call(NamedTuple):
+    """A call with its arguments converted beforehand, to be made after a fork with as little work as can be."""
+
+    what: str
+    function: Callable[..., int]
+    arguments: tuple[object, ...]
+
+
+def make(*calls: Call) -> int:
+    """Make them in this order; the result of the last. OSError at the first that fails."""
+    result = 0
+    for what, function, arguments in calls:
+        result = function(*arguments)
+        if result < 0:
+            _checked(what, result)
+    return result
+
+
+def syscall(what: str, number: int, *args: object) -> Call:
     if _libc is None:
         raise OSError(f"{what}: only Linux has it")
-    call = _libc.syscall
     # a bare Python int would be passed as a 32-bit C int
     ready = (ctypes.c_long(number), *(ctypes.c_long(arg) if isinstance(arg, int) else arg for arg in args))
-    return lambda: _checked(what, call(*ready))
+    return Call(what, _libc.syscall, ready)
 
 
-def syscall(what: str, number: int, *args: object) -> int:
-    return prepared_syscall(what, number, *args)()
-
-
-def prepared_prctl(what: str, option: int, *args: object) -> Callable[[], int]:
+def prctl(what: str, option: int, *args: object) -> Call:
     if _libc is None:
         raise OSError(f"{what}: only Linux has it")
-    call = _libc.prctl
     wide = [ctypes.c_ulong(arg) if isinstance(arg, int) else arg for arg in args]
-    ready = (ctypes.c_int(option), *wide, *([ctypes.c_ulong(0)] * (4 - len(wide))))
-    return lambda: _checked(what, call(*ready))
+    return Call(what, _libc.prctl, (ctypes.c_int(option), *wide, *([ctypes.c_ulong(0)] * (4 - len(wide)))))
 
 
-def prctl(what: str, option: int, *args: object) -> int:
-    return prepared_prctl(what, option, *args)()
+def chdir(path: str) -> Call:
+    assert _libc is not None
+    return Call(f"work in {path}", _libc.chdir, (os.fsencode(path),))
 
 
 def unshare(flags: int) -> None:
@@ -92,28 +103,23 @@ def unmount(target: str) -> None:
     _checked(f"unmount {target}", _libc.umount2(target.encode(), 0))
 
 
-class Capabilities:
+def set_capabilities(*capabilities: int) -> Call:
     """Exactly these as permitted and effective, and none inheritable."""
-
-    def __init__(self, *capabilities: int) -> None:
-        bits = sum(1 << capability for capability in capabilities)
-        low, high = bits & 0xFFFFFFFF, bits >> 32
-        self._header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
-        self._data = struct.pack("=6I", low, low, 0, high, high, 0)
-
-    def set(self) -> None:
-        assert _libc is not None
-        _checked("capset", _libc.capset(self._header, self._data))
+    assert _libc is not None
+    bits = sum(1 << capability for capability in capabilities)
+    low, high = bits & 0xFFFFFFFF, bits >> 32
+    header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
+    return Call("capset", _libc.capset, (header, struct.pack("=6I", low, low, 0, high, high, 0)))
 
 
 def clear_ambient_capabilities() -> None:
-    prctl("clear ambient capabilities", PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
+    make(prctl("clear ambient capabilities", PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL))
 
 
 def drop_bounding_set() -> None:
     """No program this process executes can gain a capability. Needs CAP_SETPCAP; without it there is nothing to do."""
     for capability in range(64):
         try:
-            prctl("drop from the bounding set", PR_CAPBSET_DROP, capability)
+            make(prctl("drop from the bounding set", PR_CAPBSET_DROP, capability))
         except OSError:
             return  # past the last capability the kernel has, or not permitted

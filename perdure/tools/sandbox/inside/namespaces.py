@@ -17,14 +17,15 @@ _NODE_LIMIT = 16_384
 
 def gain_own_ids(uid: int) -> None:
     """Become `uid`, an id the user namespace maps to an unprivileged one outside, keeping what making namespaces takes."""
-    libc.prctl("keep capabilities", libc.PR_SET_KEEPCAPS, 1)
+    libc.make(libc.prctl("keep capabilities", libc.PR_SET_KEEPCAPS, 1))
     os.setgroups([])
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
 
 
 def limit_capabilities() -> None:
-    libc.Capabilities(libc.CAP_SYS_ADMIN, libc.CAP_SETUID, libc.CAP_SETGID, libc.CAP_SETPCAP, libc.CAP_KILL).set()
+    kept = libc.CAP_SYS_ADMIN, libc.CAP_SETUID, libc.CAP_SETGID, libc.CAP_SETPCAP, libc.CAP_KILL
+    libc.make(libc.set_capabilities(*kept))
 
 
 class PidNamespaces:
@@ -48,21 +49,24 @@ class Mounts:
     """
 
     def __init__(self, work_dir: str, disk_mb: int, own_users: bool) -> None:
-        self._folders = {work_dir: _WORK_DIR_FLAGS, "/dev/shm": _SHM_FLAGS}
+        self._folders = (work_dir, _WORK_DIR_FLAGS), ("/dev/shm", _SHM_FLAGS)
         self._own_users = own_users
         self._options = f"size={disk_mb}m,nr_inodes={_NODE_LIMIT},mode=1777"
         libc.unshare(libc.CLONE_NEWNS | libc.CLONE_NEWIPC)
         libc.mount("proc", "/proc", libc.MS_NOSUID | libc.MS_NODEV | libc.MS_NOEXEC)
-        for path, flags in self._folders.items():
+        for path, flags in self._folders:
             libc.mount("tmpfs", path, flags, self._options)
 
     def make_empty(self) -> bool:
         """After a call, all of whose processes have ended. Whether anything had to be thrown away."""
-        used = [path for path in self._folders if not self._own_users or os.listdir(path)]
-        for path in used:
+        used = False
+        for path, flags in self._folders:
+            if self._own_users and not os.listdir(path):
+                continue
             libc.unmount(path)
-            libc.mount("tmpfs", path, self._folders[path], self._options)
-        return bool(used)
+            libc.mount("tmpfs", path, flags, self._options)
+            used = True
+        return used
 
 
 def drop_ipc_objects() -> None:

@@ -19,7 +19,7 @@ _INTERVAL_S = 0.1
 def adopt_descendants() -> None:
     """Orphans of this process's descendants become its children, so that they cannot get away by forking twice."""
     if sys.platform == "linux":
-        libc.prctl("adopt orphans", libc.PR_SET_CHILD_SUBREAPER, 1)
+        libc.make(libc.prctl("adopt orphans", libc.PR_SET_CHILD_SUBREAPER, 1))
 
 
 class Census:
@@ -69,11 +69,17 @@ def _everyone() -> Iterator[int]:
 
 
 def children(pid: int) -> list[int]:
+    text = b""
     try:
-        with open(f"/proc/{pid}/task/{pid}/children") as file:
-            return [int(word) for word in file.read().split()]
+        fd = os.open(f"/proc/{pid}/task/{pid}/children", os.O_RDONLY)
+        try:
+            while more := os.read(fd, 4096):
+                text += more
+        finally:
+            os.close(fd)
     except OSError:
         return []
+    return [int(word) for word in text.split()]
 
 
 def _descendants(pid: int) -> Iterator[int]:
@@ -85,8 +91,10 @@ def _descendants(pid: int) -> Iterator[int]:
 def end_all(own_namespace: bool, pid: int, uid: int | None) -> None:
     """Kill every process of the call: its first one is `pid`, its user `uid` if it has one to itself."""
     if own_namespace:
-        with contextlib.suppress(ProcessLookupError):
+        try:
             os.kill(-1, signal.SIGKILL)  # everyone in the namespace but this process, which is its first
+        except ProcessLookupError:
+            return  # there is nobody, not even one that has ended and waits to be reaped
         _reap_all()
         return
     with contextlib.suppress(ProcessLookupError, PermissionError):

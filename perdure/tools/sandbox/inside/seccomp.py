@@ -5,10 +5,10 @@ out of reach, and it is what takes the network away where there is no network na
 Source of the instruction set: linux/filter.h, linux/seccomp.h; of the numbers: the kernel's system call tables.
 """
 
+import _socket
 import ctypes
 import errno
-import platform
-import socket
+import os
 import struct
 import sys
 
@@ -17,7 +17,7 @@ from . import libc
 _ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}  # audit number, column in the tables below
 
 # (x86_64, aarch64); None: the architecture has no such call
-_REFUSED: dict[str, tuple[int | None, int | None]] = {
+REFUSED: dict[str, tuple[int | None, int | None]] = {
     "ptrace": (101, 117),
     "process_vm_readv": (310, 270),
     "process_vm_writev": (311, 271),
@@ -97,7 +97,7 @@ def _instruction(code: int, if_true: int, if_false: int, value: int) -> bytes:
 
 def program(allow_network: bool, machine: str = "") -> bytes | None:
     """The filter as struct sock_filter[], or None for an architecture it does not know."""
-    known = _ARCHITECTURES.get(machine or platform.machine())
+    known = _ARCHITECTURES.get(machine or os.uname().machine)
     if known is None or sys.byteorder != "little":
         return None
     arch, column = known
@@ -109,7 +109,7 @@ def program(allow_network: bool, machine: str = "") -> bytes | None:
         _instruction(_ANY_BIT, 0, 1, _X32_BIT),
         _refuse(errno.ENOSYS),
     ]
-    for numbers in _REFUSED.values():
+    for numbers in REFUSED.values():
         if (number := numbers[column]) is not None:
             code += [_instruction(_EQUAL, 0, 1, number), _refuse(errno.EPERM)]
     # its flags lie in memory, out of a filter's sight; libc falls back to clone
@@ -128,8 +128,8 @@ def program(allow_network: bool, machine: str = "") -> bytes | None:
 
 def _socket_rule(number: int, allow_network: bool) -> list[bytes]:
     allow = _instruction(_RETURN, 0, 0, _ALLOW)
-    body = [_instruction(_LOAD, 0, 0, _FIRST_ARGUMENT), _instruction(_EQUAL, 0, 1, socket.AF_UNIX), allow]
-    for family in (socket.AF_INET, socket.AF_INET6):
+    body = [_instruction(_LOAD, 0, 0, _FIRST_ARGUMENT), _instruction(_EQUAL, 0, 1, _socket.AF_UNIX), allow]
+    for family in (_socket.AF_INET, _socket.AF_INET6):
         body += [_instruction(_EQUAL, 0, 1, family), allow if allow_network else _refuse(errno.ENETUNREACH)]
     if allow_network:
         netlink = 16  # name resolution asks the kernel for its addresses
@@ -139,13 +139,12 @@ def _socket_rule(number: int, allow_network: bool) -> list[bytes]:
 
 
 class Filter:
-    """A program, ready to be installed."""
+    """A program, ready to be installed: `installation` filters the process that makes it, and all it starts, for good.
+
+    Needs no_new_privs.
+    """
 
     def __init__(self, code: bytes) -> None:
         self._code = ctypes.create_string_buffer(code, len(code))
         header = struct.pack("@HP", len(code) // 8, ctypes.addressof(self._code))
-        self._install = libc.prepared_prctl("seccomp", libc.PR_SET_SECCOMP, 2, header)
-
-    def install(self) -> None:
-        """Filter this process and all it starts, for good. Needs no_new_privs."""
-        self._install()
+        self.installation = libc.prctl("seccomp", libc.PR_SET_SECCOMP, 2, header)

@@ -10,7 +10,6 @@ descriptor of one slot's socket.
 # pathlib would be one more thing loaded in every fork
 # ruff: noqa: PTH116, PTH208
 
-import base64
 import contextlib
 import gc
 import importlib
@@ -18,11 +17,10 @@ import json
 import os
 import select
 import signal
-import socket
 import sys
 from typing import Any, NoReturn
 
-from . import landlock, libc, namespaces, processes, seccomp
+from . import descriptors, landlock, libc, namespaces, processes, seccomp
 from .settings import Settings
 from .supervisor import send_reply, supervise
 
@@ -33,7 +31,7 @@ _PRIVATE_MODULES = __name__.rpartition(".")[0]
 
 
 def main() -> NoReturn:
-    control = socket.socket(fileno=int(sys.argv[1]))
+    control = descriptors.opened(int(sys.argv[1]))
     settings = Settings.load(sys.argv[2])
     os.closerange(control.fileno() + 1, 65_536)
     os.closerange(3, control.fileno())
@@ -46,7 +44,7 @@ def main() -> NoReturn:
 
 
 class _Zygote:
-    def __init__(self, control: socket.socket, settings: Settings) -> None:
+    def __init__(self, control: descriptors.Socket, settings: Settings) -> None:
         self._control = control
         self._own_uids = settings.uids
         self._slots = 0
@@ -58,20 +56,21 @@ class _Zygote:
             namespaces.limit_capabilities()
             self._pid_namespaces = namespaces.PidNamespaces()
             # bubblewrap had asked for this, but a change of ids undoes it
-            libc.prctl("end with bubblewrap", libc.PR_SET_PDEATHSIG, signal.SIGKILL)
+            libc.make(libc.prctl("end with bubblewrap", libc.PR_SET_PDEATHSIG, signal.SIGKILL))
         else:
             processes.adopt_descendants()
         if sys.platform == "linux":
             libc.drop_bounding_set()
-            libc.prctl("keep capabilities no more", libc.PR_SET_KEEPCAPS, 0)
-            libc.prctl("not dumpable", libc.PR_SET_DUMPABLE, 0)
+            libc.make(libc.prctl("keep capabilities no more", libc.PR_SET_KEEPCAPS, 0))
+            libc.make(libc.prctl("not dumpable", libc.PR_SET_DUMPABLE, 0))
         filter_program = seccomp.program(settings.allow_network) if sys.platform == "linux" else None
         self._settings = settings._replace(
             landlock=landlock.abi(),
-            seccomp=None if filter_program is None else base64.b64encode(filter_program).decode(),
+            seccomp=None if filter_program is None else filter_program.hex(),
             nproc_limit=_process_limit(settings),
         )
-        _warm_up(settings.preload)
+        _load(settings.preload)
+        _warm_up()
         told: dict[str, Any] = {"landlock": self._settings.landlock, "seccomp": filter_program is not None}
         control.sendall(json.dumps(told).encode() + b"\n")
 
@@ -90,10 +89,10 @@ class _Zygote:
                     os.read(wake_reader, 4096)
                     self._reap()
                     continue
-                data, fds, _, _ = socket.recv_fds(self._control, 1, 1)
+                data, slot = descriptors.receive(self._control, 1)
                 if not data:
                     self._end()
-                for slot in fds:
+                if slot >= 0:
                     self._start(slot)
                     os.close(slot)
 
@@ -102,10 +101,10 @@ class _Zygote:
         try:
             pid = self._pid_namespaces.fork() if self._pid_namespaces else os.fork()
         except OSError as error:
-            server = socket.socket(fileno=os.dup(slot))
+            server = descriptors.opened(os.dup(slot))
             with contextlib.suppress(OSError):
                 server.setblocking(False)
-                send_reply(server, ("unprepared", 0), f"no process for the call: {error}")
+                send_reply(server, ("unprepared", 0), f"no process for the call: {error}".encode())
             server.close()
             return
         if pid == 0:
@@ -164,10 +163,13 @@ def _process_limit(settings: Settings) -> int:
     return settings.max_processes + running
 
 
-def _warm_up(preload: list[str]) -> None:
-    for name in preload:
+def _load(names: list[str]) -> None:
+    for name in names:
         with contextlib.suppress(ImportError):  # a convenience: the tool that needs it will be told
             importlib.import_module(name)
+
+
+def _warm_up() -> None:
     # tool code finds this folder neither on the path nor among the loaded modules
     sys.path[:] = sys.path[1:]
     for name in [name for name in sys.modules if name.split(".")[0] == _PRIVATE_MODULES.split(".")[0]]:
