@@ -32,6 +32,8 @@ def decide(program: bytes, arch: int, number: int, argument: int = 0) -> int:
             accumulator = struct.unpack_from("<I", data, value)[0]
         elif kind == 0x15:
             at += if_true if accumulator == value else if_false
+        elif kind == 0x35:
+            at += if_true if accumulator >= value else if_false
         elif kind == 0x45:
             at += if_true if accumulator & value else if_false
         elif kind == 0x06:
@@ -73,6 +75,21 @@ def test_the_filter_takes_the_network_away(machine: str, number: int) -> None:
         assert decide(program, ARCH[machine], number, socket.AF_UNIX) == ALLOW
         for odd in (17, 29, 31, 38, 40):  # packet, CAN, Bluetooth, crypto, vsock
             assert decide(program, ARCH[machine], number, odd) == refused(errno.EAFNOSUPPORT)
+
+
+@pytest.mark.parametrize(("machine", "fork", "socket_"), [("x86_64", 56, 41), ("aarch64", 220, 198)])
+def test_the_filter_refuses_exactly_what_it_lists(machine: str, fork: int, socket_: int) -> None:
+    program = seccomp.program(allow_network=False, machine=machine)
+    assert program is not None
+    refused_numbers = {
+        number
+        for number in range(600)
+        if number not in (fork, socket_, 435) and decide(program, ARCH[machine], number) == refused(errno.EPERM)
+    }
+    column = list(ARCH).index(machine)
+    assert refused_numbers == {numbers[column] for numbers in seccomp.REFUSED.values()} - {None}
+    rest = set(range(600)) - refused_numbers - {fork, socket_, 435}
+    assert all(decide(program, ARCH[machine], number) == ALLOW for number in rest)
 
 
 def test_the_filter_is_not_fooled_by_another_architectures_numbers() -> None:

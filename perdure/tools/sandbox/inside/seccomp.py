@@ -81,61 +81,100 @@ _CLONE, _CLONE3, _SOCKET = (56, 220), (435, 435), (41, 198)
 _NAMESPACE_FLAGS = 0x7E020000  # CLONE_NEW{CGROUP,UTS,IPC,USER,PID,NET} and CLONE_NEWNS
 _X32_BIT = 0x40000000
 
-_LOAD, _EQUAL, _ANY_BIT, _RETURN = 0x20, 0x15, 0x45, 0x06
+_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW = 0x7FFF0000
 _KILL_PROCESS = 0x80000000
 _NUMBER, _ARCH, _FIRST_ARGUMENT = 0, 4, 16  # offsets in struct seccomp_data
 
 
-def _refuse(code: int) -> bytes:
-    return _instruction(_RETURN, 0, 0, 0x00050000 | code)
+def _refuse(code: int) -> int:
+    return 0x00050000 | code
 
 
-def _instruction(code: int, if_true: int, if_false: int, value: int) -> bytes:
-    return struct.pack("=HBBI", code, if_true, if_false, value)
+class _Program:
+    """Instructions whose jumps may name a place further on, by what is returned there or by a label."""
+
+    def __init__(self) -> None:
+        self._code: list[tuple[int, int | str, int | str, int]] = []
+        self._places: dict[str, int] = {}
+
+    def add(self, code: int, value: int, if_true: "int | str" = 0, if_false: "int | str" = 0) -> None:
+        self._code.append((code, if_true, if_false, value))
+
+    def place(self, label: str) -> None:
+        self._places[label] = len(self._code)
+
+    def search(self, ranges: "list[tuple[int, str]]", label: str = "from") -> None:
+        """Go where the range of the loaded number says: each begins with its first number and ends where the next begins."""
+        middle = len(ranges) // 2
+        halves = {f"{label}_{part[0][0]}": part for part in (ranges[:middle], ranges[middle:])}
+        lower, upper = (part[0][1] if len(part) == 1 else name for name, part in halves.items())
+        self.add(_AT_LEAST, ranges[middle][0], upper, lower)
+        for name, part in halves.items():
+            if len(part) > 1:
+                self.place(name)
+                self.search(part, name)
+
+    def assembled(self) -> bytes:
+        code: list[bytes] = []
+        for at, (operation, if_true, if_false, value) in enumerate(self._code):
+            jumps = (jump if isinstance(jump, int) else self._places[jump] - at - 1 for jump in (if_true, if_false))
+            code.append(struct.pack("=HBBI", operation, *jumps, value))
+        return b"".join(code)
 
 
 def program(allow_network: bool, machine: str = "") -> bytes | None:
-    """The filter as struct sock_filter[], or None for an architecture it does not know."""
+    """The filter as struct sock_filter[], or None for an architecture it does not know.
+
+    It searches by halves, to be short and soon done: for every call of a tool the kernel translates it and tries all numbers.
+    """
     known = _ARCHITECTURES.get(machine or os.uname().machine)
     if known is None or sys.byteorder != "little":
         return None
     arch, column = known
-    code = [
-        _instruction(_LOAD, 0, 0, _ARCH),
-        _instruction(_EQUAL, 1, 0, arch),
-        _instruction(_RETURN, 0, 0, _KILL_PROCESS),
-        _instruction(_LOAD, 0, 0, _NUMBER),
-        _instruction(_ANY_BIT, 0, 1, _X32_BIT),
-        _refuse(errno.ENOSYS),
-    ]
-    for numbers in REFUSED.values():
-        if (number := numbers[column]) is not None:
-            code += [_instruction(_EQUAL, 0, 1, number), _refuse(errno.EPERM)]
-    # its flags lie in memory, out of a filter's sight; libc falls back to clone
-    code += [_instruction(_EQUAL, 0, 1, _CLONE3[column]), _refuse(errno.ENOSYS)]
-    code += [
-        _instruction(_EQUAL, 0, 4, _CLONE[column]),
-        _instruction(_LOAD, 0, 0, _FIRST_ARGUMENT),
-        _instruction(_ANY_BIT, 0, 1, _NAMESPACE_FLAGS),
-        _refuse(errno.EPERM),
-        _instruction(_RETURN, 0, 0, _ALLOW),
-    ]
-    code += _socket_rule(_SOCKET[column], allow_network)
-    code.append(_instruction(_RETURN, 0, 0, _ALLOW))
-    return b"".join(code)
-
-
-def _socket_rule(number: int, allow_network: bool) -> list[bytes]:
-    allow = _instruction(_RETURN, 0, 0, _ALLOW)
-    body = [_instruction(_LOAD, 0, 0, _FIRST_ARGUMENT), _instruction(_EQUAL, 0, 1, _socket.AF_UNIX), allow]
+    # clone3's flags lie in memory, out of a filter's sight; libc falls back to clone
+    targets = {_CLONE3[column]: "unknown", _CLONE[column]: "clone", _SOCKET[column]: "socket"}
+    targets |= {number: "refuse" for numbers in REFUSED.values() if (number := numbers[column]) is not None}
+    code = _Program()
+    code.add(_LOAD, _ARCH)
+    code.add(_EQUAL, arch, 0, "kill")
+    code.add(_LOAD, _NUMBER)
+    code.add(_ANY_BIT, _X32_BIT, "unknown")
+    code.search(_ranges(targets))
+    code.place("clone")
+    code.add(_LOAD, _FIRST_ARGUMENT)
+    code.add(_ANY_BIT, _NAMESPACE_FLAGS, "refuse", "allow")
+    code.place("socket")
+    code.add(_LOAD, _FIRST_ARGUMENT)
+    code.add(_EQUAL, _socket.AF_UNIX, "allow")
     for family in (_socket.AF_INET, _socket.AF_INET6):
-        body += [_instruction(_EQUAL, 0, 1, family), allow if allow_network else _refuse(errno.ENETUNREACH)]
-    if allow_network:
-        netlink = 16  # name resolution asks the kernel for its addresses
-        body += [_instruction(_EQUAL, 0, 1, netlink), allow]
-    body.append(_refuse(errno.EAFNOSUPPORT))
-    return [_instruction(_EQUAL, 0, len(body), number), *body]
+        code.add(_EQUAL, family, "allow" if allow_network else "unreachable")
+    netlink = 16  # name resolution asks the kernel for its addresses
+    code.add(_EQUAL, netlink, "allow" if allow_network else "unsupported", "unsupported")
+    for label, returned in _RETURNED.items():
+        code.place(label)
+        code.add(_RETURN, returned)
+    return code.assembled()
+
+
+def _ranges(targets: dict[int, str]) -> list[tuple[int, str]]:
+    """The first number of each run with one target, and that target; numbers without one are allowed."""
+    starts: list[tuple[int, str]] = [(0, targets.get(0, "allow"))]
+    for number in sorted({*targets, *(number + 1 for number in targets)} - {0}):
+        target = targets.get(number, "allow")
+        if target != starts[-1][1]:
+            starts.append((number, target))
+    return starts
+
+
+_RETURNED = {
+    "allow": _ALLOW,
+    "kill": _KILL_PROCESS,
+    "refuse": _refuse(errno.EPERM),
+    "unknown": _refuse(errno.ENOSYS),
+    "unreachable": _refuse(errno.ENETUNREACH),
+    "unsupported": _refuse(errno.EAFNOSUPPORT),
+}
 
 
 class Filter:
