@@ -1,6 +1,7 @@
 """Ordinary calls: what a tool may rely on, and how its return, its output and its errors come back."""
 
 import asyncio
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,52 @@ return [total, text, said, Point(1).x, hashlib.sha256(b"").hexdigest()[:4], zone
 """
     result = await run_tool(sandbox, body)
     assert result.value == '[4950, "text", "hello\\n", 1, "e3b0", "Europe/Rome"]', result
+
+
+async def test_random_numbers_are_new_in_each_call_and_in_each_process_of_one(sandbox: Sandbox) -> None:
+    body = """
+import os, random
+drawn = [random.random()]
+random.seed(7)
+random.gauss(0, 1)  # which keeps its second number for the next time
+for _ in range(2):
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.write(writer, repr([random.random(), random.gauss(0, 1)]).encode())
+        os._exit(0)
+    os.waitpid(pid, 0)
+    drawn += eval(os.read(reader, 200))
+return drawn + [random.random()]
+"""
+    first, second = [json.loads((await run_tool(sandbox, body)).value) for _ in range(2)]
+    assert first.pop() == second.pop()  # a seed of its own holds
+    assert len({*first, *second}) == len(first) + len(second) == 10
+
+
+async def test_a_call_finds_nothing_of_how_the_worker_was_made_ready(sandbox: Sandbox) -> None:
+    body = """
+import gc, linecache, os, sys, types
+gc.unfreeze()
+functions = [thing for thing in gc.get_objects() if isinstance(thing, types.FunctionType)]
+files = {function.__code__.co_filename for function in functions} | set(linecache.cache)
+sources = [name for name in files if name.startswith("<tool")]
+return [sources, sorted(os.environ), hasattr(sys.modules["tool"], "tool")]
+"""
+    result = await run_tool(sandbox, body)
+    assert json.loads(result.value) == [["<tool tool>"], ["HOME", "LANG", "PATH", "TMPDIR"], True]
+
+
+async def test_a_full_answer_and_full_outputs_come_back_whole(sandbox: Sandbox) -> None:
+    body = """
+import sys
+sys.stdout.write("o" * 65_536)
+sys.stderr.write("e" * 65_536)
+return ["r" * 49_000]
+"""
+    result = await run_tool(sandbox, body)
+    assert (result.stdout, result.stderr) == (["o" * 65_536], ["e" * 65_536])
+    assert result.value == '["' + "r" * 49_000 + '"]'
 
 
 async def test_calls_run_side_by_side_and_the_rest_wait_their_turn() -> None:

@@ -11,6 +11,7 @@ descriptor of one slot's socket.
 # ruff: noqa: PTH116, PTH208
 
 import contextlib
+import functools
 import gc
 import importlib
 import json
@@ -20,7 +21,7 @@ import signal
 import sys
 from typing import Any, NoReturn
 
-from . import descriptors, landlock, libc, namespaces, processes, seccomp
+from . import descriptors, execute, landlock, libc, namespaces, processes, seccomp
 from .settings import Settings
 from .supervisor import send_reply, supervise
 
@@ -164,12 +165,30 @@ def _process_limit(settings: Settings) -> int:
 
 
 def _load(names: list[str]) -> None:
-    for name in names:
-        with contextlib.suppress(ImportError):  # a convenience: the tool that needs it will be told
-            importlib.import_module(name)
+    """Import them; `random` with a cheaper way to be seeded in every fork: its own runs much Python code, this one none."""
+    register = os.register_at_fork
+
+    def register_others(**hooks: Any) -> None:
+        if getattr(hooks.get("after_in_child"), "__module__", None) != "random":
+            register(**hooks)
+
+    os.register_at_fork = register_others
+    try:
+        for name in names:
+            with contextlib.suppress(ImportError):  # a convenience: the tool that needs it will be told
+                importlib.import_module(name)
+    finally:
+        os.register_at_fork = register
+    if (random := sys.modules.get("random")) is not None:
+        from _random import Random
+
+        generator: Any = random.__dict__["_inst"]  # the one that the module's functions use
+        register(after_in_child=functools.partial(Random.seed, generator))
+        register(after_in_child=functools.partial(setattr, generator, "gauss_next", None))
 
 
 def _warm_up() -> None:
+    execute.warm_up()
     # tool code finds this folder neither on the path nor among the loaded modules
     sys.path[:] = sys.path[1:]
     for name in [name for name in sys.modules if name.split(".")[0] == _PRIVATE_MODULES.split(".")[0]]:
