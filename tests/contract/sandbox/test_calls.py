@@ -92,6 +92,30 @@ async def test_arguments_go_by_name(sandbox: Sandbox, args: dict[str, Any], valu
     assert (await call(sandbox, SIGNATURE, **args)).value == value
 
 
+PLAIN = "def tool(a: int, b: float = 0.5, c: list = [], *rest, **more):\n    return [a, b, c, sorted(more)]\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "value"),
+    [
+        ({"a": 1}, "[1, 0.5, [], []]"),
+        ({"c": [2], "a": 1, "b": 0.25}, "[1, 0.25, [2], []]"),
+        ({"a": 3.0}, "[3, 0.5, [], []]"),
+        ({"a": True, "b": 2}, "[true, 2, [], []]"),
+        ({"a": 1, "z": 2}, '[1, 0.5, [], ["z"]]'),
+    ],
+)
+async def test_arguments_of_plain_types(sandbox: Sandbox, args: dict[str, Any], value: str) -> None:
+    assert (await call(sandbox, PLAIN, **args)).value == value
+    result = await call(sandbox, PLAIN, b=1.0)
+    assert result.error == "Error executing function tool: TypeError: missing argument(s) a"
+
+
+async def test_arguments_cannot_be_given_to_positional_only_parameters(sandbox: Sandbox) -> None:
+    result = await call(sandbox, "def tool(a: int, /):\n    return a\n", a=1)
+    assert result.error is not None and "positional-only" in result.error
+
+
 async def test_arguments_that_are_no_unicode_arrive_as_they_are(sandbox: Sandbox) -> None:
     source = "def tool(text: str):\n    return [len(text), ord(text[0])]\n"
     assert (await call(sandbox, source, text="\ud800x")).value == "[2, 55296]"
