@@ -125,7 +125,8 @@ def test_every_hop_to_a_virtual_environments_python_is_mounted(tmp_path: Path) -
 
 def test_a_worker_gets_nothing_of_the_servers_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
-    assert set(isolation.environment()) == {"PATH", "LANG", "MALLOC_ARENA_MAX", "LD_BIND_NOW"}
+    assert set(isolation.environment()) == {"PATH", "LANG", "HOME", "MALLOC_ARENA_MAX", "LD_BIND_NOW"}
+    assert isolation.environment()["HOME"] == "/"
 
 
 def test_weaknesses_are_said_in_words() -> None:
