@@ -3,6 +3,7 @@
 import ctypes
 import os
 import struct
+import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -61,7 +62,7 @@ def make(*calls: Call) -> int:
 
 
 def syscall(what: str, number: int, *args: object) -> Call:
-    if _libc is None:
+    if _libc is None or sys.platform != "linux":
         raise OSError(f"{what}: only Linux has it")
     # a bare Python int would be passed as a 32-bit C int
     ready = (ctypes.c_long(number), *(ctypes.c_long(arg) if isinstance(arg, int) else arg for arg in args))
@@ -69,7 +70,7 @@ def syscall(what: str, number: int, *args: object) -> Call:
 
 
 def prctl(what: str, option: int, *args: object) -> Call:
-    if _libc is None:
+    if _libc is None or sys.platform != "linux":
         raise OSError(f"{what}: only Linux has it")
     wide = [ctypes.c_ulong(arg) if isinstance(arg, int) else arg for arg in args]
     return Call(what, _libc.prctl, (ctypes.c_int(option), *wide, *([ctypes.c_ulong(0)] * (4 - len(wide)))))
