@@ -160,9 +160,15 @@ async def many_streams(bench: Bench) -> list[Figure]:
         pairs = zip(connections[:count], ids[:count], strict=True)
         return await asyncio.gather(*(stream_once(*pair, text, expected) for pair in pairs))
 
+    first = await together(64, directive(tokens=5), 5)  # what follows is of agents that have been spoken to
     async with bench.spending() as burst:
         rounds = [await together(16, directive(tokens=tokens), tokens) for _ in range(max(1, bench.plan.streams // 10))]
-    figures = bench.figures({"stream.events": tokens * 16 * len(rounds) / burst.wall_s})
+    figures = bench.figures(
+        {
+            "stream.first_64": percentile([times.took_s for times in first], 0.95) * 1e3,
+            "stream.events": tokens * 16 * len(rounds) / burst.wall_s,
+        }
+    )
     for count in (16, 64):
         async with bench.spending() as spent:
             seen = await together(count, directive(tokens=100, pace=100), 100)

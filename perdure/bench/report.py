@@ -48,6 +48,7 @@ BUDGETS: dict[str, Budget] = {
     "stream.first_token": Budget("first token of a stream, p50", "ms", 8.0),
     "stream.burst_cpu": Budget("streamed token, engine ahead, CPU", "us", 15.0),
     "stream.alone_cpu": Budget("streamed token, each alone, CPU", "us", 100.0),
+    "stream.first_64": Budget("first answers of 64 agents at once, p95", "ms"),
     "stream.events": Budget("streamed tokens a second, 16 streams", "/s", 25_000.0, "higher"),
     "stream.paced_16": Budget("16 streams of 100 at 100 tokens/s, p95", "s", 1.1),
     "stream.paced_64": Budget("64 streams of 100 at 100 tokens/s, p95", "s", 1.1),
