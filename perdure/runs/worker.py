@@ -217,7 +217,9 @@ class Worker:
         now = now_us()
         last = self._last_events(result.stop, result.error) if result.stop is not None else ()
         effects = result.outcome.effects if result.outcome else ()
-        exchange, request = exchange_of(result), None
+        step = None if result.resumed else result.step
+        exchange = exchange_of(result) if step is not None else None
+        request, self._trace_base = None, context.trace_base
         if exchange is not None:
             request, self._trace_base = kept(exchange.request, self._trace_limit, context.trace_base, now)
         return StepCommit(
@@ -230,7 +232,7 @@ class Worker:
             parked=self._parked(result.parked, now) if result.parked is not None else None,
             settled=result.resumed,
             begun=self.journal.open,
-            step=None if result.resumed else result.step,
+            step=step,
             events=self._out.staged([*result.events, *last]),
             context_tokens=self._tally.context_tokens,
             ttft_ns=self._tally.ttft_ns,
@@ -262,8 +264,7 @@ class Worker:
     def _after_commit(self, turn: Turn, context: Context, executor: Executor, result: StepResult) -> None:
         committed(turn, result)
         self._begun, self.journal.open = None, False
-        if self._trace_base is not None:
-            context.trace_base = self._trace_base
+        context.trace_base = self._trace_base  # which is stored now
         if result.resumed:
             self._answering, self._later, context.answer = None, (), None
         done = result.done

@@ -6,6 +6,9 @@ from typing import Any
 from letta_client import Letta
 
 from tests.doubles.openai_chat import OpenAIDouble, call, text
+from tests.e2e.test_approvals import approve, ask, payer
+
+__all__ = ["payer"]
 
 
 def test_each_request_of_a_growing_conversation_is_told_as_it_was_sent(
@@ -40,3 +43,20 @@ def test_of_large_requests_both_ends_are_told(
         assert '"messages"' in each["head"]
         assert f"Question {at}: " in each["tail"]
         assert len(each["head"]) + len(each["tail"]) == 16_384 < each["bytes"]
+
+
+def test_steps_that_waited_for_approval_are_told_as_they_were_sent(
+    client: Letta, engine: OpenAIDouble, payer: Any
+) -> None:
+    client.agents.update(agent_id=payer.id, system="Be careful with money. " * 100)
+    seen = len(engine.requests)
+    for at in range(3):
+        ask(client, engine, payer, id=f"call_{at}")
+        engine.script(text("Paid."))
+        client.agents.messages.create(agent_id=payer.id, messages=approve(f"call_{at}"))
+        engine.script(text("You are welcome."))
+        client.agents.messages.create(agent_id=payer.id, input=f"Thanks for the payment number {at}")
+    steps = list(client.steps.list(agent_id=payer.id, order="asc"))
+    told: list[Any] = [client.steps.trace.retrieve(step.id) for step in steps]
+    assert [trace.request_json for trace in told] == engine.requests[seen:]
+    assert len(told) == 9
