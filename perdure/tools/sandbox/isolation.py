@@ -6,7 +6,6 @@ A plan is only a proposal: a worker started by it has to run a trial call before
 # links are to be read, not followed, and paths are bwrap's arguments
 # ruff: noqa: PTH110, PTH114, PTH115, PTH118, PTH119, PTH120
 
-import compileall
 import json
 import os
 import shutil
@@ -130,12 +129,6 @@ def environment() -> dict[str, str]:
     tuning = {"MALLOC_ARENA_MAX": "2", "LD_BIND_NOW": "1"}
     # without a home, Python asks the user database for one when it starts, and its libraries stay in every fork
     return {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/", **tuning}
-
-
-def compile_inside() -> None:
-    """So that workers need not: it leaves gaps between the objects in their memory, and every fork copies what is there."""
-    if not sys.dont_write_bytecode:
-        compileall.compile_dir(str(INSIDE), quiet=2)  # a folder that cannot be written to is left as it is
 
 
 def worker_settings(plan: Plan, around: Surroundings, limits: dict[str, Any], *, allow_network: bool) -> str:

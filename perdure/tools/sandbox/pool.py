@@ -14,15 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from perdure.tools.sandbox.isolation import (
-    Isolation,
-    Plan,
-    Surroundings,
-    compile_inside,
-    plans,
-    weaknesses,
-    why_not_strict,
-)
+from perdure.tools.sandbox.isolation import Isolation, Plan, Surroundings, plans, weaknesses, why_not_strict
 from perdure.tools.sandbox.result import CallLimits, IsolationUnavailable, Reply, SandboxResult, result_of
 from perdure.tools.sandbox.single import SingleUseWorker
 from perdure.tools.sandbox.warm import WarmWorker, WorkerGone
@@ -88,7 +80,6 @@ class Sandbox:
         if self._plan is not None:
             return
         self._around = Surroundings(python=self._python, home=None, hide=self._hide)
-        compile_inside()
         try:
             await self._choose()
         except BaseException:
