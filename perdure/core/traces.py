@@ -65,8 +65,7 @@ def kept(request: bytes, limit: int, before: TraceBase | None, now: int) -> tupl
     """What to store of a request, and what the conversation's next one is to be kept against. `before`: what the last told."""
     parts = _ends(request, limit)
     size = sum(map(len, parts))
-    lasts = before is not None and len(before.parts) == len(parts) and now - before.created_us <= BASE_LIFE_US
-    if before is None or not lasts or size < _SMALL:
+    if before is None or size < _SMALL or len(before.parts) != len(parts) or now - before.created_us > BASE_LIFE_US:
         return KeptRequest(_shown(parts, len(request))), TraceBase(new_id("trace-base"), now, parts)
     body = _against(before, parts, len(request))
     if len(body) * _MOST_NEW > size:
